@@ -1,0 +1,96 @@
+"""Run Python callables as jobs in a pool of processes; know their true status; stop them for real.
+
+::
+
+    caller's thread              │ dispatcher thread: owns queue,      │ worker process (loky)
+                                 │ slots, statuses; reads all channels │
+    PrimitiveJob ─► serialize ─► inbox ─► Scheduler ─► Assign ─► Channel.send ══► loads, call, dumps
+    job.result() ◄─ unpickle  ◄─ outcome ◄─ StatusTracker ◄─ Channel.receive ◄═════════════┘
+                                 │      ▲ pidfd ready, timer due       │
+       spawner thread: starts processes     reaper thread: kills trees, reaps
+
+Modules, each importing only from those before it: errors, status, options, messages, serialize,
+channel, tracker, job, scheduler, guard, worker, process, dispatcher, pool, waiting.
+
+The public names are imported when they are first used, so that a worker, which needs few of the
+modules, starts fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import (
+        InitializerError,
+        JobCancelledError,
+        JobError,
+        JobTimeoutError,
+        PoolClosedError,
+        ResultTimeoutError,
+        SerializationError,
+        WorkerDiedError,
+    )
+    from .job import BasePrimitiveJob, PrimitiveJob
+    from .options import JobOptions
+    from .pool import JobPool, default_pool, run
+    from .status import FINAL_STATES, JobStatus
+    from .waiting import as_completed, wait
+
+_HOMES = {
+    "errors": (
+        "InitializerError",
+        "JobCancelledError",
+        "JobError",
+        "JobTimeoutError",
+        "PoolClosedError",
+        "ResultTimeoutError",
+        "SerializationError",
+        "WorkerDiedError",
+    ),
+    "job": ("BasePrimitiveJob", "PrimitiveJob"),
+    "options": ("JobOptions",),
+    "pool": ("JobPool", "default_pool", "run"),
+    "status": ("FINAL_STATES", "JobStatus"),
+    "waiting": ("as_completed", "wait"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "FINAL_STATES",
+    "BasePrimitiveJob",
+    "InitializerError",
+    "JobCancelledError",
+    "JobError",
+    "JobOptions",
+    "JobPool",
+    "JobStatus",
+    "JobTimeoutError",
+    "PoolClosedError",
+    "PrimitiveJob",
+    "ResultTimeoutError",
+    "SerializationError",
+    "WorkerDiedError",
+    "as_completed",
+    "default_pool",
+    "run",
+    "wait",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("primitive_jobs")
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{home}", __name__), name)
+    globals()[name] = value  # the next look-up does not get here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

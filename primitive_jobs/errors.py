@@ -1,0 +1,96 @@
+"""Every exception this library raises, in one tree.
+
+::
+
+    JobError(Exception)
+    ├── JobCancelledError        also concurrent.futures.CancelledError
+    ├── ResultTimeoutError       also TimeoutError: only the waiting ended
+    ├── JobTimeoutError          also TimeoutError: the job passed its limit and was killed
+    ├── WorkerDiedError          also concurrent.futures.process.BrokenProcessPool
+    │   └── InitializerError     the worker's initializer raised or died
+    ├── SerializationError       also pickle.PicklingError
+    └── PoolClosedError          also RuntimeError
+
+A job's own exception is raised as itself, never wrapped, except for ``SystemExit``,
+``KeyboardInterrupt`` and ``GeneratorExit``, which arrive as a plain `JobError`.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import pickle
+import signal as _signal
+import sys
+from concurrent.futures.process import BrokenProcessPool
+
+if sys.version_info >= (3, 11):
+
+    class _WaitTimeout(TimeoutError):
+        """The base that both kinds of timeout share with the standard library."""
+else:
+
+    class _WaitTimeout(concurrent.futures.TimeoutError, TimeoutError):
+        """On 3.10 the timeout of concurrent.futures is not yet the built-in one."""
+
+
+class JobError(Exception):
+    """Something went wrong with a job; the base of all errors here."""
+
+
+class JobCancelledError(JobError, concurrent.futures.CancelledError):
+    """The job was cancelled, so it has no result."""
+
+
+class ResultTimeoutError(JobError, _WaitTimeout):
+    """The waiting took longer than its ``timeout``; the job itself goes on."""
+
+
+class JobTimeoutError(JobError, _WaitTimeout):
+    """The job ran longer than its ``timeout`` option and was killed."""
+
+
+class WorkerDiedError(JobError, BrokenProcessPool):
+    """The worker process died while it held the job (or could not be started).
+
+    Attributes:
+        pid: The worker's process id, None if no process was started.
+        exitcode: As `multiprocessing.Process.exitcode`: ``-N`` for signal N, None if unknown.
+        signal: The `signal.Signals` member that killed it, else None.
+        stack: For a fatal signal, the Python stack at the crash as `faulthandler` wrote it.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        pid: int | None = None,
+        exitcode: int | None = None,
+        stack: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.pid = pid
+        self.exitcode = exitcode
+        self.signal = signal_of(exitcode)
+        self.stack = stack
+
+
+class InitializerError(WorkerDiedError):
+    """The pool's initializer raised (its traceback is the cause) or died."""
+
+
+class SerializationError(JobError, pickle.PicklingError):
+    """A function, argument or result could not be pickled or unpickled; the message says which."""
+
+
+class PoolClosedError(JobError, RuntimeError):
+    """The pool was shut down, or the interpreter is going down."""
+
+
+def signal_of(exitcode: int | None) -> _signal.Signals | None:
+    """Return the signal that an exit code of ``-N`` stands for, None for any other."""
+    if exitcode is None or exitcode >= 0:
+        return None
+    try:
+        return _signal.Signals(-exitcode)
+    except ValueError:  # a real-time signal has no name of its own
+        return None

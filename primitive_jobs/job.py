@@ -1,0 +1,461 @@
+"""`PrimitiveJob`: the caller's handle on one call, with the methods of Qiskit's class.
+
+A job talks to its pool only through the `PoolLink` that the pool hands it at submit; everything
+about its state lives in its `StatusTracker`.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
+
+from .errors import JobError, ResultTimeoutError, SerializationError
+from .options import DEFAULT_OPTIONS, JobOptions, check_callable, check_seconds
+from .serialize import call_name, dump_call
+from .status import FINAL_STATES, JobStatus
+from .tracker import Outcome, StatusTracker, cancelled
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+P = ParamSpec("P")
+ResultT = TypeVar("ResultT")
+StatusT = TypeVar("StatusT")
+
+logger = logging.getLogger("primitive_jobs")
+
+
+class BasePrimitiveJob(ABC, Generic[ResultT, StatusT]):
+    """The interface of ``qiskit.primitives.BasePrimitiveJob``: eight methods and ``metadata``."""
+
+    __slots__ = ()
+
+    metadata: dict[str, Any]
+
+    @abstractmethod
+    def job_id(self) -> str:
+        """Return a unique id."""
+
+    @abstractmethod
+    def result(self) -> ResultT:
+        """Return the result, waiting for it."""
+
+    @abstractmethod
+    def status(self) -> StatusT:
+        """Return the status now."""
+
+    @abstractmethod
+    def done(self) -> bool:
+        """Return whether it ended with a result."""
+
+    @abstractmethod
+    def running(self) -> bool:
+        """Return whether it is running."""
+
+    @abstractmethod
+    def cancelled(self) -> bool:
+        """Return whether it was cancelled."""
+
+    @abstractmethod
+    def in_final_state(self) -> bool:
+        """Return whether it ended, however."""
+
+    @abstractmethod
+    def cancel(self) -> bool:
+        """Try to cancel it; return whether it is cancelled."""
+
+
+class PoolLink(Protocol):
+    """What a pool hands to the jobs that are submitted to it."""
+
+    def enlist(self, job: PrimitiveJob[Any], body: bytes, buffers: list[memoryview]) -> None:
+        """Queue a serialized job; raises `PoolClosedError` if the pool takes none."""
+
+    def ask_cancel(self, job: PrimitiveJob[Any], grace: float) -> None:
+        """Have a queued or running job stopped; returns at once."""
+
+    def call_back(self, callback: Callable[[], object]) -> None:
+        """Call ``callback`` on the pool's thread for callbacks."""
+
+    def check_may_wait(self) -> None:
+        """Raise `JobError` on a thread that the waiting would dead-lock."""
+
+
+FindPool = Callable[[Any], tuple[PoolLink, JobOptions]]
+find_pool: FindPool | None = None
+"""Set by the pool's module: what a job is submitted to when given ``pool`` (None: the default)."""
+
+
+class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
+    """One call of a function, to be run in a process of a pool.
+
+    Making a job is cheap and starts nothing.
+
+    Args:
+        function: Any callable that cloudpickle can pickle.
+        *args: Its positional arguments.
+        **kwargs: Its keyword arguments.
+
+    Raises:
+        TypeError: ``function`` cannot be called.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_call",
+        "_id",
+        "_link",
+        "_name",
+        "_options",
+        "_submits",
+        "_tracker",
+        "metadata",
+        "number",
+    )
+
+    def __init__(
+        self, function: Callable[P, ResultT], /, *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        check_callable("function", function)
+        self._call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]] | None = (
+            function,
+            args,
+            kwargs,
+        )
+        self._id: list[str] = []
+        self._name = call_name(function)
+        self._options = DEFAULT_OPTIONS
+        self._submits: list[object] = []
+        self._link: PoolLink | None = None
+        self._tracker = StatusTracker()
+        self.metadata: dict[str, Any] = {}
+        self.number = 0  # its pool's, from the day it is taken in
+
+    # --- submitting --------------------------------------------------------------------------
+
+    def submit(self, pool: Any = None, **options: Any) -> Self:
+        """Serialize the call, here and now, and queue it.
+
+        What cannot be serialized makes the job ERROR with a `SerializationError`, which
+        `result` raises. An interrupt (Ctrl-C) while this runs cancels the job and goes on.
+
+        Args:
+            pool: A `JobPool`, or what `JobPool.options` returns; default: `default_pool()`.
+            **options: See `JobOptions`.
+
+        Returns:
+            The job itself.
+
+        Raises:
+            JobError: It was submitted or cancelled before.
+            PoolClosedError: The pool was shut down, or the interpreter is going down.
+            TypeError, ValueError: An option is unknown or wrong.
+        """
+        if find_pool is None:
+            import primitive_jobs.pool  # noqa: F401 - fills find_pool
+
+        assert find_pool is not None
+        link, defaults = find_pool(pool)
+        return self._submit_to(link, defaults.replace(options))
+
+    def _submit(self) -> None:
+        """Submit to the default pool: the name that Qiskit's primitives call."""
+        self.submit()
+
+    def _submit_to(self, link: PoolLink, options: JobOptions) -> Self:
+        token = object()
+        self._submits.append(token)
+        if self._submits[0] is not token:
+            raise JobError(f"job {self.name} was submitted before")
+        try:
+            self._options = options
+            if options.metadata:
+                self.metadata.update(options.metadata)
+            call = self._call
+            if self._tracker.outcome is not None or call is None:
+                raise JobError(f"job {self.name} was cancelled before it was submitted")
+            self._tracker.submitted()
+            self._link = link
+            self._call = None
+            try:
+                body, buffers = dump_call(*call, self._name)
+            except SerializationError as error:
+                self._tracker.end_early(Outcome(JobStatus.ERROR, error))
+                return self
+            if self._tracker.serialized():
+                link.enlist(self, body, buffers)
+            return self
+        except BaseException:
+            # Whoever called has no handle, or cannot know what became of it: it must not run.
+            if self._tracker.outcome is None and not self._tracker.end_early(cancelled()):
+                link.ask_cancel(self, 0.0)
+            raise
+
+    # --- Qiskit's eight ----------------------------------------------------------------------
+
+    def job_id(self) -> str:
+        """Return the job's uuid4 as text, unique for ever."""
+        if not self._id:
+            self._id.append(str(uuid.uuid4()))
+        return self._id[0]
+
+    def status(self) -> JobStatus:
+        """Return the status as it is now; never blocks."""
+        return self._tracker.status
+
+    def done(self) -> bool:
+        """Return whether the status is DONE: ended with a result."""
+        return self.status() is JobStatus.DONE
+
+    def running(self) -> bool:
+        """Return whether the status is RUNNING: a worker has it."""
+        return self.status() is JobStatus.RUNNING
+
+    def cancelled(self) -> bool:
+        """Return whether the status is CANCELLED."""
+        return self.status() is JobStatus.CANCELLED
+
+    def in_final_state(self) -> bool:
+        """Return whether the status is DONE, CANCELLED or ERROR."""
+        return self._tracker.outcome is not None
+
+    def result(self, timeout: float | None = None) -> ResultT:
+        """Return what the function returned, the same object each time, waiting for it.
+
+        Args:
+            timeout: Seconds to wait at most; default None: as long as it takes.
+
+        Raises:
+            ResultTimeoutError: It is not ready in time; the job goes on.
+            JobCancelledError: The job was cancelled.
+            JobTimeoutError: It passed its own limit.
+            WorkerDiedError: Its process died.
+            SerializationError: The call or the result cannot be pickled or unpickled.
+            JobError: It was not submitted.
+            BaseException: Whatever the function raised, with the remote traceback as cause.
+        """
+        value, error = self._await_outcome(timeout).load(self.name)
+        if error is None:
+            return value  # type: ignore[no-any-return]
+        try:
+            raise error.with_traceback(None)
+        finally:
+            del error  # or this frame and the exception keep each other alive
+
+    def cancel(self, *, grace: float = 0.0) -> bool:
+        """Stop the job for real; when this returns True, nothing of it runs any more.
+
+        A queued job never starts. A running one loses its worker and every process below it,
+        whatever it is doing. The worker of no other job is touched.
+
+        Args:
+            grace: Seconds between SIGTERM, which raises SystemExit in the job, and SIGKILL;
+                default 0: SIGKILL at once. A job that returns within the grace is DONE.
+
+        Returns:
+            True exactly when the job's final status is CANCELLED.
+        """
+        seconds = check_seconds("grace", grace)
+        if seconds is None or seconds < 0:
+            raise ValueError(f"grace must be a finite number of seconds from 0 on, not {grace!r}")
+        if self._ask_cancel(seconds):
+            assert self._link is not None
+            self._link.check_may_wait()
+            self._tracker.wait()
+        return self.cancelled()
+
+    def _ask_cancel(self, grace: float = 0.0) -> bool:
+        """Set a cancel going; return whether its end is still to be waited for."""
+        if self._tracker.outcome is not None or self._tracker.end_early(cancelled()):
+            self._call = None
+            return False
+        # The dispatcher has it, or it has ended this moment; a link was set before either.
+        if self._link is None:
+            return False
+        self._link.ask_cancel(self, grace)
+        return True
+
+    # --- beyond Qiskit -----------------------------------------------------------------------
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what the function raised, None if it returned; waits and raises as `result`.
+
+        Raises:
+            JobCancelledError: The job was cancelled.
+            ResultTimeoutError, SerializationError, JobError: As in `result`.
+        """
+        outcome = self._await_outcome(timeout)
+        error = outcome.load(self.name)[1]
+        if outcome.status is JobStatus.CANCELLED and error is not None:
+            raise error.with_traceback(None)
+        return error
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the job is final, at most ``timeout`` s; return whether it is.
+
+        Raises:
+            JobError: It was not submitted.
+        """
+        seconds = check_seconds("timeout", timeout)
+        self._check_submitted()
+        if self._link is not None and self._tracker.outcome is None:
+            self._link.check_may_wait()
+        return self._tracker.wait(seconds)
+
+    def wait_for_final_state(self, timeout: float | None = None) -> None:
+        """Wait until the job is final.
+
+        Raises:
+            ResultTimeoutError: It is not, after ``timeout`` s; the job goes on.
+            JobError: It was not submitted.
+        """
+        if not self.wait(timeout):
+            raise ResultTimeoutError(
+                f"job {self.name} is {self.status().name} after {timeout} s of waiting; it goes on"
+            )
+
+    def add_done_callback(self, fn: Callable[[PrimitiveJob[ResultT]], object]) -> None:
+        """Have ``fn(job)`` called once, when the job is final.
+
+        It runs on a thread for callbacks, where it may call anything; on the calling thread,
+        at once, if the job is final already. What it raises is logged on ``primitive_jobs``.
+        """
+        check_callable("fn", fn)
+        job = self
+
+        def call() -> None:
+            try:
+                fn(job)
+            except BaseException:
+                logger.exception("a callback of job %s raised", job.name)
+
+        def hand_over() -> None:
+            link = job._link
+            if link is None:  # cancelled before it had a pool: its canceller's thread is here
+                call()
+            else:
+                link.call_back(call)
+
+        if self._tracker.outcome is not None:
+            call()
+            return
+        self._tracker.call_when_final(hand_over)
+
+    def __await__(self) -> Generator[Any, None, ResultT]:
+        """Wait without blocking the event loop; cancelling the task cancels the job for real."""
+        import asyncio
+
+        self._check_submitted()
+        loop = asyncio.get_running_loop()
+
+        def when_final() -> asyncio.Future[None]:
+            future: asyncio.Future[None] = loop.create_future()
+
+            def wake() -> None:
+                if not future.done():
+                    future.set_result(None)
+
+            def waiter() -> None:
+                try:
+                    loop.call_soon_threadsafe(wake)
+                except RuntimeError:  # the loop was closed meanwhile: nobody waits any more
+                    pass
+
+            self._tracker.call_when_final(waiter)
+            future.add_done_callback(lambda _: self._tracker.forget(waiter))
+            return future
+
+        try:
+            if self._tracker.outcome is None:
+                yield from when_final().__await__()
+        except asyncio.CancelledError:
+            if self._ask_cancel():
+                yield from when_final().__await__()  # a cancelled task leaves nothing running
+            raise
+        return self.result()
+
+    @property
+    def name(self) -> str:
+        """From the options; without, the function's name."""
+        return self._name if self._options.name is None else self._options.name
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the worker that runs the job now, else None."""
+        return self._tracker.pid
+
+    def history(self) -> tuple[tuple[JobStatus, float], ...]:
+        """Return each (status, wall-clock time in s since the epoch) so far, in order."""
+        return self._tracker.history()
+
+    def __repr__(self) -> str:
+        walk = self.history()
+        end = walk[-1][1] if walk[-1][0] in FINAL_STATES else time.time()
+        return (
+            f"<{type(self).__name__} {self.job_id()} {self.name!r} "
+            f"{self.status().name} {max(0.0, end - walk[0][1]):.3f} s>"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Wait for the end; then everything but function and arguments travels."""
+        outcome = self._await_outcome(None)
+        value, error = outcome.load(self.name)
+        import cloudpickle
+
+        loaded = cloudpickle.dumps((value, error))
+        cause = None if error is None else error.__cause__
+        state = (
+            self.job_id(),
+            self.name,
+            self.metadata,
+            outcome.status,
+            loaded,
+            None if cause is None else str(cause),
+            self._tracker._walk,
+        )
+        return _rebuild, (type(self), state)
+
+    # --- helpers -----------------------------------------------------------------------------
+
+    def _check_submitted(self) -> None:
+        if not self._submits and self._tracker.outcome is None:
+            raise JobError(f"job {self.name} was not submitted: call submit() first")
+
+    def _await_outcome(self, timeout: float | None) -> Outcome:
+        outcome = self._tracker.outcome
+        if outcome is None:
+            self.wait_for_final_state(timeout)
+            outcome = self._tracker.outcome
+            assert outcome is not None
+        elif timeout is not None:
+            check_seconds("timeout", timeout)
+        return outcome
+
+
+def _rebuild(cls: type[PrimitiveJob[Any]], state: tuple[Any, ...]) -> PrimitiveJob[Any]:
+    job_id, name, metadata, status, loaded, cause, walk = state
+    job: PrimitiveJob[Any] = cls.__new__(cls)
+    value, error = pickle.loads(loaded)
+    if error is not None and cause is not None and error.__cause__ is None:
+        from .serialize import RemoteTraceback, set_cause
+
+        set_cause(error, RemoteTraceback(cause.strip().strip('"').strip("\n") + "\n"))
+    job._call = None
+    job._id = [job_id]
+    job._name = name
+    job._options = DEFAULT_OPTIONS
+    job._submits = [None]
+    job._link = None
+    job.metadata = metadata
+    job.number = 0
+    tracker = StatusTracker()
+    tracker._outcome = Outcome.loaded(status, value, error)
+    tracker._status = status
+    tracker._walk = list(walk)
+    job._tracker = tracker
+    return job

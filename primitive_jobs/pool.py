@@ -1,0 +1,371 @@
+"""`JobPool`, the process-wide `default_pool` and `run`: what users submit to."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import os
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from . import job as job_module
+from . import worker
+from .dispatcher import Dispatcher
+from .errors import ResultTimeoutError
+from .job import PoolLink, PrimitiveJob
+from .options import DEFAULT_OPTIONS, JobOptions, check_callable, check_count, check_seconds
+from .process import WorkerConfig
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+IDLE_TIMEOUT = 60.0  # s
+_MAP_AHEAD = 1000  # results that map keeps ready for a slow consumer, at most
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "RAYON_NUM_THREADS",
+)
+
+
+class _Submitter:
+    """What a pool and its views share; `_dispatcher` and `_options` are theirs."""
+
+    _dispatcher: Dispatcher
+    _options: JobOptions
+    _max_workers: int
+
+    def submit(
+        self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> PrimitiveJob[T]:
+        """Queue ``function(*args, **kwargs)`` and return its job at once.
+
+        Raises:
+            PoolClosedError: The pool was shut down, or the interpreter is going down.
+            TypeError: ``function`` cannot be called.
+        """
+        self._dispatcher.check_open()
+        return PrimitiveJob(function, *args, **kwargs)._submit_to(self._dispatcher, self._options)
+
+    def map(
+        self,
+        function: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+    ) -> Iterator[T]:
+        """Apply ``function`` to the items of ``iterables``, like the built-in `map`, in parallel.
+
+        Work starts at once. Items are taken as workers get free, so that the iterables may be
+        endless; results come in order. An exception is raised where its result would stand; then,
+        and when the iterator is closed or dropped, the jobs still unfinished are cancelled.
+
+        Args:
+            function: Called with one item of each iterable.
+            *iterables: At least one; the shortest ends it.
+            timeout: Seconds from now in which the next result must come; default None: no limit.
+            chunksize: Calls that make up one job; more than 1 pays for calls of under 1 ms.
+
+        Raises:
+            ResultTimeoutError: From the iterator, when the time is over.
+            ValueError: ``chunksize`` is below 1.
+            TypeError: An argument is of the wrong kind.
+        """
+        check_callable("function", function)
+        if not iterables:
+            raise TypeError("map() needs at least one iterable")
+        size = check_count("chunksize", chunksize)
+        seconds = check_seconds("timeout", timeout)
+        end = None if seconds is None else time.monotonic() + seconds
+        mapping = _Mapping(self, function, zip(*iterables, strict=False), size)
+        mapping.top_up()
+        return mapping.results(end)
+
+
+class _Mapping:
+    """One `map` in progress: submits ahead of its consumer, within bounds."""
+
+    def __init__(
+        self,
+        submitter: _Submitter,
+        function: Callable[..., Any],
+        items: Iterator[tuple[Any, ...]],
+        size: int,
+    ) -> None:
+        self._submitter = submitter
+        self._function = function
+        self._items = items
+        self._size = size
+        self._jobs: collections.deque[PrimitiveJob[list[Any]]] = collections.deque()
+        self._finished: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._unfinished = 0
+        self._most_unfinished = 2 * submitter._max_workers + 1
+
+    def top_up(self) -> None:
+        """Submit as many chunks as the bounds allow."""
+        while self._unfinished < self._most_unfinished and len(self._jobs) < _MAP_AHEAD:
+            chunk = list(itertools.islice(self._items, self._size))
+            if not chunk:
+                break
+            job = self._submitter.submit(_run_chunk, self._function, chunk)
+            self._jobs.append(job)
+            self._unfinished += 1
+            job._tracker.call_when_final(self._count_final)
+
+    def _count_final(self) -> None:
+        self._finished.put(None)
+
+    def results(self, end: float | None) -> Iterator[Any]:
+        """Yield the results in order; ``end`` is on the monotonic clock."""
+        try:
+            while self._jobs:
+                while not self._jobs[0].in_final_state():
+                    self._wait(end)
+                    self.top_up()
+                chunk = self._jobs.popleft().result()
+                self.top_up()
+                chunk.reverse()
+                while chunk:
+                    yield chunk.pop()
+        finally:
+            for job in self._jobs:
+                job._ask_cancel()
+
+    def _wait(self, end: float | None) -> None:
+        try:
+            if end is None:
+                self._finished.get()
+            else:
+                self._finished.get(timeout=max(0.0, end - time.monotonic()))
+        except queue.Empty:
+            raise ResultTimeoutError("the next result of map() is not ready in time") from None
+        self._unfinished -= 1
+
+    def __del__(self) -> None:
+        for job in self._jobs:  # an iterator that was never started has no finally to run
+            job._ask_cancel()
+
+
+def _run_chunk(function: Callable[..., T], chunk: list[tuple[Any, ...]]) -> list[T]:
+    return [function(*items) for items in chunk]
+
+
+class JobPool(_Submitter):
+    """A pool of reusable worker processes; each job has one to itself while it runs.
+
+    Workers start when jobs need them, serve many jobs, leave when idle and are replaced when they
+    die. As a context manager it waits for its jobs at the end; if the block ends by an exception,
+    it cancels them first. A pool that is dropped finishes its jobs and goes.
+
+    Args:
+        max_workers: Most worker processes; default: `loky.cpu_count()`, which knows of cgroups
+            and CPU affinity.
+        initializer: Called in each worker before its first job. If it raises or dies, the
+            jobs that wait fail with `InitializerError`; the next submit tries again.
+        initargs: Its arguments; locks and events of multiprocessing are allowed among them.
+        env: Environment variables of the workers, besides those of this process.
+        threads_per_worker: For BLAS, OpenMP and the like, set by environment variables before
+            anything is imported there; default: max(1, cpus // max_workers), where the
+            environment does not say otherwise.
+        idle_timeout: Seconds after which an idle worker leaves; default 60; None: never.
+
+    Raises:
+        TypeError, ValueError: An argument is wrong; the message names it.
+        PoolClosedError: The interpreter is going down.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        *,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        env: Mapping[str, str] | None = None,
+        threads_per_worker: int | None = None,
+        idle_timeout: float | None = IDLE_TIMEOUT,
+    ) -> None:
+        cpus = _cpu_count()
+        count = cpus if max_workers is None else check_count("max_workers", max_workers)
+        if initializer is not None:
+            check_callable("initializer", initializer)
+        variables = _check_env(env)
+        share = max(1, cpus // count)
+        if threads_per_worker is not None:
+            threads = check_count("threads_per_worker", threads_per_worker)
+            settings = dict.fromkeys(_THREAD_VARIABLES, str(threads))
+        else:
+            settings = {n: str(share) for n in _THREAD_VARIABLES if n not in os.environ}
+        config = WorkerConfig(
+            cpu_share=share,
+            env={**settings, **variables},
+            initializer=None if initializer is None else (initializer, tuple(initargs)),
+        )
+        leave_after = check_seconds("idle_timeout", idle_timeout, positive=True)
+        self._options = DEFAULT_OPTIONS
+        self._max_workers = count
+        self._dispatcher = Dispatcher(count, leave_after, config)
+        # Holds the dispatcher, not the pool: so a dropped pool is noticed, and ends.
+        weakref.finalize(self, self._dispatcher.shut_down).atexit = False
+
+    def options(self, **options: Any) -> PoolView:
+        """Return a view of this pool whose jobs have these options; see `JobOptions`.
+
+        Raises:
+            TypeError, ValueError: An option is unknown or wrong.
+        """
+        return PoolView(self, DEFAULT_OPTIONS.replace(options))
+
+    def jobs(self) -> list[PrimitiveJob[Any]]:
+        """Return the jobs that are queued or running now, in the order they came in."""
+        return self._dispatcher.unfinished()
+
+    def cancel_all(self, *, grace: float = 0.0) -> None:
+        """Cancel every unfinished job and wait until all are final; ``grace`` as in `cancel`."""
+        seconds = check_seconds("grace", grace)
+        if seconds is None or seconds < 0:
+            raise ValueError(f"grace must be a finite number of seconds from 0 on, not {grace!r}")
+        jobs = self.jobs()
+        self._dispatcher.ask_cancel_all(seconds)
+        for job in jobs:
+            job._tracker.wait()
+
+    def resize(self, max_workers: int) -> None:
+        """Have another number of workers: more as jobs need them, fewer as they get free.
+
+        Raises:
+            TypeError, ValueError: It is no int above 0.
+            PoolClosedError: The pool was shut down.
+        """
+        count = check_count("max_workers", max_workers)
+        self._dispatcher.resize(count)
+        self._max_workers = count
+
+    def shutdown(self, wait: bool = True, *, cancel: bool = False) -> None:
+        """Take no job any more, and end once all are final. Again is allowed, and may escalate.
+
+        Args:
+            wait: Return only when every job is final, and every process and thread gone.
+            cancel: Cancel all jobs first, those that run included.
+        """
+        self._dispatcher.shut_down(cancel=cancel)
+        if wait:
+            self._dispatcher.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.shutdown(cancel=kind is not None)
+
+    def __repr__(self) -> str:
+        state = "open" if self._dispatcher.accepting else "shut down"
+        return f"<JobPool max_workers={self._max_workers} {state}>"
+
+
+class PoolView(_Submitter):
+    """A pool with options for the jobs submitted through it; made by `JobPool.options`."""
+
+    def __init__(self, pool: JobPool, options: JobOptions) -> None:
+        self._pool = pool
+        self._options = options
+        self._dispatcher = pool._dispatcher
+        self._max_workers = pool._max_workers
+
+    def options(self, **options: Any) -> PoolView:
+        """Return a view with these options added to those of this one."""
+        return PoolView(self._pool, self._options.replace(options))
+
+    def __repr__(self) -> str:
+        return f"<{self._pool!r} with {self._options}>"
+
+
+def _cpu_count() -> int:
+    from loky import cpu_count
+
+    return int(cpu_count())
+
+
+def _check_env(env: object) -> dict[str, str]:
+    if env is None:
+        return {}
+    if not isinstance(env, Mapping):
+        raise TypeError(f"env must be a mapping of str to str, not {type(env).__name__}")
+    for name, value in env.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"env must map str to str, not {name!r} to {value!r}")
+        if not name or "=" in name or "\0" in name + value:
+            raise ValueError(f"env: {name!r}={value!r} is no possible environment variable")
+    return dict(env)
+
+
+# --- the default pool -----------------------------------------------------------------------------
+
+_default: JobPool | None = None
+_default_lock = threading.RLock()
+"""Guards the making of the default pool only, so that two threads do not make two."""
+
+
+def default_pool() -> JobPool:
+    """Return the process-wide pool behind `run` and `PrimitiveJob.submit`; make it if need be.
+
+    Inside a job it has as many workers as the job's share of the CPUs. After its shutdown, and in
+    a fork of the process, it is a fresh one.
+
+    Raises:
+        PoolClosedError: The interpreter is going down.
+    """
+    global _default
+    pool = _default
+    if pool is None or not pool._dispatcher.accepting:
+        with _default_lock:
+            pool = _default
+            if pool is None or not pool._dispatcher.accepting:
+                _default = pool = JobPool(worker.cpu_share)
+    return pool
+
+
+def _new_lock() -> None:
+    global _default_lock
+    _default_lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_new_lock)
+
+
+def run(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> PrimitiveJob[T]:
+    """Submit ``function(*args, **kwargs)`` to the default pool and return its job."""
+    return PrimitiveJob(function, *args, **kwargs).submit()
+
+
+def _find_pool(pool: Any) -> tuple[PoolLink, JobOptions]:
+    if pool is None:
+        pool = default_pool()
+    if not isinstance(pool, _Submitter):
+        raise TypeError(
+            f"pool must be a JobPool, a JobPool.options(...) or None, not {type(pool).__name__}"
+        )
+    pool._dispatcher.check_open()
+    return pool._dispatcher, pool._options
+
+
+job_module.find_pool = _find_pool
+
+__all__ = ["JobPool", "PoolView", "default_pool", "run"]

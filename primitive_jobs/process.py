@@ -1,0 +1,346 @@
+"""The pool's side of a worker process: start it, kill it with all below it, say how it died.
+
+Also the guard, a process that does the killing where this one cannot any more. Starting happens on
+a pool's spawner thread, ending on its reaper thread; no other thread calls into here, except for
+`WorkerProcess.terminate` and for reading its constant attributes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import multiprocessing.process
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from . import guard, worker
+from .channel import HAVE_PACKETS, PacketChannel, Parcel, StreamChannel, pair
+from .errors import InitializerError
+from .messages import Evidence, Kind
+
+if TYPE_CHECKING:
+    import psutil
+
+START_LIMIT = 32 * 1024  # bytes of initializer that travel with the start, through a 64 KB pipe
+GIVE_UP = 10.0  # s, after which a process that SIGKILL does not end is left alone
+_VANISH = 0.5  # s, for the system to take dead grandchildren off its table
+_STACK_LIMIT = 64 * 1024  # bytes of a crash's stack that are read
+_CRASHES = (signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT, signal.SIGBUS, signal.SIGILL)
+
+logger = logging.getLogger("primitive_jobs")
+
+
+class Initializer:
+    """Function and arguments that each worker runs first.
+
+    They are pickled while the process is being started, the only moment at which locks and
+    events of multiprocessing can be; what is too large for that follows through the channel.
+    """
+
+    def __init__(self, function: Callable[..., object], args: tuple[Any, ...]) -> None:
+        self._call = (function, args)
+        self.follows = False
+
+    def __reduce__(self) -> tuple[type[bytes], tuple[bytes]]:
+        data = self._dump()
+        self.follows = len(data) > START_LIMIT
+        return bytes, (b"" if self.follows else data,)
+
+    def _dump(self) -> bytes:
+        from loky.backend import reduction
+
+        try:
+            return bytes(reduction.dumps(self._call, protocol=5))
+        except Exception as error:
+            raise InitializerError(
+                f"the initializer or its arguments cannot be serialized: {error}"
+            ) from error
+
+    def parcel(self) -> Parcel:
+        """What follows, for the channel."""
+        return Parcel(self._dump())
+
+
+class _Inherited:
+    """A descriptor that the process being started gets under the same number."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __reduce__(self) -> tuple[type[int], tuple[int]]:
+        from multiprocessing.context import get_spawning_popen
+
+        popen: Any = get_spawning_popen()
+        return int, (popen.duplicate_for_child(self._fd),)
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """What all workers of a pool have in common."""
+
+    cpu_share: int = 1
+    env: Mapping[str, str] = field(default_factory=dict)
+    initializer: tuple[Callable[..., object], tuple[Any, ...]] | None = None
+    packets: bool = HAVE_PACKETS
+
+
+class WorkerProcess:
+    """One started worker.
+
+    Attributes:
+        slot: The number of its slot.
+        pid: Its process id, which is also its session's and its group's.
+        channel: The pool's end of the link.
+        death: A descriptor that is readable once the process is dead.
+    """
+
+    def __init__(self, slot: int, config: WorkerConfig) -> None:
+        """Start it; whatever goes wrong raises, and then nothing is left."""
+        self.slot = slot
+        self._own_death = False
+        self._page = _make_page()
+        self.channel: PacketChannel | StreamChannel
+        try:
+            self.channel, theirs = pair(packets=config.packets)
+            try:
+                with theirs:
+                    self._process = self._start(theirs.fileno(), config)
+            except BaseException:
+                self.channel.close()
+                raise
+        except BaseException:
+            os.close(self._page)
+            raise
+        self.pid: int = self._process.pid
+        self.death: int = self._process.sentinel
+        if hasattr(os, "pidfd_open"):
+            with contextlib.suppress(OSError):  # no descriptor free
+                self.death = os.pidfd_open(self.pid)
+                self._own_death = True
+        the_guard.add(self.pid)
+
+    def _start(self, fd: int, config: WorkerConfig) -> Any:
+        from loky.backend import get_context
+
+        initializer = Initializer(*config.initializer) if config.initializer else None
+        start = worker.WorkerStart(
+            channel_fd=_Inherited(fd),  # type: ignore[arg-type]
+            page_fd=_Inherited(self._page),  # type: ignore[arg-type]
+            parent_pid=os.getpid(),
+            cpu_share=config.cpu_share,
+            initializer=initializer,
+        )
+        process = get_context("loky").Process(
+            target=worker.main, args=(start,), env=dict(config.env), name=f"job-worker-{self.slot}"
+        )
+        try:
+            process.start()
+        finally:
+            os.set_inheritable(self._page, False)
+            # Else any Process.start() of the user's program reaps it, and its exit joins it.
+            multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
+        if initializer is not None and initializer.follows:
+            try:
+                self.channel.send(Kind.INIT, 0, initializer.parcel())
+            except BaseException:
+                os.kill(process.pid, signal.SIGKILL)
+                os.waitpid(process.pid, 0)
+                raise
+        return process
+
+    def terminate(self) -> None:
+        """Send SIGTERM. Only while nobody ends it, so that the pid is certainly its own."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM)
+
+    def end(self) -> Evidence:
+        """Kill it and every process below it, reap it, and return what is known of its death."""
+        below = self._kill_tree()
+        exitcode = self._reap()
+        _wait_until_gone(below)
+        the_guard.remove(self.pid)
+        noted, initializing = worker.NOTE.unpack(os.pread(self._page, worker.NOTE.size, 0))
+        stack = None
+        if exitcode is not None and -exitcode in _CRASHES:
+            text = os.pread(self._page, _STACK_LIMIT, worker.PAGE_SIZE)
+            stack = text.decode(errors="replace").strip() or None
+        return Evidence(self.pid, exitcode, noted, bool(initializing), stack)
+
+    def _kill_tree(self) -> list[psutil.Process]:
+        """Send SIGKILL to all of it; return the processes below the worker."""
+        import psutil
+
+        below: list[psutil.Process] = []
+        # Stopped, the group starts no process any more; and an orphan of what is killed below
+        # becomes the worker's child, so that the next look finds it.
+        self._signal_group(signal.SIGSTOP)
+        with contextlib.suppress(psutil.Error):
+            root = psutil.Process(self.pid)
+            while new := [p for p in root.children(recursive=True) if p not in below]:
+                below += new
+                for process in new:
+                    with contextlib.suppress(psutil.Error, ProcessLookupError):
+                        if os.getpgid(process.pid) != self.pid:
+                            process.kill()
+        self._signal_group(signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it may not lead its group yet
+            os.kill(self.pid, signal.SIGKILL)
+        return below
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        # Until it is reaped the pid is not given to anybody else, and neither is the group.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+    def _reap(self) -> int | None:
+        poller = select.poll()
+        poller.register(self.death, select.POLLIN)
+        code: int | None = None
+        if self._own_death and not poller.poll(GIVE_UP * 1000):
+            logger.warning("worker %d does not end after SIGKILL; it is left alone", self.pid)
+        else:
+            try:
+                code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            except (ChildProcessError, ValueError):  # somebody else reaped it
+                code = None
+        # So that nobody waits for this pid, which may soon be another process's.
+        self._process._popen.returncode = 0 if code is None else code
+        return code
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        self.channel.close()
+        os.close(self._page)
+        if self._own_death:
+            os.close(self.death)
+        del self._process  # closes its sentinel
+
+
+def _make_page() -> int:
+    """A nameless file of one page, to be shared with a worker."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("primitive_jobs-page", os.MFD_CLOEXEC)
+    else:
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    os.ftruncate(fd, worker.PAGE_SIZE)
+    return fd
+
+
+def _wait_until_gone(processes: list[psutil.Process]) -> None:
+    """Wait until the dead processes are off the system's table, where that does not take long."""
+    if not processes:
+        return
+    import psutil
+
+    def there(process: psutil.Process) -> bool:
+        try:
+            return process.is_running()
+        except psutil.Error:
+            return False
+
+    end = time.monotonic() + _VANISH
+    while any(map(there, processes)) and time.monotonic() < end:
+        time.sleep(0.0005)  # they are nobody's that we know: there is nothing to wait on
+
+
+# --- the guard ----------------------------------------------------------------------------------
+
+
+class Guard:
+    """The process that ends what jobs forked, if this process is killed.
+
+    It runs while any pool is open that has had a worker. `_lock` guards everything here; it is
+    taken by pools' spawner and reaper threads only.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._groups: set[int] = set()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def open(self) -> None:
+        """A pool has begun."""
+        with self._lock:
+            self._users += 1
+
+    def release(self) -> None:
+        """A pool has ended; with the last one the guard goes."""
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._stop()
+
+    def add(self, group: int) -> None:
+        """Watch over a worker's process group."""
+        with self._lock:
+            self._groups.add(group)
+            self._tell(f"+{group}\n")
+
+    def remove(self, group: int) -> None:
+        """A worker is gone."""
+        with self._lock:
+            self._groups.discard(group)
+            if self._process is not None:
+                self._tell(f"-{group}\n")
+
+    def _tell(self, line: str) -> None:
+        try:
+            if self._process is None:
+                self._start()
+                line = "".join(f"+{group}\n" for group in self._groups)
+            assert self._process is not None
+            assert self._process.stdin is not None
+            self._process.stdin.write(line.encode())
+        except BrokenPipeError:  # somebody killed it: the next worker's start makes another
+            self._stop()
+        except OSError as error:
+            logger.warning("the guard process cannot be started: %s", error)
+
+    def _start(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", guard.__file__, str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            start_new_session=True,
+            cwd="/",
+        )
+
+    def _stop(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            process.wait(GIVE_UP)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def forget(self) -> None:
+        """In a fork of this process: the guard is the parent's."""
+        process = self._process
+        if process is not None and process.stdin is not None:
+            process.stdin.close()
+            process.returncode = 0  # not ours to wait for
+        self.__init__()  # type: ignore[misc]
+
+
+the_guard = Guard()
+os.register_at_fork(after_in_child=the_guard.forget)
+
+__all__ = ["Guard", "WorkerConfig", "WorkerProcess", "the_guard"]

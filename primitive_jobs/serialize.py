@@ -1,0 +1,219 @@
+"""Objects to bytes and back: calls, results, exceptions with their remote tracebacks.
+
+cloudpickle does the pickling, so that lambdas, closures and whatever lives in ``__main__`` can
+travel. Buffers of at least `OUT_OF_BAND` bytes stay out of the pickle (protocol 5), so that a
+large array is copied once on its way. Used on both sides of the channel; does no input or output.
+"""
+
+from __future__ import annotations
+
+import linecache
+import pickle
+import re
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from .errors import JobError, SerializationError
+
+OUT_OF_BAND = 16 * 1024  # bytes; a smaller buffer is cheaper inside the pickle
+_PROTOCOL = 5  # the first with out-of-band buffers; every supported Python has it
+_PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})  # need no cloudpickle
+_ENDS_PROGRAMS = (SystemExit, KeyboardInterrupt, GeneratorExit)
+
+Body = bytes | bytearray | memoryview
+
+
+def dumps(value: object) -> tuple[bytes, list[memoryview]]:
+    """Pickle ``value`` into a body and its large buffers; whatever the pickling raises, raises."""
+    if type(value) in _PLAIN:
+        return pickle.dumps(value, _PROTOCOL), []
+    import cloudpickle
+
+    buffers: list[memoryview] = []
+
+    def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
+        try:
+            raw = buffer.raw()
+        except BufferError:  # not contiguous
+            return True
+        if raw.nbytes < OUT_OF_BAND:
+            return True
+        buffers.append(raw)
+        return False
+
+    return cloudpickle.dumps(value, protocol=_PROTOCOL, buffer_callback=keep_in_band), buffers
+
+
+def loads(body: Body, buffers: Sequence[memoryview] = ()) -> Any:
+    """The opposite of `dumps`."""
+    return pickle.loads(body, buffers=buffers)
+
+
+def dump_call(
+    function: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any], name: str
+) -> tuple[bytes, list[memoryview]]:
+    """Pickle one call.
+
+    Raises:
+        SerializationError: It cannot be pickled; the message names the function or argument.
+    """
+    try:
+        return dumps((function, args, kwargs))
+    except Exception as error:
+        culprit = _find_culprit(function, args, kwargs, name)
+        raise SerializationError(f"{culprit} cannot be serialized: {_one_line(error)}") from error
+
+
+def _find_culprit(
+    function: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any], name: str
+) -> str:
+    parts: list[tuple[str, object]] = [(f"the function {name}()", function)]
+    parts += [(f"argument {place} of {name}()", arg) for place, arg in enumerate(args, 1)]
+    parts += [(f"argument {key!r} of {name}()", arg) for key, arg in kwargs.items()]
+    for label, part in parts:
+        try:
+            dumps(part)
+        except Exception:  # noqa: BLE001 - whatever a __reduce__ raises
+            return f"{label}, a {type(part).__name__},"
+    return f"the call of {name}()"
+
+
+def call_name(function: Callable[..., object]) -> str:
+    """What to call a function in messages: its qualified name, or its type's."""
+    inner = getattr(function, "func", None)  # functools.partial
+    name = getattr(function, "__qualname__", None)
+    if not isinstance(name, str) and callable(inner):
+        name = getattr(inner, "__qualname__", None)
+    return name if isinstance(name, str) else type(function).__qualname__
+
+
+# --- exceptions ---------------------------------------------------------------------------------
+
+
+class RemoteTraceback(Exception):
+    """The cause of every exception that came from a worker: the traceback there, as text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f'\n"""\n{_with_sources(self.text)}"""'
+
+
+_FRAME = re.compile(
+    r'^ +File "(?P<file><[^"]*>|[^"]*)", line (?P<line>\d+), in .*\n(?! {4,}\S)', re.MULTILINE
+)
+
+
+def _with_sources(text: str) -> str:
+    """Add the source lines that only this process can see (those of a notebook or a REPL)."""
+
+    def add(frame: re.Match[str]) -> str:
+        source = linecache.getline(frame["file"], int(frame["line"])).strip()
+        return f"{frame[0]}    {source}\n" if source else frame[0]
+
+    return _FRAME.sub(add, text)
+
+
+def dump_exception(error: BaseException, skip_frames: int = 0) -> bytes:
+    """Pickle an exception so that it arrives in some form whatever it is; never raises.
+
+    ``skip_frames`` of the traceback's outermost frames, those of the worker's loop, are left out.
+    """
+    frames = error.__traceback__
+    for _ in range(skip_frames):
+        if frames is not None and frames.tb_next is not None:
+            frames = frames.tb_next
+    try:
+        text = "".join(traceback.format_exception(type(error), error, frames))
+    except BaseException:  # noqa: BLE001 - a __str__ that raises
+        text = "".join(traceback.format_tb(frames)) + f"{type(error).__qualname__}\n"
+    pickled: bytes | None = None
+    if not isinstance(error, _ENDS_PROGRAMS):
+        try:
+            import cloudpickle
+
+            pickled = cloudpickle.dumps(error, protocol=_PROTOCOL)
+        except BaseException:  # noqa: BLE001 - whatever its __reduce__ raises
+            pickled = None
+    kind = type(error).__qualname__
+    ends_program = isinstance(error, _ENDS_PROGRAMS)
+    return pickle.dumps((kind, _message_of(error), text, pickled, ends_program), _PROTOCOL)
+
+
+def load_exception(body: Body) -> BaseException:
+    """Return the exception of `dump_exception` with its remote traceback as cause; never raises.
+
+    What cannot be unpickled, and what would end the program here, comes as a `JobError`.
+    """
+    kind, message, text, pickled, ends_program = pickle.loads(body)
+    error: object = None
+    why = ""
+    if pickled is not None:
+        try:
+            error = pickle.loads(pickled)
+        except Exception as broken:  # noqa: BLE001 - whatever its __init__ raises
+            why = f" (which cannot be unpickled here: {_one_line(broken)})"
+        except (SystemExit, GeneratorExit) as broken:
+            why = f" (which raises {type(broken).__name__} when it is unpickled)"
+    elif not ends_program:
+        why = " (which cannot be pickled)"
+    if not isinstance(error, BaseException) or isinstance(error, _ENDS_PROGRAMS):
+        error = JobError(f"the job raised {kind}: {message}{why}")
+    set_cause(error, RemoteTraceback(text))
+    return error
+
+
+def set_cause(error: BaseException, cause: BaseException) -> None:
+    """Set ``__cause__``, also on exceptions that forbid setting attributes."""
+    BaseException.__dict__["__cause__"].__set__(error, cause)
+
+
+def _message_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException:  # noqa: BLE001 - a __str__ that raises
+        return "(its message cannot be shown)"
+
+
+def _one_line(error: BaseException) -> str:
+    message = " ".join(_message_of(error).split())
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def dump_unloadable(error: BaseException) -> bytes:
+    """What a worker answers when it cannot unpickle a call."""
+    wrapped = SerializationError(
+        f"the function or an argument cannot be unpickled in the worker: {_one_line(error)}"
+    )
+    return _dump_with_text(wrapped, error)
+
+
+def dump_unpicklable_result(error: BaseException, value: object, name: str) -> bytes:
+    """What a worker answers when it cannot pickle a result."""
+    wrapped = SerializationError(
+        f"the result of {name}(), a {type(value).__name__}, cannot be serialized: "
+        f"{_one_line(error)}"
+    )
+    return _dump_with_text(wrapped, error)
+
+
+def _dump_with_text(wrapped: SerializationError, error: BaseException) -> bytes:
+    wrapped.__cause__ = error
+    return dump_exception(wrapped)
+
+
+def load_result(body: Body, buffers: Sequence[memoryview], name: str) -> Any:
+    """Unpickle a job's result in the thread that asks for it.
+
+    Raises:
+        SerializationError: It cannot be unpickled here.
+    """
+    try:
+        return loads(body, buffers)
+    except (Exception, SystemExit, GeneratorExit) as error:
+        raise SerializationError(
+            f"the result of job {name} cannot be unpickled here: {_one_line(error)}"
+        ) from error

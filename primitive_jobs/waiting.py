@@ -1,0 +1,166 @@
+"""`as_completed` and `wait`, over jobs of any pools."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
+from typing import Generic, NamedTuple, TypeVar, cast
+
+from .errors import ResultTimeoutError
+from .job import PrimitiveJob
+from .options import check_seconds
+from .status import JobStatus
+
+T = TypeVar("T")
+
+
+class DoneAndNotDone(NamedTuple):
+    """What `wait` returns, shaped as in `concurrent.futures`."""
+
+    done: set[PrimitiveJob[object]]
+    not_done: set[PrimitiveJob[object]]
+
+
+def as_completed(
+    jobs: Iterable[PrimitiveJob[T]], timeout: float | None = None
+) -> Iterator[PrimitiveJob[T]]:
+    """Yield each job as soon as it is final, whatever the order of ``jobs``; duplicates once.
+
+    Args:
+        jobs: Submitted jobs.
+        timeout: Seconds from this call in which all must be final; default None: no limit.
+
+    Raises:
+        JobError: At once, if a job was not submitted.
+        ResultTimeoutError: When the time is over; the jobs go on.
+    """
+    seconds = check_seconds("timeout", timeout)
+    end = None if seconds is None else time.monotonic() + seconds
+    unique = _checked(jobs)
+    return _yield_final(unique, end, seconds)
+
+
+def _checked(jobs: Iterable[PrimitiveJob[T]]) -> list[PrimitiveJob[T]]:
+    unique = list(dict.fromkeys(jobs))
+    for job in unique:
+        if not isinstance(cast("object", job), PrimitiveJob):
+            raise TypeError(f"jobs must be PrimitiveJobs, not {type(job).__name__}")
+        job._check_submitted()
+    return unique
+
+
+def _yield_final(
+    jobs: list[PrimitiveJob[T]], end: float | None, timeout: float | None
+) -> Iterator[PrimitiveJob[T]]:
+    watch = _Watch(jobs)
+    total = len(jobs)
+    del jobs  # a job that was yielded is not kept alive
+    try:
+        while watch.waiters:
+            job = watch.next_final(end)
+            if job is None:
+                raise ResultTimeoutError(
+                    f"{len(watch.waiters)} of {total} jobs are not final after {timeout} s; "
+                    "they go on"
+                )
+            yield job
+            del job
+    finally:
+        watch.close()
+
+
+class _Watch(Generic[T]):
+    """Jobs whose end is put into a queue."""
+
+    def __init__(self, jobs: Iterable[PrimitiveJob[T]]) -> None:
+        self._final: queue.SimpleQueue[PrimitiveJob[T]] = queue.SimpleQueue()
+        self.waiters: dict[PrimitiveJob[T], _Put[T]] = {}
+        for job in jobs:
+            if job in self.waiters:
+                continue
+            waiter = _Put(self._final, job)
+            self.waiters[job] = waiter
+            job._tracker.call_when_final(waiter)
+
+    def next_final(self, end: float | None) -> PrimitiveJob[T] | None:
+        """Wait for the next; None when it is ``end`` on the monotonic clock."""
+        try:
+            if end is None:
+                job = self._final.get()
+            else:
+                job = self._final.get(timeout=max(0.0, end - time.monotonic()))
+        except queue.Empty:
+            return None
+        del self.waiters[job]
+        return job
+
+    def close(self) -> None:
+        """Stop watching."""
+        for job, waiter in self.waiters.items():
+            job._tracker.forget(waiter)
+
+
+class _Put(Generic[T]):
+    """Puts one job into a queue when called."""
+
+    __slots__ = ("_job", "_queue")
+
+    def __init__(self, final: queue.SimpleQueue[PrimitiveJob[T]], job: PrimitiveJob[T]) -> None:
+        self._queue = final
+        self._job = job
+
+    def __call__(self) -> None:
+        self._queue.put(self._job)
+
+
+def wait(
+    jobs: Iterable[PrimitiveJob[T]],
+    timeout: float | None = None,
+    return_when: str = ALL_COMPLETED,
+) -> DoneAndNotDone:
+    """Wait for jobs, as `concurrent.futures.wait` does for futures.
+
+    Args:
+        jobs: Submitted jobs.
+        timeout: Seconds to wait at most; default None: no limit.
+        return_when: ``concurrent.futures.ALL_COMPLETED`` (default), ``FIRST_COMPLETED`` or
+            ``FIRST_EXCEPTION``, where an ERROR ends the waiting.
+
+    Returns:
+        (done, not_done), two sets.
+
+    Raises:
+        JobError: A job was not submitted.
+        ValueError: ``return_when`` is none of these.
+    """
+    seconds = check_seconds("timeout", timeout)
+    if return_when not in (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION):
+        raise ValueError(
+            f"return_when must be one of {ALL_COMPLETED!r}, {FIRST_COMPLETED!r} and "
+            f"{FIRST_EXCEPTION!r}, not {return_when!r}"
+        )
+    end = None if seconds is None else time.monotonic() + seconds
+    unique = _checked(jobs)
+    watch = _Watch(unique)
+
+    def enough() -> bool:
+        final = [job for job in unique if job.in_final_state()]
+        if len(final) == len(unique):
+            return True
+        if return_when == FIRST_COMPLETED:
+            return bool(final)
+        failed = return_when == FIRST_EXCEPTION
+        return failed and any(job.status() is JobStatus.ERROR for job in final)
+
+    try:
+        while not enough() and watch.next_final(end) is not None:
+            pass
+    finally:
+        watch.close()
+    done = {job for job in unique if job.in_final_state()}
+    return DoneAndNotDone(
+        cast("set[PrimitiveJob[object]]", done),
+        cast("set[PrimitiveJob[object]]", set(unique) - done),
+    )

@@ -1,0 +1,222 @@
+"""The loop inside a worker process: receive a call, make it, answer; imports almost nothing.
+
+The process leads a session of its own, so that Ctrl-C in a terminal never reaches it and its
+whole group can be killed; it is the reaper of orphans below it, so that none escapes its kill; and
+it gets SIGKILL from the kernel when its pool's process dies.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import faulthandler
+import mmap
+import multiprocessing
+import os
+import signal
+import struct
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType, MethodType
+from typing import Any
+
+from . import serialize
+from .channel import HAVE_PACKETS, ChannelClosed, PacketChannel, Parcel, StreamChannel, attach
+from .messages import Kind, Message
+
+PAGE_SIZE = mmap.PAGESIZE  # bytes shared with the pool; the stack of a crash follows behind them
+NOTE = struct.Struct("<QQ")  # the attempt that began, whether the initializer runs
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+_SIGTERM_EXIT = 128 + signal.SIGTERM
+
+cpu_share: int | None = None
+"""In a worker: how many workers a pool nested in it should have. None elsewhere."""
+
+
+@dataclass(frozen=True)
+class WorkerStart:
+    """What a worker is told when it is started. Stays small: it goes through a pipe."""
+
+    channel_fd: int
+    page_fd: int
+    parent_pid: int
+    cpu_share: int
+    initializer: Any  # process.Initializer; bytes once it is here, or None
+
+
+def main(start: WorkerStart) -> None:
+    """Be a worker until told to leave, or until the pool is gone."""
+    global cpu_share
+    cpu_share = start.cpu_share
+    _settle_in(start.parent_pid)
+    page = mmap.mmap(start.page_fd, PAGE_SIZE)
+    _record_crashes(start.page_fd)
+    multiprocessing.set_start_method(None, force=True)  # or Process() in a job would be loky's
+    worker = _Worker(attach(start.channel_fd), page)
+    if worker.initialize(start.initializer):
+        worker.serve()
+    _leave()
+
+
+def _settle_in(parent_pid: int) -> None:
+    with contextlib.suppress(OSError):  # it leads a group already
+        os.setsid()
+    if sys.platform == "linux":
+        import ctypes
+
+        prctl = ctypes.CDLL(None).prctl
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    if os.getppid() != parent_pid:  # it died before the line above
+        os._exit(0)
+
+
+def _record_crashes(page_fd: int) -> None:
+    """Have the Python stack of a fatal signal written where the pool can read it afterwards."""
+    os.set_inheritable(page_fd, False)
+    os.lseek(page_fd, PAGE_SIZE, os.SEEK_SET)
+    faulthandler.enable(file=page_fd, all_threads=False)
+    os.register_at_fork(after_in_child=faulthandler.disable)  # a child's crash is its own affair
+
+
+def _leave() -> None:
+    """End as an interpreter does, without taking its modules apart, which nobody can notice."""
+    with contextlib.suppress(Exception):
+        threading._shutdown()  # type: ignore[attr-defined]
+    with contextlib.suppress(Exception):
+        atexit._run_exitfuncs()
+    _flush()
+    os._exit(0)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:  # noqa: BLE001 - a job may have closed or replaced it
+            pass
+
+
+class _Leave(BaseException):
+    """SIGTERM came while no job was running."""
+
+
+class _Worker:
+    """The state of the loop."""
+
+    def __init__(self, channel: PacketChannel | StreamChannel, page: mmap.mmap) -> None:
+        self._channel = channel
+        self._page = page
+        self._pid = os.getpid()
+        self._in_job = False
+        self._idle = False
+        self._told_to_leave = False
+        self._on_signal: Callable[[int, FrameType | None], None] = MethodType(
+            _Worker._handle_signal, self
+        )
+        self._take_signals()
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+    # --- signals -----------------------------------------------------------------------------
+
+    def _take_signals(self) -> None:
+        """Set our handlers again: a job may have changed them."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) is not self._on_signal:
+                signal.signal(number, self._on_signal)
+
+    def _handle_signal(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if os.getpid() != self._pid:  # a process that the job forked: do as Python does
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif self._in_job:
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(_SIGTERM_EXIT)
+        elif number == signal.SIGTERM:
+            self._told_to_leave = True
+            if self._idle:
+                raise _Leave
+
+    # --- the loop ----------------------------------------------------------------------------
+
+    def initialize(self, initializer: Any) -> bool:
+        """Run the initializer, if there is one; return whether it did not raise."""
+        try:
+            if initializer is not None:
+                if initializer == b"":  # too large for the start: it comes through the channel
+                    message = self._channel.receive()
+                    assert message is not None
+                    if message.truncated:
+                        raise OSError("no file descriptor free to receive the initializer with")
+                    initializer = message.body
+                NOTE.pack_into(self._page, 0, 0, 1)
+                function, args = serialize.loads(initializer)
+                function(*args)
+                NOTE.pack_into(self._page, 0, 0, 0)
+            self._take_signals()
+            self._channel.send(Kind.READY)
+        except ChannelClosed:
+            return False
+        except BaseException as error:  # noqa: BLE001 - whatever foreign code raises
+            with contextlib.suppress(ChannelClosed):
+                parcel = self._parcel(serialize.dump_exception(error, skip_frames=1))
+                self._channel.send(Kind.INIT_FAILED, 0, parcel)
+            return False
+        return True
+
+    def serve(self) -> None:
+        """Answer calls until told to leave."""
+        try:
+            while not self._told_to_leave:
+                self._idle = True
+                message = self._channel.receive()
+                self._idle = False
+                if message is None or message.kind != Kind.RUN:
+                    return
+                if message.truncated:
+                    self._channel.send(Kind.REFUSED, message.attempt)
+                    continue
+                attempt = message.attempt
+                NOTE.pack_into(self._page, 0, attempt, 0)
+                calls = [message]
+                del message
+                kind, parcel = self._run(calls)
+                if os.getpid() != self._pid:
+                    os._exit(0)  # a child that the job forked and let return into this loop
+                self._take_signals()
+                _flush()
+                self._channel.send(kind, attempt, parcel)
+                del parcel
+        except (ChannelClosed, _Leave):
+            return
+
+    def _run(self, calls: list[Message]) -> tuple[Kind, Parcel]:
+        """Make one call. Function, arguments and result are gone when this returns."""
+        message = calls.pop()
+        try:
+            self._in_job = True
+            try:
+                function, args, kwargs = serialize.loads(message.body, message.buffers)
+            except BaseException as error:  # noqa: BLE001 - whatever unpickling raises
+                self._in_job = False
+                return Kind.RAISED, self._parcel(serialize.dump_unloadable(error))
+            del message
+            result = function(*args, **kwargs)
+            self._in_job = False
+        except BaseException as error:  # noqa: BLE001 - whatever the job raises
+            self._in_job = False
+            return Kind.RAISED, self._parcel(serialize.dump_exception(error, skip_frames=1))
+        try:
+            body, buffers = serialize.dumps(result)
+            return Kind.RETURNED, self._parcel(body, buffers)
+        except BaseException as error:  # noqa: BLE001 - whatever pickling raises
+            name = serialize.call_name(function)
+            return Kind.RAISED, self._parcel(serialize.dump_unpicklable_result(error, result, name))
+
+    def _parcel(self, body: bytes, buffers: list[memoryview] | None = None) -> Parcel:
+        to_file = HAVE_PACKETS and isinstance(self._channel, PacketChannel)
+        return Parcel(body, buffers or (), to_file=to_file)

@@ -1,0 +1,84 @@
+"""The gate on every test: no thread, child process or descriptor more than before it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+SETTLE = 5.0  # s in which what a test has ended must be gone
+
+_TRACKERS = ("resource_tracker", "forkserver")  # loky's and multiprocessing's own
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _trackers_run() -> None:
+    """Start loky's and multiprocessing's resource trackers: they live as long as this process."""
+    from multiprocessing import resource_tracker
+
+    from loky.backend import resource_tracker as loky_tracker
+
+    resource_tracker.ensure_running()
+    loky_tracker.ensure_running()
+
+
+def _children() -> set[int]:
+    found = set()
+    for child in psutil.Process().children(recursive=True):
+        try:
+            if not any(name in " ".join(child.cmdline()) for name in _TRACKERS):
+                found.add(child.pid)
+        except psutil.Error:  # it ended while we looked
+            continue
+    return found
+
+
+def _descriptors() -> dict[str, str]:
+    found = {}
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            found[entry.name] = str(entry.readlink())
+        except OSError:  # the one that lists the folder
+            continue
+    return found
+
+
+def _leftovers(
+    threads: set[threading.Thread], children: set[int], descriptors: dict[str, str]
+) -> dict[str, object]:
+    more = {n: t for n, t in _descriptors().items() if n not in descriptors}
+    found = {
+        "threads": set(threading.enumerate()) - threads,
+        "children": _children() - children,
+        "descriptors": more,
+    }
+    return {kind: what for kind, what in found.items() if what}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left(_trackers_run: None) -> Iterator[None]:
+    threads, children = set(threading.enumerate()), _children()
+    descriptors = _descriptors()
+    yield
+    from primitive_jobs import pool
+
+    if pool._default is not None:
+        pool._default.shutdown(cancel=True)
+        pool._default = None
+    end = time.monotonic() + SETTLE
+    while _leftovers(threads, children, descriptors) and time.monotonic() < end:
+        time.sleep(0.01)
+    left = _leftovers(threads, children, descriptors)
+    assert not left, f"left behind: {left}"
+
+
+@pytest.fixture
+def marks(tmp_path: Path) -> Path:
+    """A folder in which jobs leave traces of having run."""
+    folder = tmp_path / "marks"
+    folder.mkdir()
+    return folder
