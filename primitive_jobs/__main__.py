@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import os
+import signal
 import sys
 from collections.abc import Sequence
-
-from primitive_jobs.demo import FULL, QUICK, run_demo
 
 INTERRUPTED = 130  # what a shell reports for a program ended by SIGINT
 
@@ -65,9 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
+        # Here, so that a Ctrl-C during the import is caught as well.
+        from primitive_jobs.demo import FULL, QUICK, run_demo
+
         status = run_demo(args.workers, args.seed, QUICK if args.quick else FULL)
         sys.stdout.flush()
     except KeyboardInterrupt:
+        # Everything has ended: an impatient second Ctrl-C has nothing left to do.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         print("Interrupted: every job was cancelled.", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:

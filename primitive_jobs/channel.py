@@ -13,6 +13,7 @@ by one thread at a time. Nothing is shared between two channels.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
@@ -88,7 +89,8 @@ class Parcel:
             os.close(fd)
 
     def __del__(self) -> None:
-        self.close()
+        with contextlib.suppress(AttributeError):  # an interrupt came before it was made
+            self.close()
 
 
 def _lay_out(body: bytes, buffers: Sequence[memoryview]) -> list[bytes | memoryview]:

@@ -55,7 +55,7 @@ class Scale:
         return f"{self.side + 1} x {self.side} spins"
 
 
-FULL = Scale(side=63, warm_up=200, sweeps=2300, endless=1.0)
+FULL = Scale(side=63, warm_up=150, sweeps=2000, endless=1.0)
 QUICK = Scale(side=31, warm_up=150, sweeps=1200, endless=0.3)
 
 

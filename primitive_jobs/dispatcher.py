@@ -151,6 +151,7 @@ class Dispatcher:
         self._inbox: collections.deque[Any] = collections.deque()
         self._asleep = False
         self._ended = False
+        self._callbacks_ended = False
         self._end_waiters: list[Callable[[], object]] = []
         self._to_spawn: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         self._to_reap: queue.SimpleQueue[WorkerProcess | None] = queue.SimpleQueue()
@@ -228,6 +229,8 @@ class Dispatcher:
     def call_back(self, callback: Callable[[], object]) -> None:
         """Call ``callback`` on the thread for callbacks."""
         self._callbacks.put(callback)
+        if self._callbacks_ended:
+            self._run_late_callbacks()
 
     def check_may_wait(self) -> None:
         """Raise `JobError` on a thread that the waiting would dead-lock."""
@@ -488,6 +491,8 @@ class Dispatcher:
         for thread in self._threads[1:3]:
             if thread.ident is not None:
                 thread.join()
+        for process in self._workers.values():
+            process.close()
         self._wake_read.close()
         self._wake_write.close()
         self._poller.close()
@@ -511,6 +516,9 @@ class Dispatcher:
                     job._tracker.end_early(_outcome_of(job, TurnedAway()))
                 case Ask(done=done):
                     done()
+                case _HasProcess(process=process):  # only after a bug in here: see _fail
+                    process.end()
+                    process.close()
                 case _:
                     pass
 
@@ -567,6 +575,16 @@ class Dispatcher:
         while (callback := self._callbacks.get()) is not None:
             callback()  # raises nothing: see PrimitiveJob.add_done_callback
             del callback
+        self._callbacks_ended = True
+        self._run_late_callbacks()
+
+    def _run_late_callbacks(self) -> None:
+        """Whoever takes a callback out of the queue runs it, on any thread."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                callback = self._callbacks.get_nowait()
+                if callback is not None:
+                    callback()
 
 
 class _Poller:

@@ -26,6 +26,8 @@ def main(parent: int) -> None:
     rest, at_end = b"", False
     while os.getppid() == parent and not (at_end and not groups):
         poller.poll()
+        if at_end:  # so it is the death
+            break
         rest, at_end = read(rest, groups)
         if at_end:
             poller.unregister(0)

@@ -169,10 +169,10 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
 
     def _submit_to(self, link: PoolLink, options: JobOptions) -> Self:
         token = object()
-        self._submits.append(token)
-        if self._submits[0] is not token:
-            raise JobError(f"job {self.name} was submitted before")
         try:
+            self._submits.append(token)
+            if self._submits[0] is not token:
+                raise JobError(f"job {self.name} was submitted before")
             self._options = options
             if options.metadata:
                 self.metadata.update(options.metadata)
@@ -192,8 +192,9 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
             return self
         except BaseException:
             # Whoever called has no handle, or cannot know what became of it: it must not run.
-            if self._tracker.outcome is None and not self._tracker.end_early(cancelled()):
-                link.ask_cancel(self, 0.0)
+            if self._submits[:1] == [token]:
+                self._link = link
+                self._ask_cancel()
             raise
 
     # --- Qiskit's eight ----------------------------------------------------------------------
@@ -386,7 +387,11 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
 
     @property
     def pid(self) -> int | None:
-        """Process id of the worker that runs the job now, else None."""
+        """Process id of the worker that runs the job now, else None.
+
+        A worker killed from outside before it has begun with the job costs the job nothing: it
+        waits for another one.
+        """
         return self._tracker.pid
 
     def history(self) -> tuple[tuple[JobStatus, float], ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import itertools
 import os
 import queue
@@ -58,7 +59,12 @@ class _Submitter:
             TypeError: ``function`` cannot be called.
         """
         self._dispatcher.check_open()
-        return PrimitiveJob(function, *args, **kwargs)._submit_to(self._dispatcher, self._options)
+        job = PrimitiveJob(function, *args, **kwargs)
+        try:
+            return job._submit_to(self._dispatcher, self._options)
+        except BaseException:  # an interrupt so late that the job was on its way
+            job._ask_cancel()
+            raise
 
     def map(
         self,
@@ -123,10 +129,8 @@ class _Mapping:
             job = self._submitter.submit(_run_chunk, self._function, chunk)
             self._jobs.append(job)
             self._unfinished += 1
-            job._tracker.call_when_final(self._count_final)
-
-    def _count_final(self) -> None:
-        self._finished.put(None)
+            # Holds the queue only: a mapping that is dropped is noticed, and cancels.
+            job._tracker.call_when_final(functools.partial(self._finished.put, None))
 
     def results(self, end: float | None) -> Iterator[Any]:
         """Yield the results in order; ``end`` is on the monotonic clock."""
@@ -352,7 +356,7 @@ os.register_at_fork(after_in_child=_new_lock)
 
 def run(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> PrimitiveJob[T]:
     """Submit ``function(*args, **kwargs)`` to the default pool and return its job."""
-    return PrimitiveJob(function, *args, **kwargs).submit()
+    return default_pool().submit(function, *args, **kwargs)
 
 
 def _find_pool(pool: Any) -> tuple[PoolLink, JobOptions]:

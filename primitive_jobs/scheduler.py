@@ -169,6 +169,7 @@ class Scheduler:
         self._actions = actions
         self._handlers[type(event)](event)
         self._fill()
+        self._actions = []  # or it would keep the last result alive
         return actions
 
     def next_deadline(self) -> float | None:
@@ -401,7 +402,8 @@ class Scheduler:
     def _on_tick(self, event: Tick) -> None:
         del event
         now = self._now
-        for slot in [s for s in self._limited if s.deadline is not None and s.deadline <= now]:
+        late = [s for s in self._limited if s.deadline is not None and s.deadline <= now]
+        for slot in sorted(late, key=lambda slot: slot.number):
             if slot.state is SlotState.BUSY:
                 slot.reason = Reason.TIMEOUT
             self._kill(slot)

@@ -144,10 +144,15 @@ class StatusTracker:
 
     def end_early(self, outcome: Outcome) -> bool:
         """End a job that no dispatcher has yet; False if one has, or if it has ended already."""
-        self._gate.append(outcome)
-        if self._gate[0] is not outcome:
-            return False
-        self._finish(outcome)
+        try:
+            self._gate.append(outcome)
+            if self._gate[0] is not outcome:
+                return False
+            self._finish(outcome)
+        except BaseException:  # an interrupt: the end is made known all the same
+            if self._gate[:1] == [outcome]:
+                self._finish(outcome)
+            raise
         return True
 
     # --- once it is the dispatcher's ---------------------------------------------------------
@@ -232,6 +237,8 @@ class StatusTracker:
         # told all the same, and each of the steps may be done twice.
         try:
             self.pid = None
+            if self._outcome is not None:
+                return
             if outcome.status not in TRANSITIONS[self._status]:
                 raise RuntimeError(
                     f"illegal end of a job: {self._status.name} to {outcome.status.name}"

@@ -191,7 +191,7 @@ class _Worker:
                 _flush()
                 self._channel.send(kind, attempt, parcel)
                 del parcel
-        except (ChannelClosed, _Leave):
+        except (ChannelClosed, _Leave, OSError):  # OSError: a job closed or replaced the channel
             return
 
     def _run(self, calls: list[Message]) -> tuple[Kind, Parcel]:

@@ -10,12 +10,11 @@ import math
 import os
 import pty
 import re
-import signal
 import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from statistics import fmean, stdev
 
 import pytest
@@ -255,26 +254,41 @@ def read_terminal(parent: int) -> bytes:
         raise
 
 
+# Makes standard output the controlling terminal: a Ctrl-C there goes to the whole process group.
+TAKE_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(1, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 def run_on_terminal(
     size: tuple[int, int],
     env: Mapping[str, str] | None = None,
-    on_output: Callable[[subprocess.Popen[bytes], str], None] | None = None,
+    type_after: tuple[str, bytes] = ("", b""),
 ) -> tuple[int, str]:
-    """Run the demo on a terminal of (lines, columns); return exit status and all that it wrote."""
+    """Run the demo on a terminal of (lines, columns), where keys are typed once some text has
+    appeared; return the exit status and all that was written.
+    """
     parent, child = pty.openpty()
     try:
         fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
         environment = {k: v for k, v in os.environ.items() if k not in {"COLUMNS", "LINES"}}
         environment |= {"TERM": "xterm", **(env or {})}
-        process = subprocess.Popen(COMMAND, stdout=child, stderr=child, env=environment)
+        command = [sys.executable, "-c", TAKE_TERMINAL, *COMMAND]
+        process = subprocess.Popen(
+            command, stdout=child, stderr=child, env=environment, start_new_session=True
+        )
     finally:
         os.close(child)
     text = ""
+    awaited, keys = type_after
     try:
         while chunk := read_terminal(parent):
             text += chunk.decode("ascii")
-            if on_output is not None:
-                on_output(process, text)
+            if keys and awaited in text:
+                os.write(parent, keys)
+                keys = b""
         return process.wait(PATIENCE), text.replace("\r\n", "\n")
     finally:
         process.kill()
@@ -315,15 +329,7 @@ def test_the_table_is_redrawn_in_place() -> None:
     ids=["no-color", "dumb", "too-short"],
 )
 def test_ctrl_c_leaves_a_clean_terminal(lines: int, env: dict[str, str], in_place: bool) -> None:
-    interrupted = False
-
-    def interrupt(process: subprocess.Popen[bytes], text: str) -> None:
-        nonlocal interrupted
-        if "RUNNING" in text and not interrupted:
-            interrupted = True
-            process.send_signal(signal.SIGINT)
-
-    status, text = run_on_terminal((lines, 80), env, interrupt)
+    status, text = run_on_terminal((lines, 80), env, type_after=("RUNNING", b"\x03"))
     assert status == 130
     assert without_escapes(text).endswith("\nInterrupted: every job was cancelled.\n")
     assert "Traceback" not in text

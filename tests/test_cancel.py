@@ -1,0 +1,443 @@
+"""`cancel()`: exact, whatever the job is doing, and no neighbour notices."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import psutil
+import pytest
+
+from primitive_jobs import (
+    JobCancelledError,
+    JobError,
+    JobPool,
+    JobStatus,
+    JobTimeoutError,
+    PrimitiveJob,
+    wait,
+)
+
+PATIENCE = 30.0  # s, after which what is waited for will not come
+
+# Or each worker would import pytest first.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Wait for something that no event tells of."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, f"waited in vain for: {what}"
+        time.sleep(0.002)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process exists no more, or only as a zombie."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def write_mark(folder: Path, name: str, content: object = "") -> None:
+    """Leave a trace; it appears complete or not at all."""
+    draft = folder / f".{name}.{os.getpid()}"
+    draft.write_text(str(content))
+    draft.rename(folder / name)
+
+
+def read_pids(folder: Path, names: tuple[str, ...]) -> list[int]:
+    until(lambda: all((folder / name).exists() for name in names), f"marks {names}")
+    return [int((folder / name).read_text()) for name in names]
+
+
+def hold(folder: Path, number: int) -> tuple[int, int]:
+    """A neighbour: runs until it is released, then tells its pid and a value."""
+    write_mark(folder, f"neighbour{number}", os.getpid())
+    end = time.monotonic() + 2 * PATIENCE
+    while not (folder / "release").exists() and time.monotonic() < end:
+        time.sleep(0.005)
+    return os.getpid(), number * number
+
+
+@contextmanager
+def neighbours(pool: JobPool, folder: Path) -> Iterator[None]:
+    """Three jobs that run meanwhile in the same pool and must not notice anything."""
+    jobs = [pool.submit(hold, folder, number) for number in range(3)]
+    pids = read_pids(folder, tuple(f"neighbour{number}" for number in range(3)))
+    assert [job.pid for job in jobs] == pids
+    yield
+    assert [job.status() for job in jobs] == [JobStatus.RUNNING] * 3
+    assert [job.pid for job in jobs] == pids
+    write_mark(folder, "release")
+    assert [job.result(PATIENCE) for job in jobs] == [(pid, n * n) for n, pid in enumerate(pids)]
+
+
+# --- what a job may be doing ----------------------------------------------------------------------
+
+
+def spin(folder: Path) -> None:
+    write_mark(folder, "worker", os.getpid())
+    while True:
+        pass
+
+
+def hold_the_gil(folder: Path) -> None:
+    write_mark(folder, "worker", os.getpid())
+    ctypes.PyDLL(None).sleep(1000)
+
+
+def ignore_sigterm(folder: Path) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    spin(folder)
+
+
+def with_forked_child(folder: Path) -> None:
+    if os.fork() == 0:
+        write_mark(folder, "child", os.getpid())
+        while True:
+            time.sleep(1)
+    spin(folder)
+
+
+def start_sleeper(folder: Path, *, own_session: bool) -> None:
+    code = "import time\nwhile True: time.sleep(1)"
+    child = subprocess.Popen([sys.executable, "-c", code], start_new_session=own_session)
+    write_mark(folder, "child", child.pid)
+
+
+def with_subprocess(folder: Path) -> None:
+    start_sleeper(folder, own_session=False)
+    spin(folder)
+
+
+def with_child_in_own_session(folder: Path) -> None:
+    start_sleeper(folder, own_session=True)
+    spin(folder)
+
+
+def with_orphaned_grandchild(folder: Path) -> None:
+    """The process between the two has ended: only the worker's being a subreaper finds it."""
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        if os.fork() == 0:
+            write_mark(folder, "child", os.getpid())
+            while True:
+                time.sleep(1)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    spin(folder)
+
+
+CASES: tuple[tuple[Callable[[Path], None], tuple[str, ...], float], ...] = (
+    (spin, ("worker",), 0.0),
+    (spin, ("worker",), 5.0),
+    (hold_the_gil, ("worker",), 0.0),
+    (hold_the_gil, ("worker",), 0.2),
+    (ignore_sigterm, ("worker",), 0.0),
+    (ignore_sigterm, ("worker",), 0.2),
+    (with_forked_child, ("worker", "child"), 0.0),
+    (with_subprocess, ("worker", "child"), 0.0),
+    (with_child_in_own_session, ("worker", "child"), 0.0),
+    (with_child_in_own_session, ("worker", "child"), 0.2),
+    (with_orphaned_grandchild, ("worker", "child"), 0.0),
+)
+
+
+def test_a_running_job_and_all_below_it_are_gone_when_cancel_returns(marks: Path) -> None:
+    with JobPool(max_workers=4) as pool, neighbours(pool, marks):
+        for number, (function, names, grace) in enumerate(CASES):
+            case = f"{function.__name__}, grace {grace}"
+            folder = marks / str(number)
+            folder.mkdir()
+            job = pool.submit(function, folder)
+            pids = read_pids(folder, names)
+            assert job.pid == pids[0], case
+            assert not any(map(gone, pids)), case
+
+            assert job.cancel(grace=grace) is True, case
+            assert [pid for pid in pids if not gone(pid)] == [], case
+
+            assert job.status() is JobStatus.CANCELLED, case
+            assert job.pid is None, case
+            with pytest.raises(JobCancelledError):
+                job.result()
+            # Its place is taken by a new worker.
+            assert pool.submit(os.getpid).result(PATIENCE) not in pids, case
+
+
+def test_a_queued_job_never_starts(marks: Path) -> None:
+    with JobPool(max_workers=1) as pool:
+        first = pool.submit(hold, marks, 0)
+        read_pids(marks, ("neighbour0",))
+        queued = pool.submit(write_mark, marks, "started")
+        until(lambda: queued.status() is JobStatus.QUEUED, "QUEUED")
+        assert queued.cancel() is True
+        assert queued.status() is JobStatus.CANCELLED
+        write_mark(marks, "release")
+        assert first.result(PATIENCE)[1] == 0
+        assert pool.submit(abs, -3).result(PATIENCE) == 3  # later than the other would have been
+    assert not (marks / "started").exists()
+    assert JobStatus.RUNNING not in [status for status, _ in queued.history()]
+
+
+# --- grace ----------------------------------------------------------------------------------------
+
+
+def clean_up(folder: Path) -> None:
+    try:
+        spin(folder)
+    finally:
+        write_mark(folder, "cleaned")
+
+
+def survive(folder: Path) -> str:
+    try:
+        spin(folder)
+    except SystemExit:
+        return "returned in time"
+    return "never"
+
+
+def test_in_the_grace_finally_blocks_run(marks: Path) -> None:
+    with JobPool(max_workers=1) as pool:
+        job = pool.submit(clean_up, marks)
+        (pid,) = read_pids(marks, ("worker",))
+        assert job.cancel(grace=PATIENCE) is True
+        assert gone(pid)
+    assert (marks / "cleaned").exists()
+    assert job.status() is JobStatus.CANCELLED
+
+
+def test_without_grace_nothing_of_the_job_runs_any_more(marks: Path) -> None:
+    with JobPool(max_workers=1) as pool:
+        job = pool.submit(clean_up, marks)
+        read_pids(marks, ("worker",))
+        assert job.cancel() is True
+    assert not (marks / "cleaned").exists()
+
+
+def test_a_job_that_returns_within_the_grace_is_done(marks: Path) -> None:
+    with JobPool(max_workers=1) as pool:
+        job = pool.submit(survive, marks)
+        read_pids(marks, ("worker",))
+        assert job.cancel(grace=PATIENCE) is False
+        assert job.status() is JobStatus.DONE
+        assert job.result() == "returned in time"
+
+
+@pytest.mark.parametrize("graces", [(600.0, 0.2), (0.5, 600.0)])
+def test_of_two_cancels_the_earlier_deadline_counts(
+    marks: Path, graces: tuple[float, float]
+) -> None:
+    answers: list[bool] = []
+    with JobPool(max_workers=1) as pool:
+        job = pool.submit(ignore_sigterm, marks)
+        (pid,) = read_pids(marks, ("worker",))
+        threads = [
+            threading.Thread(target=lambda g: answers.append(job.cancel(grace=g)), args=(grace,))
+            for grace in graces
+        ]
+        for thread in threads:
+            thread.start()
+        assert job.wait(PATIENCE)
+        for thread in threads:
+            thread.join(PATIENCE)
+        assert gone(pid)
+    assert answers == [True, True]
+
+
+# --- jobs that are final, or not submitted --------------------------------------------------------
+
+
+def test_cancel_of_a_final_job_tells_what_it_is() -> None:
+    def fail() -> None:
+        raise ValueError
+
+    with JobPool(max_workers=1) as pool:
+        done, failed = pool.submit(abs, -1), pool.submit(fail)
+        assert done.result(PATIENCE) == 1
+        assert failed.wait(PATIENCE)
+        assert (done.cancel(), failed.cancel()) == (False, False)
+        assert (done.status(), failed.status()) == (JobStatus.DONE, JobStatus.ERROR)
+        cancelled = pool.submit(time.sleep, 1000)
+        assert cancelled.cancel() is True
+        assert cancelled.cancel() is True
+        assert cancelled.cancel(grace=1) is True
+        assert done.result() == 1
+
+
+def test_a_job_cancelled_before_submit_never_runs(marks: Path) -> None:
+    job = PrimitiveJob(write_mark, marks, "started")
+    assert job.cancel() is True
+    assert job.status() is JobStatus.CANCELLED
+    with JobPool(max_workers=1) as pool:
+        with pytest.raises(JobError):
+            job.submit(pool)
+        with pytest.raises(JobCancelledError):
+            job.result()
+        assert pool.submit(abs, -1).result(PATIENCE) == 1
+    assert not (marks / "started").exists()
+    assert job.status() is JobStatus.CANCELLED
+
+
+class SlowToPickle:
+    """Blocks its serialization until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.go_on = threading.Event()
+
+    def __reduce__(self) -> tuple[type[int], tuple[int]]:
+        self.reached.set()
+        assert self.go_on.wait(PATIENCE)
+        return int, (7,)
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+def test_cancel_while_validating(marks: Path, cancelled: bool) -> None:
+    slow = SlowToPickle()
+    with JobPool(max_workers=1) as pool:
+        job: PrimitiveJob[None] = PrimitiveJob(write_mark, marks, "started", slow)
+        thread = threading.Thread(target=job.submit, args=(pool,))
+        thread.start()
+        try:
+            assert slow.reached.wait(PATIENCE)
+            assert job.status() is JobStatus.VALIDATING
+            if cancelled:
+                assert job.cancel() is True
+                assert job.status() is JobStatus.CANCELLED
+        finally:
+            slow.go_on.set()
+            thread.join(PATIENCE)
+        assert not thread.is_alive()
+        assert job.wait(PATIENCE)
+        assert pool.submit(abs, -1).result(PATIENCE) == 1
+        assert pool.jobs() == []
+    assert (marks / "started").exists() is not cancelled
+    assert job.cancelled() is cancelled
+
+
+# --- many at once ---------------------------------------------------------------------------------
+
+
+def test_cancel_from_many_threads_at_once(marks: Path) -> None:
+    count = 16
+    barrier = threading.Barrier(count)
+    with JobPool(max_workers=1) as pool:
+        for _ in range(3):
+            job = pool.submit(spin, marks)
+            answers: list[bool] = []
+
+            def cancel(job: PrimitiveJob[None] = job, answers: list[bool] = answers) -> None:
+                barrier.wait(PATIENCE)
+                answers.append(job.cancel())
+
+            read_pids(marks, ("worker",))
+            (marks / "worker").unlink()
+            threads = [threading.Thread(target=cancel) for _ in range(count)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(PATIENCE)
+            assert answers == [True] * count
+            assert job.status() is JobStatus.CANCELLED
+
+
+def test_in_a_storm_of_cancels_every_answer_is_true() -> None:
+    def work(number: int, seconds: float) -> int:
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            pass
+        return number * number
+
+    rng = random.Random(20)
+    answers: dict[int, bool] = {}
+    with JobPool(max_workers=4) as pool:
+        jobs = [pool.submit(work, n, rng.uniform(0, 0.003)) for n in range(150)]
+        moments = {n: rng.uniform(0, 0.6) for n in range(150)}
+        order = sorted(moments, key=moments.__getitem__)
+        began = time.monotonic()
+
+        def cancel(numbers: list[int]) -> None:
+            for number in numbers:
+                time.sleep(max(0.0, began + moments[number] - time.monotonic()))
+                answers[number] = jobs[number].cancel()
+
+        threads = [threading.Thread(target=cancel, args=(order[k::3],)) for k in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+        assert not wait(jobs, PATIENCE).not_done
+
+        assert len(answers) == len(jobs)
+        for number, job in enumerate(jobs):
+            assert job.status() in (JobStatus.DONE, JobStatus.CANCELLED)
+            assert answers[number] is (job.status() is JobStatus.CANCELLED)
+            if job.done():
+                assert job.result() == number * number
+        assert any(answers.values())
+        assert pool.submit(abs, -1).result(PATIENCE) == 1
+
+
+@pytest.mark.parametrize("grace", [0.0, 0.2])
+def test_cancel_all(marks: Path, grace: float) -> None:
+    with JobPool(max_workers=2) as pool:
+        finished = pool.submit(abs, -1)
+        assert finished.result(PATIENCE) == 1
+        jobs: list[PrimitiveJob[Any]]
+        jobs = [pool.submit(hold, marks, number) for number in range(2)]
+        pids = read_pids(marks, ("neighbour0", "neighbour1"))
+        jobs += [pool.submit(write_mark, marks, "started") for _ in range(20)]
+        pool.cancel_all(grace=grace)
+        assert {job.status() for job in jobs} == {JobStatus.CANCELLED}
+        assert all(map(gone, pids))
+        assert pool.jobs() == []
+        assert finished.status() is JobStatus.DONE
+        assert pool.submit(abs, -2).result(PATIENCE) == 2
+    assert not (marks / "started").exists()
+
+
+# --- the timeout option ---------------------------------------------------------------------------
+
+
+def test_a_job_that_passes_its_timeout_is_killed(marks: Path) -> None:
+    with JobPool(max_workers=4) as pool, neighbours(pool, marks):
+        for function in (spin, hold_the_gil, ignore_sigterm):
+            folder = marks / function.__name__
+            folder.mkdir()
+            # A worker that has loaded what the job needs: that may take longer than 0.5 s.
+            pool.submit(write_mark, folder, "warm").result(PATIENCE)
+            job = pool.options(timeout=0.5).submit(function, folder)
+            (pid,) = read_pids(folder, ("worker",))
+            with pytest.raises(JobTimeoutError, match=r"timeout of 0\.5 s"):
+                job.result(PATIENCE)
+            assert gone(pid)
+            assert job.status() is JobStatus.ERROR
+            assert job.cancel() is False
+            assert isinstance(job.exception(), TimeoutError)
+
+
+def test_the_timeout_counts_from_running(marks: Path) -> None:
+    with JobPool(max_workers=1) as pool:
+        first: PrimitiveJob[Any] = pool.submit(hold, marks, 0)
+        read_pids(marks, ("neighbour0",))
+        second = pool.options(timeout=1.0).submit(abs, -5)
+        assert not second.wait(1.2)  # its time has not begun
+        write_mark(marks, "release")
+        assert second.result(PATIENCE) == 5
+        assert first.done()

@@ -1,0 +1,91 @@
+"""Who may import whom; and what a worker, or a mere import of the package, loads."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import primitive_jobs
+from primitive_jobs import JobPool
+
+PACKAGE = Path(primitive_jobs.__file__).parent
+LAYERS = [
+    "errors",
+    "status",
+    "options",
+    "messages",
+    "serialize",
+    "channel",
+    "tracker",
+    "job",
+    "scheduler",
+    "guard",
+    "worker",
+    "process",
+    "dispatcher",
+    "pool",
+    "waiting",
+    "demo",
+    "__main__",
+]
+# A job finds the default pool by itself; nothing is imported before somebody submits to it.
+ALLOWED_UPWARD = {("job", "pool")}
+PURE = {"errors", "status", "options", "messages", "guard"}
+
+
+def imports_of(module: str) -> Iterator[str]:
+    """The modules of the package that one imports, anywhere in it."""
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            yield from [node.module] if node.module else [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "primitive_jobs":
+            yield from ["__init__"]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("primitive_jobs."):
+            yield str(node.module).split(".")[1]
+        elif isinstance(node, ast.Import):
+            for name in node.names:
+                if name.name.startswith("primitive_jobs."):
+                    yield name.name.split(".")[1]
+
+
+def test_every_module_has_its_layer() -> None:
+    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} == set(LAYERS)
+
+
+def test_no_module_imports_a_higher_one() -> None:
+    for place, module in enumerate(LAYERS):
+        for other in imports_of(module):
+            if other == "__init__":
+                assert module in ("demo", "__main__"), f"{module} imports the package itself"
+            elif (module, other) not in ALLOWED_UPWARD:
+                assert other in LAYERS[:place], f"{module} must not import {other}"
+
+
+def test_the_lowest_are_pure() -> None:
+    for module in PURE:
+        assert not list(imports_of(module)), f"{module} imports something of the package"
+    assert set(imports_of("scheduler")) == {"messages"}
+
+
+def test_a_worker_loads_little() -> None:
+    with JobPool(1) as pool:
+        loaded = pool.submit(eval, "sorted(__import__('sys').modules)").result(30)
+    ours = {name for name in loaded if name.split(".")[0] == "primitive_jobs"}
+    parts = {"errors", "messages", "serialize", "channel", "worker"}
+    assert ours == {"primitive_jobs"} | {f"primitive_jobs.{part}" for part in parts}
+    assert not {"numpy", "asyncio"} & set(loaded)
+
+
+def test_an_import_of_the_package_loads_little() -> None:
+    code = (
+        "import primitive_jobs, sys;"
+        "print(*{'loky', 'psutil', 'asyncio', 'cloudpickle', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout.strip() == ""

@@ -1,0 +1,465 @@
+"""Programs as a whole: how they start, how they end, and that nothing is left of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cloudpickle
+import psutil
+import pytest
+
+from primitive_jobs import JobPool, JobStatus, PoolClosedError, PrimitiveJob, default_pool
+
+PATIENCE = 30.0  # s, after which what is waited for will not come
+MARKER = "PRIMITIVE_JOBS_TEST"
+ROOT = Path(__file__).parent.parent
+
+# Or each worker would import pytest first.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def until(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+    """Wait for something that no event tells of."""
+    end = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < end, f"waited in vain for: {what}"
+        time.sleep(0.002)
+
+
+# --- running scripts ------------------------------------------------------------------------------
+
+
+def marked(marker: str) -> list[int]:
+    """The living processes whose environment carries the marker."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if marker.encode() not in (entry / "environ").read_bytes():
+                    continue
+                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:  # it ended while we looked, or is somebody else's
+                continue
+            if state not in "ZX":
+                found.append(int(entry.name))
+    return found
+
+
+@dataclass
+class Script:
+    """A program that was started, and what it is to be known by."""
+
+    process: subprocess.Popen[str]
+    marker: str
+
+    def finish(self, stdin: str | None = None) -> tuple[int, str, str]:
+        """Wait for its end; return exit status, stdout and stderr."""
+        out, err = self.process.communicate(stdin, timeout=PATIENCE)
+        return self.process.returncode, out, err
+
+    def assert_nothing_left(self, patience: float = 5.0) -> None:
+        """Everything that it started is gone, at the latest soon."""
+        until(lambda: not marked(self.marker), "the end of all its processes", patience)
+
+
+@contextlib.contextmanager
+def script(
+    *arguments: str,
+    env: dict[str, str] | None = None,
+    new_session: bool = False,
+    stdin: int = subprocess.PIPE,
+) -> Iterator[Script]:
+    """Start Python; in the end nothing of it is left, whatever happened."""
+    value = uuid.uuid4().hex
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=new_session,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), MARKER: value, **(env or {})},
+    )
+    started = Script(process, f"{MARKER}={value}")
+    try:
+        with process:
+            try:
+                yield started
+            finally:
+                if process.poll() is None:
+                    process.kill()
+    finally:
+        left = marked(started.marker)
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture(params=["file", "-c", "stdin"])
+def how(request: pytest.FixtureRequest) -> str:
+    """How a script is given to Python."""
+    return str(request.param)
+
+
+def expect(
+    folder: Path, source: str, output: str, *, status: int = 0, how: str = "file", flags: str = ""
+) -> None:
+    """Run a script to its end: exactly this output, nothing on stderr, nothing left."""
+    source = textwrap.dedent(source)
+    file = folder / "script.py"
+    file.write_text(source)
+    arguments = {"file": [str(file)], "-c": ["-c", source], "stdin": ["-"]}[how]
+    with script(*flags.split(), *arguments) as started:
+        assert started.finish(source if how == "stdin" else None) == (status, output, "")
+        started.assert_nothing_left()
+
+
+# --- plain scripts --------------------------------------------------------------------------------
+
+
+def test_a_script_needs_no_guard(tmp_path: Path, how: str) -> None:
+    source = """
+        from primitive_jobs import JobPool, run
+
+        class Point:
+            def __init__(self, x):
+                self.x = x
+            def double(self):
+                return Point(2 * self.x)
+
+        class Oops(Exception):
+            pass
+
+        def fail():
+            raise Oops("on purpose")
+
+        offset = 5
+        def add(n):
+            return n + offset
+
+        def make(k):
+            return lambda n: n * k
+
+        print(run(lambda: 6 * 7).result())
+        print(run(add, 1).result())
+        print(run(make(3), 4).result())
+        point = run(Point(4).double).result()
+        print(type(point) is Point, point.x)
+        try:
+            run(fail).result()
+        except Oops as error:
+            print(error)
+        with JobPool(max_workers=2) as pool:
+            print(list(pool.map(add, range(4))))
+    """
+    output = "42\n6\n12\nTrue 8\non purpose\n[5, 6, 7, 8]\n"
+    expect(tmp_path, source, output, how=how)
+
+
+def test_a_script_that_ends_waits_for_its_jobs(tmp_path: Path) -> None:
+    source = f"""
+        import pathlib, time
+        from primitive_jobs import JobPool, run
+
+        folder = pathlib.Path({str(tmp_path)!r})
+        def work(n):
+            time.sleep(0.2)
+            (folder / f"done{{n}}").touch()
+
+        jobs = [run(work, n) for n in range(4)]
+        pool = JobPool(1)
+        pool.submit(work, 4)
+        pool.submit(work, 5)
+        print("end")
+    """
+    expect(tmp_path, source, "end\n")
+    assert sorted(path.name for path in tmp_path.glob("done*")) == [f"done{n}" for n in range(6)]
+
+
+def test_sys_exit_waits_and_keeps_its_status(tmp_path: Path) -> None:
+    source = f"""
+        import pathlib, sys, time
+        from primitive_jobs import run
+
+        def work():
+            time.sleep(0.2)
+            pathlib.Path({str(tmp_path / "done")!r}).touch()
+
+        run(work)
+        sys.exit(3)
+    """
+    expect(tmp_path, source, "", status=3)
+    assert (tmp_path / "done").exists()
+
+
+def test_a_strict_interpreter_has_nothing_to_say(tmp_path: Path) -> None:
+    source = """
+        import time
+        from primitive_jobs import JobPool, as_completed, run, wait
+
+        with JobPool(max_workers=2) as pool:
+            print(sorted(job.result() for job in as_completed([pool.submit(abs, -1)])))
+            print(sum(pool.map(abs, range(-10, 0), chunksize=3)))
+            job = pool.submit(time.sleep, 1000)
+            while not job.running():
+                time.sleep(0.001)
+            print(job.cancel())
+        job = run(bytes, 1_000_000)
+        print(len(job.result()))
+        JobPool(1).submit(abs, -1)
+    """
+    expect(tmp_path, source, "[1]\n55\nTrue\n1000000\n", flags="-X dev -W error")
+
+
+def test_a_fork_of_the_program_has_a_pool_of_its_own(tmp_path: Path) -> None:
+    source = """
+        import os, sys, time
+        from primitive_jobs import JobError, run
+
+        warm = run(os.getpid).result()
+        mine = run(lambda: (time.sleep(0.5), "parent's")[1])
+        child = os.fork()
+        if child == 0:
+            assert run(lambda: "child's").result(20) == "child's"
+            assert run(os.getpid).result(20) != warm
+            try:
+                mine.result(20)
+            except JobError:
+                sys.exit(7)
+            sys.exit(8)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        print(mine.result(20), run(abs, -3).result(20))
+    """
+    expect(tmp_path, source, "7\nparent's 3\n")
+
+
+# --- programs that are interrupted or killed ------------------------------------------------------
+
+BLOCKED = """
+import os, pathlib, sys, time
+if len(sys.argv) > 2:  # a terminal: a session's leader that opens it has it as its own
+    os.open(sys.argv[2], os.O_RDWR)
+from primitive_jobs import run
+
+def forever(folder, n):
+    import os, subprocess
+    if os.fork() == 0:
+        while True:
+            time.sleep(1)
+    pathlib.Path(folder, f"busy{n}").touch()
+    while True:
+        time.sleep(0.01)
+
+jobs = [run(forever, sys.argv[1], n) for n in range(2)]
+run(abs, 1)
+jobs[0].result()
+"""
+
+
+@contextlib.contextmanager
+def blocked(folder: Path, *terminal: str, new_session: bool = False) -> Iterator[Script]:
+    """A script that waits for jobs that never end and have children."""
+    # Two CPUs at least, whatever the machine has.
+    with script(
+        "-c",
+        BLOCKED,
+        str(folder),
+        *terminal,
+        env={"LOKY_MAX_CPU_COUNT": "2"},
+        new_session=new_session,
+    ) as started:
+        until(lambda: len(list(folder.glob("busy*"))) >= min(2, os.cpu_count() or 1), "busy jobs")
+        assert len(marked(started.marker)) >= 3
+        yield started
+
+
+def assert_one_interrupt(started: Script, began: float) -> None:
+    status, out, err = started.finish()
+    assert time.monotonic() - began < 3
+    assert status == -signal.SIGINT
+    assert out == ""
+    assert err.count("Traceback") == 1
+    assert err.splitlines()[-1] == "KeyboardInterrupt"
+    started.assert_nothing_left()
+
+
+def test_ctrl_c_to_the_program(marks: Path) -> None:
+    with blocked(marks) as started:
+        began = time.monotonic()
+        started.process.send_signal(signal.SIGINT)
+        assert_one_interrupt(started, began)
+
+
+def test_ctrl_c_to_the_whole_group(marks: Path) -> None:
+    with blocked(marks, new_session=True) as started:
+        began = time.monotonic()
+        os.killpg(started.process.pid, signal.SIGINT)
+        assert_one_interrupt(started, began)
+
+
+def test_ctrl_c_on_a_terminal(marks: Path) -> None:
+    ours, theirs = os.openpty()
+    try:
+        with blocked(marks, os.ttyname(theirs), new_session=True) as started:
+            began = time.monotonic()
+            os.write(ours, b"\x03")
+            assert_one_interrupt(started, began)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_program_leaves_nothing(marks: Path, number: signal.Signals) -> None:
+    with blocked(marks) as started:
+        started.process.send_signal(number)
+        assert started.process.wait(PATIENCE) == -number
+        started.assert_nothing_left()
+        assert started.finish() == (-number, "", "")
+
+
+# --- the life of a pool ---------------------------------------------------------------------------
+
+
+def wait_for(path: Path) -> str:
+    end = time.monotonic() + PATIENCE
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.005)
+    return path.name
+
+
+def test_a_dropped_pool_finishes_its_jobs(marks: Path) -> None:
+    before = set(threading.enumerate())
+    pool = JobPool(max_workers=1)
+    jobs = [pool.submit(wait_for, marks / "release"), pool.submit(wait_for, marks / "release")]
+    threads = set(threading.enumerate()) - before
+    assert threads
+    del pool
+    (marks / "release").touch()
+    assert [job.result(PATIENCE) for job in jobs] == ["release"] * 2
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_shutdown_without_waiting(marks: Path) -> None:
+    before = set(threading.enumerate())
+    pool = JobPool(max_workers=1)
+    first, second = pool.submit(wait_for, marks / "release"), pool.submit(abs, -2)
+    threads = set(threading.enumerate()) - before
+    pool.shutdown(wait=False)
+    assert not first.in_final_state()
+    assert not second.in_final_state()
+    with pytest.raises(PoolClosedError):
+        pool.submit(abs, -1)
+    (marks / "release").touch()
+    assert (first.result(PATIENCE), second.result(PATIENCE)) == ("release", 2)
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_a_second_shutdown_may_escalate(marks: Path) -> None:
+    pool = JobPool(max_workers=1)
+    job = pool.submit(wait_for, marks / "never")
+    queued = pool.submit(abs, -1)
+    until(job.running, "RUNNING")
+    pool.shutdown(wait=False)
+    pool.shutdown(cancel=True)
+    assert (job.status(), queued.status()) == (JobStatus.CANCELLED, JobStatus.CANCELLED)
+
+
+def test_shutdown_waits(marks: Path) -> None:
+    before = set(threading.enumerate())
+    pool = JobPool(max_workers=1)
+    jobs = [pool.submit(time.sleep, 0.1) for _ in range(3)]
+    pool.shutdown()
+    assert [job.status() for job in jobs] == [JobStatus.DONE] * 3
+    assert set(threading.enumerate()) == before
+    with pytest.raises(PoolClosedError):
+        pool.submit(abs, -1)
+    job = PrimitiveJob(abs, -1)
+    with pytest.raises(PoolClosedError):
+        job.submit(pool)
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+def test_shutdown_from_a_callback(marks: Path, cancel: bool) -> None:
+    returned = threading.Event()
+    pool = JobPool(max_workers=2)
+    other = pool.submit(wait_for, marks / "release")
+    until(other.running, "RUNNING")
+
+    def shut_down(job: PrimitiveJob[int]) -> None:
+        if not cancel:
+            (marks / "release").touch()
+        pool.shutdown(cancel=cancel)
+        returned.set()
+
+    job = pool.submit(abs, -1)
+    job.add_done_callback(shut_down)
+    assert job.result(PATIENCE) == 1
+    assert returned.wait(PATIENCE)
+    assert other.status() is (JobStatus.CANCELLED if cancel else JobStatus.DONE)
+    with pytest.raises(PoolClosedError):
+        pool.submit(abs, -1)
+
+
+def test_the_default_pool_is_fresh_after_its_shutdown() -> None:
+    first = default_pool()
+    assert default_pool() is first
+    first.shutdown()
+    assert default_pool() is not first
+    assert default_pool().submit(abs, -1).result(PATIENCE) == 1
+
+
+def test_an_idle_worker_leaves() -> None:
+    with JobPool(max_workers=2, idle_timeout=0.2) as pool:
+        jobs = [pool.submit(os.getpid) for _ in range(4)]
+        pids = {job.result(PATIENCE) for job in jobs}
+        workers = []
+        for pid in pids:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                workers.append(psutil.Process(pid))
+        _, alive = psutil.wait_procs(workers, timeout=PATIENCE)
+        assert not alive
+        assert pool.submit(os.getpid).result(PATIENCE) not in pids
+
+
+def switches(threads: list[int]) -> int:
+    """How often these threads went to sleep so far."""
+    total = 0
+    for thread in threads:
+        text = Path(f"/proc/self/task/{thread}/status").read_text()
+        (line,) = (x for x in text.splitlines() if x.startswith("voluntary_ctxt_switches"))
+        total += int(line.split()[1])
+    return total
+
+
+def test_an_idle_pool_does_not_wake_up() -> None:
+    before = set(threading.enumerate())
+    with JobPool(max_workers=2) as pool:
+        assert [job.result(PATIENCE) for job in [pool.submit(abs, -n) for n in range(4)]]
+        threads = [
+            thread.native_id
+            for thread in set(threading.enumerate()) - before
+            if thread.native_id is not None
+        ]
+        assert threads
+        previous = -1
+        while previous != (previous := switches(threads)):
+            time.sleep(0.2)  # what was under way comes to rest
+        time.sleep(1.0)
+        assert switches(threads) - previous <= 2

@@ -1,0 +1,499 @@
+"""The scheduler without a process: rules one by one, then a random walk through all of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from primitive_jobs.messages import (
+    Action,
+    Answered,
+    Assign,
+    CancelAllAsked,
+    CancelAsked,
+    Cancelled,
+    Close,
+    Died,
+    Event,
+    Evidence,
+    Finished,
+    Gone,
+    InitFailed,
+    Kill,
+    Kind,
+    Leave,
+    Lost,
+    Message,
+    NotInitialized,
+    NotTaken,
+    Ready,
+    Requeue,
+    Resized,
+    Settle,
+    ShutDown,
+    Spawn,
+    Started,
+    StartFailed,
+    Submitted,
+    Terminate,
+    Tick,
+    TimedOut,
+    TurnedAway,
+    Unspawn,
+)
+from primitive_jobs.scheduler import (
+    LEAVE_TIME,
+    MAX_STARTS,
+    START_PAUSE,
+    Scheduler,
+    SlotState,
+)
+
+RETURNED = Message(Kind.RETURNED)
+RAISED = Message(Kind.RAISED)
+
+
+class Script:
+    """A scheduler, a clock, and shorthands."""
+
+    def __init__(self, max_workers: int = 1, idle_timeout: float | None = None) -> None:
+        self.scheduler = Scheduler(max_workers, idle_timeout)
+        self.now = 0.0
+
+    def __call__(self, *events: Event) -> list[Action]:
+        actions: list[Action] = []
+        for event in events:
+            actions += self.scheduler.handle(event, self.now)
+            self.scheduler.check()
+        return actions
+
+    def warm(self, count: int = 1) -> None:
+        """Have idle workers in slots 1 to ``count``; used up jobs 1001 and following."""
+        jobs = range(1001, 1001 + count)
+        self(*(Submitted(job) for job in jobs))
+        for slot in range(1, count + 1):
+            self(Started(slot), Ready(slot))
+        for slot in range(1, count + 1):
+            self(Answered(slot, slot, RETURNED))
+
+
+def settled(actions: list[Action]) -> dict[int, Any]:
+    return {action.job: action.fate for action in actions if isinstance(action, Settle)}
+
+
+def test_a_job_from_start_to_end() -> None:
+    play = Script()
+    assert play(Submitted(1)) == [Spawn(1)]
+    assert play(Started(1)) == []
+    assert play(Ready(1)) == [Assign(1, 1, 1)]
+    assert play(Answered(1, 1, RETURNED)) == [Settle(1, Finished(RETURNED))]
+    assert play(Submitted(2)) == [Assign(1, 2, 2)]
+
+
+def test_higher_priority_first_and_in_order_within() -> None:
+    play = Script()
+    play(*(Submitted(n, priority) for n, priority in [(1, 0), (2, 5), (3, 0), (4, 5)]))
+    assert play(Started(1), Ready(1)) == [Assign(1, 2, 1)]
+    order = []
+    for attempt in (1, 2, 3):
+        (_, assign) = play(Answered(1, attempt, RETURNED))
+        assert isinstance(assign, Assign)
+        order.append(assign.job)
+    assert order == [4, 1, 3]
+
+
+def test_no_more_workers_than_jobs_or_the_limit() -> None:
+    play = Script(2)
+    assert play(Submitted(1)) == [Spawn(1)]
+    assert play(Submitted(2)) == [Spawn(2)]
+    assert play(Submitted(3)) == []
+
+
+def test_the_last_used_worker_is_used_again() -> None:
+    play = Script(2)
+    play.warm(2)
+    assert play(Submitted(1)) == [Assign(2, 1, 3)]
+
+
+def test_cancel_of_a_waiting_job() -> None:
+    play = Script()
+    play(Submitted(1), Submitted(2))
+    assert play(CancelAsked(2)) == [Settle(2, Cancelled())]
+    assert play(CancelAsked(2)) == []
+
+
+def test_cancel_of_a_running_job_ends_with_its_worker() -> None:
+    play = Script()
+    play.warm()
+    play(Submitted(1))
+    assert play(CancelAsked(1)) == [Kill(1)]
+    assert play(CancelAsked(1)) == []
+    assert play(Gone(1, Evidence(1, -9, noted=2))) == [Settle(1, Cancelled())]
+
+
+@pytest.mark.parametrize("answer", [RETURNED, RAISED])
+def test_a_job_faster_than_the_kill_has_finished(answer: Message) -> None:
+    play = Script()
+    play.warm()
+    play(Submitted(1), CancelAsked(1))
+    assert settled(play(Answered(1, 2, answer))) == {1: Finished(answer)}
+    assert play(Gone(1, Evidence(1, -9, noted=2))) == []
+
+
+def test_a_grace() -> None:
+    play = Script()
+    play.warm()
+    play(Submitted(1))
+    assert play(CancelAsked(1, 5.0)) == [Terminate(1)]
+    assert play(CancelAsked(1, 9.0)) == []
+    assert play.scheduler.next_deadline() == 5.0
+    assert play(CancelAsked(1, 2.0)) == []
+    assert play.scheduler.next_deadline() == 2.0
+    play.now = 2.0
+    assert play(Tick()) == [Kill(1)]
+    assert play(Gone(1, Evidence(1, -9, noted=2))) == [Settle(1, Cancelled())]
+
+
+def test_a_return_within_the_grace_counts_an_exception_does_not() -> None:
+    for answer, fate in [(RETURNED, Finished(RETURNED)), (RAISED, Cancelled())]:
+        play = Script()
+        play.warm()
+        play(Submitted(1), CancelAsked(1, 5.0))
+        actions = play(Answered(1, 2, answer), Gone(1, Evidence(1, -9, noted=2)))
+        assert settled(actions) == {1: fate}
+        assert Kill(1) in actions, "what was sent SIGTERM is not used again"
+
+
+def test_a_time_limit() -> None:
+    play = Script()
+    play.warm()
+    play(Submitted(1, 0, 3.0))
+    assert play.scheduler.next_deadline() == 3.0
+    play.now = 2.9
+    assert play(Tick()) == []
+    play.now = 3.0
+    assert play(Tick()) == [Kill(1)]
+    assert play(CancelAsked(1)) == [], "the first reason counts"
+    assert play(Gone(1, Evidence(1, -9, noted=2))) == [Settle(1, TimedOut(3.0))]
+
+
+def test_a_death_costs_the_job_only_if_it_began() -> None:
+    play = Script()
+    play.warm()
+    play(Submitted(1), Submitted(2))
+    assert play(Died(1)) == [Kill(1), Spawn(2)]
+    began = Evidence(1, -11, noted=2)
+    assert play(Gone(1, began)) == [Settle(1, Lost(began))]
+    play(Started(2), Ready(2))
+    play(Submitted(3))
+    play(Died(2))
+    assert play(Gone(2, Evidence(1, -9, noted=2))) == [Requeue(2)]
+    play(Started(3))
+    assert play(Ready(3)) == [Assign(3, 2, 4)], "it is the first again"
+
+
+def test_what_never_starts_is_given_up() -> None:
+    play = Script()
+    play(Submitted(1))
+    fates = {}
+    for slot in range(1, MAX_STARTS + 1):
+        fates = settled(play(Started(slot), Ready(slot), NotTaken(slot, slot)))
+        assert bool(fates) == (slot == MAX_STARTS)
+        play(Gone(slot, Evidence(1, -9)))
+    assert isinstance(fates[1], Lost)
+
+
+def test_starts_that_fail_are_given_up() -> None:
+    play = Script()
+    play(Submitted(1))
+    error = Evidence(error=OSError("no"))
+    for slot in range(1, MAX_STARTS):
+        assert play(StartFailed(slot, error)) == [Spawn(slot + 1)]
+    assert settled(play(StartFailed(MAX_STARTS, error))) == {1: Lost(error)}
+    assert play(Submitted(2)) == [Spawn(MAX_STARTS + 1)], "the next one tries again"
+
+
+def test_starts_that_fail_beside_a_working_worker_are_paused() -> None:
+    play = Script(2)
+    play.warm()
+    play(Submitted(1), Submitted(2))
+    for slot in range(2, 2 + MAX_STARTS):
+        actions = play(StartFailed(slot, Evidence(error=OSError("no"))))
+    assert actions == []
+    assert play.scheduler.next_deadline() == START_PAUSE
+    play.now = START_PAUSE
+    assert play(Tick()) == [Spawn(2 + MAX_STARTS)]
+
+
+def test_an_initializer_that_raises_fails_those_who_wait() -> None:
+    play = Script(2)
+    play(Submitted(1), Submitted(2), Started(1), Started(2))
+    message = Message(Kind.INIT_FAILED)
+    actions = play(InitFailed(1, message))
+    fate = NotInitialized(message, None)
+    assert settled(actions) == {1: fate, 2: fate}
+    assert {Kill(1), Kill(2)} <= set(actions)
+    assert play(Submitted(3)) == [Spawn(3)]
+    assert play(InitFailed(2, message), Gone(1, Evidence()), Gone(2, Evidence())) == []
+
+
+def test_an_initializer_that_dies_too() -> None:
+    play = Script()
+    play(Submitted(1), Started(1), Died(1))
+    evidence = Evidence(5, 3, initializing=True)
+    assert settled(play(Gone(1, evidence))) == {1: NotInitialized(None, evidence)}
+
+
+def test_idle_workers_leave() -> None:
+    play = Script(2, idle_timeout=60.0)
+    play.warm(2)
+    assert play.scheduler.next_deadline() == 60.0
+    play.now = 60.0
+    assert play(Tick()) == [Leave(1), Leave(2)]
+    assert play.scheduler.next_deadline() == 60.0 + LEAVE_TIME
+    play.now += LEAVE_TIME
+    assert play(Tick()) == [Kill(1), Kill(2)]
+
+
+def test_resize() -> None:
+    play = Script(1)
+    play(Submitted(1), Submitted(2), Submitted(3))
+    assert play(Resized(2)) == [Spawn(2)]
+    play(Started(1), Ready(1), Started(2), Ready(2), Resized(1))
+    assert Leave(1) in play(Answered(1, 1, RETURNED))
+    assert Assign(2, 3, 3) in play(Answered(2, 2, RETURNED))
+
+
+def test_a_shutdown_finishes_what_is_there() -> None:
+    play = Script()
+    play.warm()
+    play(Submitted(1), Submitted(2), ShutDown())
+    assert play(Submitted(3)) == [Settle(3, TurnedAway())]
+    assert play(Answered(1, 2, RETURNED)) == [Settle(1, Finished(RETURNED)), Assign(1, 2, 3)]
+    assert play(Answered(1, 3, RETURNED)) == [Settle(2, Finished(RETURNED)), Leave(1)]
+    assert play(Died(1)) == [Kill(1)]
+    assert play(Gone(1, Evidence(1, 0))) == [Close()]
+
+
+def test_a_shutdown_that_cancels() -> None:
+    play = Script(2)
+    play.warm()
+    play(Submitted(1), Submitted(2))
+    actions = play(ShutDown(cancel=True))
+    assert settled(actions) == {2: Cancelled()}
+    assert Kill(1) in actions
+    assert Unspawn(2) in actions
+    assert play(Gone(1, Evidence(1, -9, noted=2))) == [Settle(1, Cancelled())]
+    assert play(StartFailed(2, Evidence())) == [Close()]
+
+
+def test_stale_events_are_dropped() -> None:
+    play = Script()
+    play.warm()
+    play(Submitted(1))
+    assert play(Answered(1, 1, RETURNED), NotTaken(1, 1), Answered(7, 2, RETURNED)) == []
+    assert play(Ready(1), Died(7), Ready(7), InitFailed(1, RAISED)) == []
+
+
+STATES: dict[SlotState, list[Event]] = {
+    SlotState.STARTING: [],
+    SlotState.WARMING: [Started(1)],
+    SlotState.IDLE: [Started(1), Ready(1), Answered(1, 1, RETURNED)],
+    SlotState.BUSY: [Started(1), Ready(1)],
+    SlotState.GRACE: [Started(1), Ready(1), CancelAsked(1, 5.0)],
+    SlotState.LEAVING: [Started(1), Ready(1), Answered(1, 1, RETURNED), ShutDown()],
+    SlotState.DYING: [Started(1), Ready(1), Died(1)],
+}
+EVENTS: list[Event] = [
+    Submitted(9),
+    CancelAsked(1),
+    CancelAsked(1, 2.0),
+    CancelAllAsked(),
+    Ready(1),
+    InitFailed(1, RAISED),
+    Answered(1, 1, RETURNED),
+    Answered(1, 1, RAISED),
+    NotTaken(1, 1),
+    Died(1),
+    Tick(),
+    Resized(3),
+    ShutDown(),
+    ShutDown(cancel=True),
+]
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=repr)
+@pytest.mark.parametrize("state", STATES)
+def test_every_event_in_every_state(state: SlotState, event: Event) -> None:
+    play = Script()
+    play(Submitted(1), *STATES[state])
+    assert play.scheduler.slots[1].state is state
+    fates = settled(play(event))
+    assert set(fates) <= {1, 9}
+    for slot in list(play.scheduler.slots.values()):
+        if slot.state is SlotState.DYING and slot.was is not SlotState.STARTING:
+            play(Gone(slot.number, Evidence(1, -9, noted=slot.attempt)))
+
+
+class World(RuleBasedStateMachine):
+    """Processes, as the scheduler orders them, and a user who does anything at any time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scheduler = Scheduler(2, 30.0)
+        self.now = 0.0
+        self.jobs = 0
+        self.starting: set[int] = set()
+        self.processes: dict[int, str] = {}  # slot: warming, ready, dead
+        self.killed: set[int] = set()
+        self.running: dict[int, tuple[int, int]] = {}  # slot: job, attempt
+        self.begun: Counter[int] = Counter()
+        self.ends: Counter[int] = Counter()
+        self.closes = 0
+
+    def tell(self, event: Event) -> None:
+        for action in self.scheduler.handle(event, self.now):
+            match action:
+                case Spawn(slot=slot):
+                    self.starting.add(slot)
+                case Assign(slot=slot, job=job, attempt=attempt):
+                    assert self.processes[slot] in ("ready", "dead")
+                    assert slot not in self.killed
+                    assert slot not in self.running
+                    assert job not in [other for other, _ in self.running.values()]
+                    assert not self.ends[job], "a job that ended starts again"
+                    assert not self.begun[job], "a job starts twice"
+                    self.running[slot] = (job, attempt)
+                case Requeue(job=job):
+                    for slot, (other, _) in list(self.running.items()):
+                        if other == job:
+                            del self.running[slot]
+                case Settle(job=job):
+                    self.ends[job] += 1
+                    assert self.ends[job] == 1, "a job ends twice"
+                case Kill(slot=slot):
+                    assert slot in self.processes
+                    self.killed.add(slot)
+                case Close():
+                    self.closes += 1
+                    assert not self.processes
+                    assert not self.starting
+                case _:
+                    pass
+
+    def pick(self, data: st.DataObject, options: Any) -> Any:
+        return data.draw(st.sampled_from(sorted(options)))
+
+    @rule(priority=st.integers(-1, 1), timeout=st.sampled_from([None, 5.0]))
+    def submit(self, priority: int, timeout: float | None) -> None:
+        self.jobs += 1
+        self.tell(Submitted(self.jobs, priority, timeout))
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data(), grace=st.sampled_from([0.0, 3.0]))
+    def cancel(self, data: st.DataObject, grace: float) -> None:
+        self.tell(CancelAsked(data.draw(st.integers(1, self.jobs)), grace))
+
+    @precondition(lambda self: self.starting)
+    @rule(data=st.data(), well=st.booleans())
+    def start(self, data: st.DataObject, well: bool) -> None:
+        slot = self.pick(data, self.starting)
+        self.starting.remove(slot)
+        if well:
+            self.processes[slot] = "warming"
+            self.tell(Started(slot))
+        else:
+            self.tell(StartFailed(slot, Evidence(error=OSError())))
+
+    def warming(self) -> list[int]:
+        return [slot for slot, state in self.processes.items() if state == "warming"]
+
+    @precondition(lambda self: self.warming())
+    @rule(data=st.data(), well=st.sampled_from([True, True, True, False]))
+    def get_ready(self, data: st.DataObject, well: bool) -> None:
+        slot = self.pick(data, self.warming())
+        if well:
+            self.processes[slot] = "ready"
+            self.tell(Ready(slot))
+        else:
+            self.processes[slot] = "dead"
+            self.tell(InitFailed(slot, Message(Kind.INIT_FAILED)))
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), message=st.sampled_from([RETURNED, RAISED]))
+    def answer(self, data: st.DataObject, message: Message) -> None:
+        slot = self.pick(data, self.running)
+        job, attempt = self.running.pop(slot)
+        self.begun[job] += 1
+        self.tell(Answered(slot, attempt, message))
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def refuse(self, data: st.DataObject) -> None:
+        slot = self.pick(data, self.running)
+        _, attempt = self.running[slot]
+        self.tell(NotTaken(slot, attempt))
+
+    @precondition(lambda self: self.processes)
+    @rule(data=st.data())
+    def die(self, data: st.DataObject) -> None:
+        slot = self.pick(data, self.processes)
+        self.processes[slot] = "dead"
+        self.tell(Died(slot))
+
+    @precondition(lambda self: self.killed)
+    @rule(data=st.data(), begun=st.booleans())
+    def be_gone(self, data: st.DataObject, begun: bool) -> None:
+        slot = self.pick(data, self.killed)
+        self.killed.remove(slot)
+        state = self.processes.pop(slot)
+        job, attempt = self.running.pop(slot, (0, 0))
+        if begun and job:
+            self.begun[job] += 1
+        initializing = state == "dead" and begun and not job
+        self.tell(Gone(slot, Evidence(1, -9, attempt if begun else 0, initializing)))
+
+    @rule(seconds=st.floats(0.0, 40.0))
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
+        self.tell(Tick())
+
+    @rule(count=st.integers(1, 4))
+    def resize(self, count: int) -> None:
+        self.tell(Resized(count))
+
+    @rule(cancel=st.booleans(), really=st.sampled_from([False] * 9 + [True]))
+    def shut_down(self, cancel: bool, really: bool) -> None:
+        if really:
+            self.tell(ShutDown(cancel))
+
+    @invariant()
+    def consistent(self) -> None:
+        self.scheduler.check()
+        known = set(self.scheduler.jobs)
+        ended = {job for job, count in self.ends.items() if count}
+        assert known | ended == set(range(1, self.jobs + 1)), "a job is lost"
+        assert not known & ended
+        assert self.closes <= 1
+        assert set(self.scheduler.slots) == self.starting | set(self.processes)
+
+    def teardown(self) -> None:
+        self.tell(ShutDown(cancel=True))
+        while self.starting:
+            self.tell(StartFailed(self.starting.pop(), Evidence()))
+        while self.killed:
+            slot = self.killed.pop()
+            del self.processes[slot]
+            self.running.pop(slot, None)
+            self.tell(Gone(slot, Evidence(1, -9)))
+        assert self.closes == 1
+        assert sum(self.ends.values()) == self.jobs
+
+
+World.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestWorld = World.TestCase
