@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import threading
 import time
 import uuid
 from abc import ABC, abstractmethod
@@ -328,12 +329,18 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
         """
         check_callable("fn", fn)
         job = self
+        # The iterator ends with its first use and map() calls `fn` in the same breath, so that no
+        # interrupt and no second call of `hand_over` comes between: once it is.
+        once = map(fn, iter((job,)))
 
         def call() -> None:
             try:
-                fn(job)
-            except BaseException:
+                next(once, None)
+            except BaseException as error:
                 logger.exception("a callback of job %s raised", job.name)
+                own = threading.current_thread() is threading.main_thread()
+                if own and isinstance(error, KeyboardInterrupt):
+                    raise  # the user's Ctrl-C, not the callback's affair
 
         def hand_over() -> None:
             link = job._link

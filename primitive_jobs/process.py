@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 START_LIMIT = 32 * 1024  # bytes of initializer that travel with the start, through a 64 KB pipe
 GIVE_UP = 10.0  # s, after which a process that SIGKILL does not end is left alone
-_VANISH = 0.5  # s, for the system to take dead grandchildren off its table
+_VANISH = 0.1  # s, for the system's init process to take dead grandchildren off the table
 _STACK_LIMIT = 64 * 1024  # bytes of a crash's stack that are read
 _CRASHES = (signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT, signal.SIGBUS, signal.SIGILL)
 
@@ -238,20 +238,24 @@ def _make_page() -> int:
 
 
 def _wait_until_gone(processes: list[psutil.Process]) -> None:
-    """Wait until the dead processes are off the system's table, where that does not take long."""
-    if not processes:
-        return
+    """Wait until the killed processes are dead, and for a moment until they are off the table.
+
+    They are nobody's that we know, so there is nothing to wait on but their state.
+    """
     import psutil
 
-    def there(process: psutil.Process) -> bool:
+    def state(process: psutil.Process) -> str | None:
         try:
-            return process.is_running()
+            return str(process.status()) if process.is_running() else None
         except psutil.Error:
-            return False
+            return None
 
-    end = time.monotonic() + _VANISH
-    while any(map(there, processes)) and time.monotonic() < end:
-        time.sleep(0.0005)  # they are nobody's that we know: there is nothing to wait on
+    began = time.monotonic()
+    while left := {state(process) for process in processes} - {None}:
+        waited = time.monotonic() - began
+        if waited > GIVE_UP or (waited > _VANISH and left == {psutil.STATUS_ZOMBIE}):
+            return
+        time.sleep(0.0005)
 
 
 # --- the guard ----------------------------------------------------------------------------------

@@ -188,13 +188,15 @@ class StatusTracker:
     # --- waiting, for any thread -------------------------------------------------------------
 
     def call_when_final(self, waiter: Waiter) -> None:
-        """Have ``waiter`` called once, as soon as the job is final: at once if it is.
+        """Have ``waiter`` called as soon as the job is final: at once if it is.
 
-        It is called on the pool's own thread, so it must neither block nor run foreign code.
+        It is called on the pool's own thread, so it must neither block nor run foreign code. In
+        a race it may be called twice, and must not mind.
         """
         self._waiters.append(waiter)
-        if self.outcome is not None and self.forget(waiter):
+        if self.outcome is not None:
             waiter()
+            self.forget(waiter)
 
     def forget(self, waiter: Waiter) -> bool:
         """Take a waiter back; False if it was called, or is about to be."""
@@ -212,7 +214,11 @@ class StatusTracker:
             return False
         lock = threading.Lock()
         lock.acquire()
-        release = lock.release
+
+        def release() -> None:
+            with contextlib.suppress(RuntimeError):  # it is released already
+                lock.release()
+
         self._waiters.append(release)
         try:
             if self.outcome is None:
@@ -237,26 +243,27 @@ class StatusTracker:
         # told all the same, and each of the steps may be done twice.
         try:
             self.pid = None
-            if self._outcome is not None:
-                return
             if outcome.status not in TRANSITIONS[self._status]:
                 raise RuntimeError(
                     f"illegal end of a job: {self._status.name} to {outcome.status.name}"
                 )
-            self._walk += (outcome.status, time.time())
         finally:
+            if self._walk[-2] not in FINAL_STATES:
+                self._walk += (outcome.status, time.time())
             self._outcome = outcome
             self._tell_waiters()
 
     def _tell_waiters(self) -> None:
         try:
-            self._pop_waiters()
+            self._call_waiters()
         except BaseException:
-            self._pop_waiters()
+            self._call_waiters()
             raise
 
-    def _pop_waiters(self) -> None:
+    def _call_waiters(self) -> None:
+        """Call each, and only then take it off: no interrupt loses one, but one may come twice."""
         while self._waiters:
             with contextlib.suppress(IndexError):
-                waiter = self._waiters.pop(0)
+                waiter = self._waiters[0]
                 waiter()
+                self.forget(waiter)

@@ -87,10 +87,11 @@ class _Watch(Generic[T]):
     def next_final(self, end: float | None) -> PrimitiveJob[T] | None:
         """Wait for the next; None when it is ``end`` on the monotonic clock."""
         try:
-            if end is None:
-                job = self._final.get()
-            else:
-                job = self._final.get(timeout=max(0.0, end - time.monotonic()))
+            while True:
+                left = None if end is None else max(0.0, end - time.monotonic())
+                job = self._final.get(timeout=left)
+                if job in self.waiters:  # else it was put twice
+                    break
         except queue.Empty:
             return None
         del self.waiters[job]
