@@ -135,12 +135,36 @@ def dump_exception(error: BaseException, skip_frames: int = 0) -> bytes:
         try:
             import cloudpickle
 
-            pickled = cloudpickle.dumps(error, protocol=_PROTOCOL)
+            pickled = cloudpickle.dumps(_taken_apart(error), protocol=_PROTOCOL)
         except BaseException:  # noqa: BLE001 - whatever its __reduce__ raises
             pickled = None
     kind = type(error).__qualname__
     ends_program = isinstance(error, _ENDS_PROGRAMS)
     return pickle.dumps((kind, _message_of(error), text, pickled, ends_program), _PROTOCOL)
+
+
+def _taken_apart(error: BaseException) -> object:
+    """An exception that pickles in the default way, as its parts; any other, as it is.
+
+    The default way sets each attribute with setattr, which a frozen dataclass forbids.
+    """
+    kind = type(error)
+    default = all(
+        getattr(kind, name, None) is getattr(BaseException, name)
+        for name in ("__reduce__", "__setstate__")
+    )
+    if default and kind.__reduce_ex__ is object.__reduce_ex__:
+        return kind, error.args, error.__dict__
+    return error
+
+
+def _put_together(pickled: object) -> object:
+    if not isinstance(pickled, tuple):
+        return pickled
+    kind, args, attributes = pickled
+    error = kind(*args)
+    error.__dict__.update(attributes)
+    return error
 
 
 def load_exception(body: Body) -> BaseException:
@@ -153,7 +177,7 @@ def load_exception(body: Body) -> BaseException:
     why = ""
     if pickled is not None:
         try:
-            error = pickle.loads(pickled)
+            error = _put_together(pickle.loads(pickled))
         except Exception as broken:  # noqa: BLE001 - whatever its __init__ raises
             why = f" (which cannot be unpickled here: {_one_line(broken)})"
         except (SystemExit, GeneratorExit) as broken:

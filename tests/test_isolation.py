@@ -255,9 +255,6 @@ class Frozen(Exception):
 
     code: int
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Frozen, (self.code,)  # the inherited one sets attributes
-
 
 def raise_has_lock() -> None:
     raise HasLock("it broke")

@@ -213,9 +213,6 @@ class NoBool(Exception):
 class Frozen(Exception):
     code: int
 
-    def __reduce__(self) -> Any:
-        return Frozen, (self.code,)  # what Exception does sets attributes
-
 
 def _raise(error: BaseException) -> None:
     raise error
