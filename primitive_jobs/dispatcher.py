@@ -95,7 +95,6 @@ logger = logging.getLogger("primitive_jobs")
 
 _READ = select.POLLIN
 _WRITE = select.POLLOUT
-_TERMINAL_SIGNALS = {signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP}
 
 
 class _Entry:
@@ -544,9 +543,6 @@ class Dispatcher:
     # --- the other threads -------------------------------------------------------------------
 
     def _spawn(self) -> None:
-        # The process inherits the mask: a Ctrl-C must not reach it before it leads a session of
-        # its own, where it clears the mask.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL_SIGNALS)
         while (order := self._to_spawn.get()) is not None:
             if not order.wanted:
                 self._tell(StartFailed(order.slot, Evidence()))

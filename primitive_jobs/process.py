@@ -35,6 +35,7 @@ START_LIMIT = 32 * 1024  # bytes of initializer that travel with the start, thro
 GIVE_UP = 10.0  # s, after which a process that SIGKILL does not end is left alone
 _VANISH = 0.1  # s, for the system's init process to take dead grandchildren off the table
 _STACK_LIMIT = 64 * 1024  # bytes of a crash's stack that are read
+_TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP)
 _CRASHES = (signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT, signal.SIGBUS, signal.SIGILL)
 
 logger = logging.getLogger("primitive_jobs")
@@ -132,6 +133,7 @@ class WorkerProcess:
     def _start(self, fd: int, config: WorkerConfig) -> Any:
         from loky.backend import get_context
 
+        _hold_terminal_signals()
         initializer = Initializer(*config.initializer) if config.initializer else None
         start = worker.WorkerStart(
             channel_fd=_Inherited(fd),  # type: ignore[arg-type]
@@ -224,6 +226,21 @@ class WorkerProcess:
         if self._own_death:
             os.close(self.death)
         del self._process  # closes its sentinel
+
+
+def _hold_terminal_signals() -> None:
+    """Keep Ctrl-C from the process started next: it inherits this thread's signal mask.
+
+    The worker clears the mask once it leads a session of its own, where no terminal reaches it.
+    """
+    from multiprocessing import resource_tracker
+
+    from loky.backend import resource_tracker as loky_tracker
+
+    # Starting them first matters: they unblock SIGINT in the thread that starts them.
+    resource_tracker.ensure_running()
+    loky_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL_SIGNALS)
 
 
 def _make_page() -> int:

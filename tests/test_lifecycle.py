@@ -225,9 +225,11 @@ def test_a_strict_interpreter_has_nothing_to_say(tmp_path: Path) -> None:
 
 def test_a_fork_of_the_program_has_a_pool_of_its_own(tmp_path: Path) -> None:
     source = """
-        import os, sys, time
+        import os, sys, time, warnings
         from primitive_jobs import JobError, run
 
+        # Python 3.12 and later warn of every fork of a program with threads.
+        warnings.filterwarnings("ignore", "This process", DeprecationWarning)
         warm = run(os.getpid).result()
         mine = run(lambda: (time.sleep(0.5), "parent's")[1])
         child = os.fork()
