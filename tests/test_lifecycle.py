@@ -465,3 +465,23 @@ def test_an_idle_pool_does_not_wake_up() -> None:
             time.sleep(0.2)  # what was under way comes to rest
         time.sleep(1.0)
         assert switches(threads) - previous <= 2
+
+
+def test_ctrl_c_does_not_reach_a_worker_that_starts(tmp_path: Path) -> None:
+    # A process of its own: multiprocessing's resource tracker must not be running before.
+    source = """
+        import signal, threading
+        from pathlib import Path
+        from primitive_jobs import run
+
+        def blocked():
+            (spawner,) = [t for t in threading.enumerate() if t.name.endswith("-spawner")]
+            status = Path(f"/proc/self/task/{spawner.native_id}/status").read_text()
+            mask = int(status.split("SigBlk:")[1].split()[0], 16)
+            return [name for name in ("SIGINT", "SIGQUIT", "SIGTSTP")
+                    if mask >> (getattr(signal, name) - 1) & 1]
+
+        run(abs, -1).result(20)
+        print(*blocked())
+    """
+    expect(tmp_path, source, "SIGINT SIGQUIT SIGTSTP\n")
