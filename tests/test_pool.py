@@ -735,6 +735,8 @@ def interrupted(call: Callable[[], object], place: int) -> bool:
         return step
 
     before = sys.gettrace()
+    # Python 3.13.0 looks for opcode tracing only when tracing begins.
+    sys._getframe().f_trace_opcodes = True
     sys.settrace(enter)
     try:
         call()
