@@ -183,13 +183,9 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
             self._tracker.submitted()
             self._link = link
             self._call = None
-            try:
-                body, buffers = dump_call(*call, self._name)
-            except SerializationError as error:
-                self._tracker.end_early(Outcome(JobStatus.ERROR, error))
-                return self
-            if self._tracker.serialized():
-                link.enlist(self, body, buffers)
+            packed = self._serialize(*call)
+            if packed is not None and self._tracker.serialized():
+                link.enlist(self, *packed)
             return self
         except BaseException:
             # Whoever called has no handle, or cannot know what became of it: it must not run.
@@ -197,6 +193,16 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
                 self._link = link
                 self._ask_cancel()
             raise
+
+    # Not written out in _submit_to: Python 3.12 has an inner `try` line outside of the outer `try`.
+    def _serialize(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[bytes, list[memoryview]] | None:
+        try:
+            return dump_call(function, args, kwargs, self._name)
+        except SerializationError as error:
+            self._tracker.end_early(Outcome(JobStatus.ERROR, error))
+            return None
 
     # --- Qiskit's eight ----------------------------------------------------------------------
 
