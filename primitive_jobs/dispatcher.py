@@ -9,6 +9,7 @@ spawner       the starting of processes; it never ends while a worker lives, sin
               a worker SIGKILL when the thread that started it ends
 reaper        the killing and reaping of processes
 callbacks     nothing: it runs users' callbacks
+memory        which workers are watched; it wakes up only while a running job has a memory limit
 ============  =====================================================================================
 
 There is no lock. Every thread says what it has to say by appending to the inbox, a deque, and
@@ -39,12 +40,14 @@ from .channel import ChannelClosed, Parcel
 from .errors import (
     InitializerError,
     JobError,
+    JobMemoryError,
     JobTimeoutError,
     PoolClosedError,
     SerializationError,
     WorkerDiedError,
 )
 from .job import PrimitiveJob
+from .memory import resident, tree_memory
 from .messages import (
     Action,
     Answered,
@@ -70,9 +73,12 @@ from .messages import (
     Message,
     NotInitialized,
     NotTaken,
+    OutOfMemory,
+    OverMemory,
     Ready,
     Requeue,
     Resized,
+    RestartAsked,
     Settle,
     ShutDown,
     Spawn,
@@ -84,6 +90,8 @@ from .messages import (
     TimedOut,
     TurnedAway,
     Unspawn,
+    Unwatch,
+    Watch,
 )
 from .process import WorkerConfig, WorkerProcess, the_guard
 from .scheduler import Scheduler
@@ -93,6 +101,7 @@ from .tracker import Outcome, cancelled
 
 logger = logging.getLogger("primitive_jobs")
 
+MEMORY_PAUSE = 0.1  # s between two looks at the memory of running jobs that have a limit
 _READ = select.POLLIN
 _WRITE = select.POLLOUT
 
@@ -128,6 +137,28 @@ class _HasProcess:
         self.process = process
 
 
+class _Watched:
+    """A worker whose job has a memory limit."""
+
+    __slots__ = ("_attempt", "_limit", "_pid", "slot")
+
+    def __init__(self, watch: Watch, pid: int) -> None:
+        self.slot = watch.slot
+        self._attempt = watch.attempt
+        self._limit = watch.limit
+        self._pid = pid
+
+    def look(self, tell: Callable[[Any], None]) -> None:
+        """Measure, and tell if it is too much."""
+        try:
+            held = tree_memory(self._pid, self._limit)
+        except Exception:
+            logger.exception("the memory of worker %d cannot be measured", self._pid)
+            return
+        if held > self._limit:
+            tell(OverMemory(self.slot, self._attempt, held))
+
+
 class Dispatcher:
     """One pool's machinery; runs from its making until `shut_down` has had its full effect.
 
@@ -135,12 +166,23 @@ class Dispatcher:
         max_workers: Most processes with a job at a time.
         idle_timeout: Seconds after which an idle worker leaves; None: never.
         config: How workers are started.
+        max_jobs_per_worker: Jobs after which a worker is replaced; None: never.
+        cancel_at_exit: Whether the interpreter's end cancels what is unfinished.
     """
 
-    def __init__(self, max_workers: int, idle_timeout: float | None, config: WorkerConfig) -> None:
+    def __init__(
+        self,
+        max_workers: int,
+        idle_timeout: float | None,
+        config: WorkerConfig,
+        *,
+        max_jobs_per_worker: int | None = None,
+        cancel_at_exit: bool = False,
+    ) -> None:
         self.accepting = True
+        self.cancel_at_exit = cancel_at_exit
         self._config = config
-        self._scheduler = Scheduler(max_workers, idle_timeout)
+        self._scheduler = Scheduler(max_workers, idle_timeout, max_jobs_per_worker)
         self._jobs: dict[int, _Entry] = {}
         self._workers: dict[int, WorkerProcess] = {}
         self._orders: dict[int, _Order] = {}
@@ -155,6 +197,7 @@ class Dispatcher:
         self._to_spawn: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         self._to_reap: queue.SimpleQueue[WorkerProcess | None] = queue.SimpleQueue()
         self._callbacks: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._to_watch: queue.SimpleQueue[_Watched | Unwatch | None] = queue.SimpleQueue()
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
@@ -167,6 +210,7 @@ class Dispatcher:
                 ("dispatcher", self._dispatch),
                 ("spawner", self._spawn),
                 ("reaper", self._reap),
+                ("memory", self._watch_memory),
                 ("callbacks", self._call_back),
             )
         ]
@@ -233,7 +277,7 @@ class Dispatcher:
 
     def check_may_wait(self) -> None:
         """Raise `JobError` on a thread that the waiting would dead-lock."""
-        if threading.current_thread() in self._threads[:3]:
+        if threading.current_thread() in self._threads[:4]:
             # Foreign code gets here only through a finalizer that the collector runs.
             raise JobError("a pool's own thread cannot wait for a job of the pool")
 
@@ -251,6 +295,11 @@ class Dispatcher:
         """Have another number of workers from now on."""
         self.check_open()
         self._tell(Resized(max_workers))
+
+    def restart_workers(self) -> None:
+        """Have every worker replaced, a busy one after its job."""
+        self.check_open()
+        self._tell(RestartAsked())
 
     def shut_down(self, *, cancel: bool = False) -> None:
         """Take no job any more, end when all are final; returns at once."""
@@ -344,7 +393,9 @@ class Dispatcher:
         self._jobs[job.number] = _Entry(job, parcel)
         self._files += parcel.fd >= 0
         options = job._options
-        self._feed(Submitted(job.number, options.priority, options.timeout))
+        limit = options.memory_limit
+        assert not isinstance(limit, str), "made a number when the options were made"
+        self._feed(Submitted(job.number, options.priority, options.timeout, limit, options.retries))
 
     def _feed(self, event: Event) -> None:
         """Tell the scheduler, and do what it says; that may be an event again."""
@@ -361,8 +412,12 @@ class Dispatcher:
                 return self._assign(action)
             case Settle(job=number, fate=fate):
                 self._settle(number, fate)
-            case Requeue(job=number):
-                self._jobs[number].job._tracker.requeued()
+            case Watch(slot=slot):
+                self._to_watch.put(_Watched(action, self._workers[slot].pid))
+            case Unwatch():
+                self._to_watch.put(action)
+            case Requeue(job=number, began=began):
+                self._jobs[number].job._tracker.requeued(began=began)
             case Spawn(slot=slot):
                 self._orders[slot] = order = _Order(slot)
                 self._to_spawn.put(order)
@@ -381,6 +436,8 @@ class Dispatcher:
 
     def _assign(self, action: Assign) -> Event | None:
         entry, process = self._jobs[action.job], self._workers[action.slot]
+        if action.room is not None and resident(process.pid) > action.room:
+            return NotTaken(action.slot, action.attempt, unfit=True)
         # Before the sending: whatever the job does, somebody who sees it sees RUNNING too.
         entry.job._tracker.assigned(process.pid)
         if self._send(process, Kind.RUN, action.attempt, entry.parcel):
@@ -487,7 +544,8 @@ class Dispatcher:
         self._to_spawn.put(None)
         self._to_reap.put(None)
         self._callbacks.put(None)
-        for thread in self._threads[1:3]:
+        self._to_watch.put(None)
+        for thread in self._threads[1:4]:
             if thread.ident is not None:
                 thread.join()
         for process in self._workers.values():
@@ -567,6 +625,28 @@ class Dispatcher:
             self._tell(Gone(process.slot, evidence))
             del process
 
+    def _watch_memory(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        watched: dict[int, _Watched] = {}
+        look = math.inf  # when the next one is due
+        while True:
+            pause = max(0.0, look - time.monotonic()) if watched else None
+            try:
+                order = self._to_watch.get(timeout=pause)
+            except queue.Empty:
+                for item in watched.values():
+                    item.look(self._tell)
+                look = time.monotonic() + MEMORY_PAUSE
+                continue
+            if order is None:
+                return
+            if not watched:
+                look = time.monotonic() + MEMORY_PAUSE
+            if isinstance(order, Unwatch):
+                watched.pop(order.slot, None)
+            else:
+                watched[order.slot] = order
+
     def _call_back(self) -> None:
         while (callback := self._callbacks.get()) is not None:
             callback()  # raises nothing: see PrimitiveJob.add_done_callback
@@ -634,6 +714,14 @@ def _outcome_of(job: PrimitiveJob[Any], fate: Fate) -> Outcome:
                 f"job {job.name} ({job.job_id()}) ran longer than its timeout of {limit:g} s "
                 "and was killed"
             )
+        case OutOfMemory(limit=bytes_allowed, peak=peak):
+            error = JobMemoryError(
+                f"job {job.name} ({job.job_id()}) passed its memory_limit of "
+                f"{_megabytes(bytes_allowed)}: its processes held {_megabytes(peak)} and were "
+                "killed",
+                limit=bytes_allowed,
+                peak=peak,
+            )
         case Lost(evidence=evidence):
             error = _died(job, evidence)
         case NotInitialized(message=message, evidence=evidence):
@@ -665,18 +753,33 @@ def _died(job: PrimitiveJob[Any], evidence: Evidence) -> WorkerDiedError:
             )
         failure.__cause__ = error
         return failure
+    ran = job._tracker.seconds_in_status()
     failure = WorkerDiedError(
-        f"{label}: its worker process {evidence.pid} died: {_how(evidence)}",
+        f"{label}: its worker process {evidence.pid} died after {ran:.3g} s: {_how(evidence)}",
         pid=evidence.pid,
         exitcode=evidence.exitcode,
         stack=evidence.stack,
+        ran=ran,
+        peak_memory=evidence.peak_memory,
     )
     failure.__cause__ = evidence.error
     return failure
 
 
 def _how(evidence: Evidence) -> str:
+    peak = (
+        ""
+        if evidence.peak_memory is None
+        else f"; its peak memory was {_megabytes(evidence.peak_memory)}"
+    )
+    stack = f"\n{evidence.stack}" if evidence.stack else ""
+    return _why(evidence) + peak + stack
+
+
+def _why(evidence: Evidence) -> str:
     code = evidence.exitcode
+    if evidence.cut_off:
+        return "the job closed or broke its link to the pool, and was killed"
     if code is None:
         return "its exit code is unknown (something else in this program reaped it)"
     if code >= 0:
@@ -685,8 +788,16 @@ def _how(evidence: Evidence) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = str(-code)
-    stack = f"\n{evidence.stack}" if evidence.stack else ""
-    return f"killed by signal {name}{stack}"
+    if evidence.out_of_memory:
+        return (
+            f"killed by signal {name}, it seems by the kernel's OOM killer: "
+            f"{evidence.out_of_memory}"
+        )
+    return f"killed by signal {name}"
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
 
 
 def _not_initialized(
@@ -734,7 +845,7 @@ def _at_exit() -> None:
     pools = list(_dispatchers)
     try:
         for pool in pools:
-            pool.shut_down(cancel=interrupted)
+            pool.shut_down(cancel=interrupted or pool.cancel_at_exit)
         for pool in pools:
             pool.join()
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@
     ├── JobCancelledError        also concurrent.futures.CancelledError
     ├── ResultTimeoutError       also TimeoutError: only the waiting ended
     ├── JobTimeoutError          also TimeoutError: the job passed its limit and was killed
+    ├── JobMemoryError           also MemoryError: the job passed its limit and was killed
     ├── WorkerDiedError          also concurrent.futures.process.BrokenProcessPool
     │   └── InitializerError     the worker's initializer raised or died
     ├── SerializationError       also pickle.PicklingError
@@ -49,6 +50,20 @@ class JobTimeoutError(JobError, _WaitTimeout):
     """The job ran longer than its ``timeout`` option and was killed."""
 
 
+class JobMemoryError(JobError, MemoryError):
+    """The job's processes held more memory than its ``memory_limit`` and were killed.
+
+    Attributes:
+        limit: In bytes.
+        peak: The most that was seen, in bytes.
+    """
+
+    def __init__(self, message: str = "", *, limit: int = 0, peak: int = 0) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.peak = peak
+
+
 class WorkerDiedError(JobError, BrokenProcessPool):
     """The worker process died while it held the job (or could not be started).
 
@@ -57,6 +72,9 @@ class WorkerDiedError(JobError, BrokenProcessPool):
         exitcode: As `multiprocessing.Process.exitcode`: ``-N`` for signal N, None if unknown.
         signal: The `signal.Signals` member that killed it, else None.
         stack: For a fatal signal, the Python stack at the crash as `faulthandler` wrote it.
+        ran: Seconds that the job had been running; None if it never began.
+        peak_memory: Most resident memory that the process had in all its life, in bytes; None if
+            unknown.
     """
 
     def __init__(
@@ -66,12 +84,16 @@ class WorkerDiedError(JobError, BrokenProcessPool):
         pid: int | None = None,
         exitcode: int | None = None,
         stack: str | None = None,
+        ran: float | None = None,
+        peak_memory: int | None = None,
     ) -> None:
         super().__init__(message)
         self.pid = pid
         self.exitcode = exitcode
         self.signal = signal_of(exitcode)
         self.stack = stack
+        self.ran = ran
+        self.peak_memory = peak_memory
 
 
 class InitializerError(WorkerDiedError):

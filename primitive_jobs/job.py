@@ -407,6 +407,11 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
         """
         return self._tracker.pid
 
+    @property
+    def attempts(self) -> int:
+        """How often a worker has begun with the job: more than 1 only with ``retries``."""
+        return self._tracker.attempts
+
     def history(self) -> tuple[tuple[JobStatus, float], ...]:
         """Return each (status, wall-clock time in s since the epoch) so far, in order."""
         return self._tracker.history()
@@ -435,6 +440,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
             loaded,
             None if cause is None else str(cause),
             self._tracker._walk,
+            self._tracker.attempts,
         )
         return _rebuild, (type(self), state)
 
@@ -456,7 +462,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
 
 
 def _rebuild(cls: type[PrimitiveJob[Any]], state: tuple[Any, ...]) -> PrimitiveJob[Any]:
-    job_id, name, metadata, status, loaded, cause, walk = state
+    job_id, name, metadata, status, loaded, cause, walk, attempts = state
     job: PrimitiveJob[Any] = cls.__new__(cls)
     value, error = pickle.loads(loaded)
     if error is not None and cause is not None and error.__cause__ is None:
@@ -475,5 +481,6 @@ def _rebuild(cls: type[PrimitiveJob[Any]], state: tuple[Any, ...]) -> PrimitiveJ
     tracker._outcome = Outcome.loaded(status, value, error)
     tracker._status = status
     tracker._walk = list(walk)
+    tracker.attempts = attempts
     job._tracker = tracker
     return job

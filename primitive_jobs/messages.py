@@ -54,6 +54,7 @@ class Reason(enum.Enum):
 
     CANCEL = "cancel"
     TIMEOUT = "timeout"
+    MEMORY = "memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,9 @@ class Evidence:
     noted: int = 0  # the last attempt that it began
     initializing: bool = False  # it died inside the initializer
     stack: str | None = None
+    peak_memory: int | None = None  # bytes, of the process itself in all its life
+    cut_off: bool = False  # it was alive, without its channel, and was killed for that
+    out_of_memory: str | None = None  # what makes a SIGKILL look like the kernel's OOM killer's
     error: BaseException | None = None  # why it could not be started at all
 
 
@@ -91,6 +95,14 @@ class TimedOut:
 
 
 @dataclass(frozen=True, slots=True)
+class OutOfMemory:
+    """It passed its memory limit, and nothing of it is left; both in bytes."""
+
+    limit: int
+    peak: int
+
+
+@dataclass(frozen=True, slots=True)
 class Lost:
     """Its worker died under it, or no worker could be started for it."""
 
@@ -110,7 +122,7 @@ class TurnedAway:
     """It came after the pool was shut down."""
 
 
-Fate = Finished | Cancelled | TimedOut | Lost | NotInitialized | TurnedAway
+Fate = Finished | Cancelled | TimedOut | OutOfMemory | Lost | NotInitialized | TurnedAway
 
 # --- events: what happened -----------------------------------------------------------------------
 
@@ -122,6 +134,8 @@ class Submitted:
     job: int
     priority: int = 0
     timeout: float | None = None  # s
+    memory_limit: int | None = None  # bytes
+    retries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,10 +194,24 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class NotTaken:
-    """A job did not reach its worker (the sending failed, or the worker refused it)."""
+    """A job did not reach its worker: the sending failed, or the worker refused it.
+
+    `unfit` says that nothing was sent, nor told to the job, since the worker holds more memory
+    than the job may.
+    """
 
     slot: int
     attempt: int
+    unfit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OverMemory:
+    """A watched worker and those below it hold `peak` bytes, more than their job may."""
+
+    slot: int
+    attempt: int
+    peak: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +242,11 @@ class Resized:
 
 
 @dataclass(frozen=True, slots=True)
+class RestartAsked:
+    """Every worker that is there now shall be replaced, a busy one after its job."""
+
+
+@dataclass(frozen=True, slots=True)
 class ShutDown:
     """No job comes any more; `cancel` also ends those that are there."""
 
@@ -230,10 +263,12 @@ Event = (
     | InitFailed
     | Answered
     | NotTaken
+    | OverMemory
     | Died
     | Gone
     | Tick
     | Resized
+    | RestartAsked
     | ShutDown
 )
 
@@ -256,18 +291,36 @@ class Unspawn:
 
 @dataclass(frozen=True, slots=True)
 class Assign:
-    """Give a job to an idle worker."""
+    """Give a job to an idle worker, if that itself holds at most `room` bytes (None: any)."""
 
     slot: int
     job: int
     attempt: int
+    room: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """From now on, tell if a worker and those below it hold more than `limit` bytes."""
+
+    slot: int
+    attempt: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unwatch:
+    """Its memory does not matter any more."""
+
+    slot: int
 
 
 @dataclass(frozen=True, slots=True)
 class Requeue:
-    """Tell that a job waits again: it certainly never started."""
+    """Tell that a job waits again: it certainly never started, or (`began`) it is retried."""
 
     job: int
+    began: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +357,9 @@ class Close:
     """Nothing is left to do, ever."""
 
 
-Action = Spawn | Unspawn | Assign | Requeue | Settle | Leave | Terminate | Kill | Close
+Action = (
+    Spawn | Unspawn | Assign | Watch | Unwatch | Requeue | Settle | Leave | Terminate | Kill | Close
+)
 
 Actions = list[Action]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,7 +44,8 @@ def check_count(name: str, value: object, *, least: int = 1) -> int:
     """
     count = check_int(name, value)
     if count < least:
-        raise ValueError(f"{name} must be greater than {least - 1}, not {count}")
+        bound = f"greater than {least - 1}" if least > 0 else f"{least} or more"
+        raise ValueError(f"{name} must be {bound}, not {count}")
     return count
 
 
@@ -52,6 +54,41 @@ def check_int(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an int, not {type(value).__name__} {value!r}")
     return int(value)
+
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt]?)(i?)b)?\s*", re.IGNORECASE)
+
+
+def check_bytes(name: str, value: object) -> int | None:
+    """Return ``value``, a number of bytes or a text like "500 MB" or "2 GiB", as bytes.
+
+    None and infinity are None (no limit). KB, MB, GB, TB are powers of 1000; KiB, MiB, GiB, TiB
+    of 1024.
+
+    Raises:
+        TypeError: It is neither a real number (a bool is none) nor a str.
+        ValueError: It is NaN, below one byte, or a text that says no size.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        match = _SIZE.fullmatch(value)
+        if match is None:
+            raise ValueError(
+                f"{name} must be bytes or a text like '500 MB' or '2 GiB', not {value!r}"
+            )
+        base = 1024 if match[3] else 1000
+        size = float(match[1]) * base ** " kmgt".index((match[2] or " ").lower())
+    elif isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(
+            f"{name} must be bytes, a text like '500 MB' or None, "
+            f"not {type(value).__name__} {value!r}"
+        )
+    else:
+        size = float(value)
+    if not size >= 1:
+        raise ValueError(f"{name} must be at least 1 byte (None is no limit), not {value!r}")
+    return None if size == math.inf else int(size)
 
 
 def check_callable(name: str, value: object) -> None:
@@ -69,6 +106,14 @@ class JobOptions:
         metadata: A dict that travels with the job, copied here; default: empty.
         timeout: Seconds the job may run, from RUNNING on, per attempt; then its process is
             killed and it ends with `JobTimeoutError`. Default None: no limit.
+        memory_limit: Resident memory that the job's process and all below it may hold, in bytes
+            or as a text like "500 MB" or "2 GiB"; looked at ten times a second. Beyond it they
+            are killed and the job ends with `JobMemoryError`. It includes the interpreter's own
+            tens of MB and what earlier jobs left in the worker (one that is above the limit
+            before the job starts is replaced first). Default None: the pool's.
+        retries: How often the job is started again after its worker died (a crash, a kill from
+            outside, the kernel's OOM killer); never after its own exception, a cancel or a limit
+            that it passed. Default 0.
         priority: An int; higher runs first, first come first served within. Default 0.
 
     Raises:
@@ -79,6 +124,8 @@ class JobOptions:
     metadata: Mapping[str, Any] | None = None
     timeout: float | None = None
     priority: int = 0
+    memory_limit: int | str | None = None
+    retries: int = 0
 
     def __post_init__(self) -> None:
         if self.name is not None and not isinstance(self.name, str):
@@ -89,6 +136,8 @@ class JobOptions:
             raise TypeError(f"metadata must be a dict or None, not {type(self.metadata).__name__}")
         object.__setattr__(self, "timeout", check_seconds("timeout", self.timeout, positive=True))
         object.__setattr__(self, "priority", check_int("priority", self.priority))
+        object.__setattr__(self, "memory_limit", check_bytes("memory_limit", self.memory_limit))
+        object.__setattr__(self, "retries", check_count("retries", self.retries, least=0))
 
     def replace(self, changes: Mapping[str, Any]) -> JobOptions:
         """Return these options with ``changes`` made; an unknown name is a `TypeError`."""

@@ -185,6 +185,11 @@ class JobPool(_Submitter):
             anything is imported there; default: max(1, cpus // max_workers), where the
             environment does not say otherwise.
         idle_timeout: Seconds after which an idle worker leaves; default 60; None: never.
+        max_jobs_per_worker: Jobs after which a worker process is replaced by a fresh one, for
+            code that leaks; default None: never.
+        memory_limit: The `memory_limit` of jobs that have none of their own; default None.
+        on_exit: What the interpreter's end does with unfinished jobs: "wait" (default) for them,
+            or "cancel" them. A Ctrl-C that ends the program cancels them always.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it.
@@ -200,6 +205,9 @@ class JobPool(_Submitter):
         env: Mapping[str, str] | None = None,
         threads_per_worker: int | None = None,
         idle_timeout: float | None = IDLE_TIMEOUT,
+        max_jobs_per_worker: int | None = None,
+        memory_limit: int | str | None = None,
+        on_exit: str = "wait",
     ) -> None:
         cpus = _cpu_count()
         count = cpus if max_workers is None else check_count("max_workers", max_workers)
@@ -218,9 +226,20 @@ class JobPool(_Submitter):
             initializer=None if initializer is None else (initializer, tuple(initargs)),
         )
         leave_after = check_seconds("idle_timeout", idle_timeout, positive=True)
-        self._options = DEFAULT_OPTIONS
+        most_jobs = max_jobs_per_worker
+        if most_jobs is not None:
+            most_jobs = check_count("max_jobs_per_worker", most_jobs)
+        if on_exit not in ("wait", "cancel"):
+            raise ValueError(f"on_exit must be 'wait' or 'cancel', not {on_exit!r}")
+        self._options = DEFAULT_OPTIONS.replace({"memory_limit": memory_limit})
         self._max_workers = count
-        self._dispatcher = Dispatcher(count, leave_after, config)
+        self._dispatcher = Dispatcher(
+            count,
+            leave_after,
+            config,
+            max_jobs_per_worker=most_jobs,
+            cancel_at_exit=on_exit == "cancel",
+        )
         # Holds the dispatcher, not the pool: so a dropped pool is noticed, and ends.
         weakref.finalize(self, self._dispatcher.shut_down).atexit = False
 
@@ -230,7 +249,7 @@ class JobPool(_Submitter):
         Raises:
             TypeError, ValueError: An option is unknown or wrong.
         """
-        return PoolView(self, DEFAULT_OPTIONS.replace(options))
+        return PoolView(self, self._options.replace(options))
 
     def jobs(self) -> list[PrimitiveJob[Any]]:
         """Return the jobs that are queued or running now, in the order they came in."""
@@ -256,6 +275,16 @@ class JobPool(_Submitter):
         count = check_count("max_workers", max_workers)
         self._dispatcher.resize(count)
         self._max_workers = count
+
+    def restart_workers(self) -> None:
+        """Have fresh worker processes: idle ones are replaced at once, busy ones after their job.
+
+        For when the workers have imported what has changed since. No job is lost or run twice.
+
+        Raises:
+            PoolClosedError: The pool was shut down.
+        """
+        self._dispatcher.restart_workers()
 
     def shutdown(self, wait: bool = True, *, cancel: bool = False) -> None:
         """Take no job any more, and end once all are final. Again is allowed, and may escalate.

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from . import guard, worker
 from .channel import HAVE_PACKETS, PacketChannel, Parcel, StreamChannel, pair
 from .errors import InitializerError
+from .memory import oom_kills
 from .messages import Evidence, Kind
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ GIVE_UP = 10.0  # s, after which a process that SIGKILL does not end is left alo
 _VANISH = 0.1  # s, for the system's init process to take dead grandchildren off the table
 _STACK_LIMIT = 64 * 1024  # bytes of a crash's stack that are read
 _TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP)
+_MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes: getrusage(2)
 _CRASHES = (signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT, signal.SIGBUS, signal.SIGILL)
 
 logger = logging.getLogger("primitive_jobs")
@@ -109,6 +111,7 @@ class WorkerProcess:
         """Start it; whatever goes wrong raises, and then nothing is left."""
         self.slot = slot
         self._own_death = False
+        self._oom_kills = oom_kills()
         self._page = _make_page()
         self.channel: PacketChannel | StreamChannel
         try:
@@ -167,8 +170,9 @@ class WorkerProcess:
 
     def end(self) -> Evidence:
         """Kill it and every process below it, reap it, and return what is known of its death."""
+        alive = not _readable(self.death, 0)
         below = self._kill_tree()
-        exitcode = self._reap()
+        exitcode, peak = self._reap()
         _wait_until_gone(below)
         the_guard.remove(self.pid)
         noted, initializing = worker.NOTE.unpack(os.pread(self._page, worker.NOTE.size, 0))
@@ -176,7 +180,27 @@ class WorkerProcess:
         if exitcode is not None and -exitcode in _CRASHES:
             text = os.pread(self._page, _STACK_LIMIT, worker.PAGE_SIZE)
             stack = text.decode(errors="replace").strip() or None
-        return Evidence(self.pid, exitcode, noted, bool(initializing), stack)
+        return Evidence(
+            self.pid,
+            exitcode,
+            noted,
+            bool(initializing),
+            stack,
+            peak,
+            cut_off=alive,
+            out_of_memory=None if alive else self._oom_signs(exitcode),
+        )
+
+    def _oom_signs(self, exitcode: int | None) -> str | None:
+        """What says that a SIGKILL came from the kernel, short of memory."""
+        if exitcode != -signal.SIGKILL:
+            return None
+        more = [
+            f"that of the {place} has counted {after - before} more since this worker was started"
+            for place, after in oom_kills().items()
+            if (before := self._oom_kills.get(place, after)) < after
+        ]
+        return "; ".join(more) or None
 
     def _kill_tree(self) -> list[psutil.Process]:
         """Send SIGKILL to all of it; return the processes below the worker."""
@@ -204,20 +228,26 @@ class WorkerProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
-    def _reap(self) -> int | None:
-        poller = select.poll()
-        poller.register(self.death, select.POLLIN)
+    def _reap(self) -> tuple[int | None, int | None]:
+        """Take it off the system's table; return exit code and peak memory in bytes."""
         code: int | None = None
-        if self._own_death and not poller.poll(GIVE_UP * 1000):
+        peak: int | None = None
+        if self._own_death and not _readable(self.death, GIVE_UP):
             logger.warning("worker %d does not end after SIGKILL; it is left alone", self.pid)
         else:
             try:
-                code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+                _, status, usage = os.wait4(self.pid, 0)
+                code = os.waitstatus_to_exitcode(status)
+                (inherited,) = worker.PEAK.unpack(
+                    os.pread(self._page, worker.PEAK.size, worker.NOTE.size)
+                )
+                if usage.ru_maxrss > inherited:
+                    peak = usage.ru_maxrss * _MAXRSS_UNIT
             except (ChildProcessError, ValueError):  # somebody else reaped it
                 code = None
         # So that nobody waits for this pid, which may soon be another process's.
         self._process._popen.returncode = 0 if code is None else code
-        return code
+        return code, peak
 
     def close(self) -> None:
         """Give the descriptors back."""
@@ -226,6 +256,12 @@ class WorkerProcess:
         if self._own_death:
             os.close(self.death)
         del self._process  # closes its sentinel
+
+
+def _readable(fd: int, seconds: float) -> bool:
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    return bool(poller.poll(seconds * 1000))
 
 
 def _hold_terminal_signals() -> None:

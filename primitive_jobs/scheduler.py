@@ -39,10 +39,13 @@ from .messages import (
     Lost,
     NotInitialized,
     NotTaken,
+    OutOfMemory,
+    OverMemory,
     Ready,
     Reason,
     Requeue,
     Resized,
+    RestartAsked,
     Settle,
     ShutDown,
     Spawn,
@@ -54,6 +57,8 @@ from .messages import (
     TimedOut,
     TurnedAway,
     Unspawn,
+    Unwatch,
+    Watch,
 )
 
 MAX_STARTS = 3  # failures in a row to start a worker, or a job, before those who wait are told
@@ -76,12 +81,23 @@ class SlotState(enum.Enum):
 class Job:
     """What the scheduler knows of a job; `slot` is None while it waits."""
 
-    __slots__ = ("cancel_asked", "number", "priority", "slot", "timeout", "unstarted")
+    __slots__ = (
+        "cancel_asked",
+        "memory_limit",
+        "number",
+        "priority",
+        "retries",
+        "slot",
+        "timeout",
+        "unstarted",
+    )
 
-    def __init__(self, number: int, priority: int, timeout: float | None) -> None:
-        self.number = number
-        self.priority = priority
-        self.timeout = timeout
+    def __init__(self, event: Submitted) -> None:
+        self.number = event.job
+        self.priority = event.priority
+        self.timeout = event.timeout
+        self.memory_limit = event.memory_limit
+        self.retries = event.retries  # that are left
         self.slot: Slot | None = None
         self.unstarted = 0  # attempts that never began
         self.cancel_asked = False
@@ -97,9 +113,13 @@ class Slot:
         "idle_since",
         "job",
         "number",
+        "peak",
         "reason",
+        "retiring",
+        "served",
         "state",
         "was",
+        "watched",
     )
 
     def __init__(self, number: int) -> None:
@@ -112,6 +132,10 @@ class Slot:
         self.died = False  # by itself, that is: not by our kill
         self.deadline: float | None = None
         self.idle_since = 0.0
+        self.served = 0  # jobs that it answered
+        self.retiring = False  # it leaves after its present job
+        self.watched = False  # somebody watches its memory
+        self.peak = 0  # bytes, where that was too much
 
 
 _LIVE = frozenset(SlotState) - {SlotState.DYING, SlotState.LEAVING}
@@ -124,11 +148,18 @@ class Scheduler:
     Args:
         max_workers: Most processes that may have a job, or be ready for one, at a time.
         idle_timeout: Seconds after which an idle worker is asked to leave; None: never.
+        max_jobs_per_worker: Jobs after which a worker is replaced; None: never.
     """
 
-    def __init__(self, max_workers: int, idle_timeout: float | None) -> None:
+    def __init__(
+        self,
+        max_workers: int,
+        idle_timeout: float | None,
+        max_jobs_per_worker: int | None = None,
+    ) -> None:
         self.max_workers = max_workers
         self.idle_timeout = idle_timeout
+        self.max_jobs_per_worker = max_jobs_per_worker
         self.jobs: dict[int, Job] = {}
         self.slots: dict[int, Slot] = {}
         self.closing = False
@@ -153,10 +184,12 @@ class Scheduler:
             Ready: self._on_ready,
             InitFailed: self._on_init_failed,
             NotTaken: self._on_not_taken,
+            OverMemory: self._on_over_memory,
             Died: self._on_died,
             Gone: self._on_gone,
             Tick: self._on_tick,
             Resized: self._on_resized,
+            RestartAsked: self._on_restart,
             ShutDown: self._on_shut_down,
         }
 
@@ -187,7 +220,7 @@ class Scheduler:
         if self.closing:
             self._do(Settle(event.job, TurnedAway()))
             return
-        self._enqueue(Job(event.job, event.priority, event.timeout))
+        self._enqueue(Job(event))
 
     def _enqueue(self, job: Job) -> None:
         # Numbers grow with submission, so one that returns stands before all later ones.
@@ -229,7 +262,12 @@ class Scheduler:
         if slot.state is SlotState.BUSY:
             self._settle(slot.job, Finished(event.message))
             self._set_deadline(slot, None)
-            self._set_idle(slot)
+            self._unwatch(slot)
+            slot.served += 1
+            if slot.retiring or slot.served == self.max_jobs_per_worker:
+                self._ask_to_leave(slot)
+            else:
+                self._set_idle(slot)
         elif slot.state is SlotState.GRACE:
             # What was sent SIGTERM is not used again: the signal may still be on its way.
             if returned:
@@ -243,9 +281,23 @@ class Scheduler:
         slot = self._slot_with(event.slot, event.attempt)
         if slot is None or slot.job is None:
             return
+        if event.unfit:
+            self._enqueue(slot.job)
+            slot.job = None
+            self._set_deadline(slot, None)
+            self._unwatch(slot)
+            self._ask_to_leave(slot)
+            return
         if slot.state is SlotState.BUSY:
             self._give_back(slot.job, Evidence())
         self._kill(slot)
+
+    def _on_over_memory(self, event: OverMemory) -> None:
+        slot = self._slot_with(event.slot, event.attempt)
+        if slot is not None and slot.state in (SlotState.BUSY, SlotState.GRACE):
+            if slot.state is SlotState.BUSY:
+                slot.reason, slot.peak = Reason.MEMORY, event.peak
+            self._kill(slot)
 
     def _give_back(self, job: Job, evidence: Evidence) -> None:
         """A job that certainly never started waits again, but not for ever."""
@@ -259,6 +311,16 @@ class Scheduler:
             if slot is not None:
                 slot.job = None
             self._do(Requeue(job.number))
+            self._enqueue(job)
+
+    def _retry(self, job: Job, slot: Slot) -> None:
+        """A job whose worker died has another attempt."""
+        job.retries -= 1
+        if job.cancel_asked:
+            self._settle(job, Cancelled())
+        else:
+            slot.job = None
+            self._do(Requeue(job.number, began=True))
             self._enqueue(job)
 
     def _on_cancel(self, event: CancelAsked) -> None:
@@ -313,14 +375,22 @@ class Scheduler:
         if slot.state is SlotState.DYING:
             return
         self._set_deadline(slot, None)
+        self._unwatch(slot)
         if slot.state is SlotState.IDLE:
             self._idle.remove(slot)
         slot.was, slot.state = slot.state, SlotState.DYING
         # Without a process yet there is nothing to kill: see _on_started.
         self._do(Unspawn(slot.number) if slot.was is SlotState.STARTING else Kill(slot.number))
 
+    def _unwatch(self, slot: Slot) -> None:
+        if slot.watched:
+            slot.watched = False
+            self._do(Unwatch(slot.number))
+
     def _ask_to_leave(self, slot: Slot) -> None:
-        self._idle.remove(slot)
+        """End a worker that has no job."""
+        if slot.state is SlotState.IDLE:
+            self._idle.remove(slot)
         slot.state = SlotState.LEAVING
         self._set_deadline(slot, self._now + LEAVE_TIME)
         self._do(Leave(slot.number))
@@ -389,8 +459,12 @@ class Scheduler:
                 self._settle(job, Cancelled())
             elif slot.reason is Reason.TIMEOUT:
                 self._settle(job, TimedOut(job.timeout or 0.0))
+            elif slot.reason is Reason.MEMORY:
+                self._settle(job, OutOfMemory(job.memory_limit or 0, slot.peak))
             elif evidence.noted != slot.attempt:
                 self._give_back(job, evidence)
+            elif job.retries > 0:
+                self._retry(job, slot)
             else:
                 self._settle(job, Lost(evidence))
         elif slot.was is SlotState.WARMING and slot.died:
@@ -413,6 +487,16 @@ class Scheduler:
 
     def _on_resized(self, event: Resized) -> None:
         self.max_workers = event.max_workers
+
+    def _on_restart(self, event: RestartAsked) -> None:
+        del event
+        for slot in list(self.slots.values()):
+            if slot.state is SlotState.IDLE:
+                self._ask_to_leave(slot)
+            elif slot.state in _COMING:  # it may have begun to import what has changed since
+                self._kill(slot)
+            else:
+                slot.retiring = True
 
     def _on_shut_down(self, event: ShutDown) -> None:
         self.closing = True
@@ -447,7 +531,14 @@ class Scheduler:
         slot.job, job.slot = job, slot
         if job.timeout is not None:
             self._set_deadline(slot, self._now + job.timeout)
-        self._do(Assign(slot.number, job.number, slot.attempt))
+        if job.memory_limit is None:
+            self._do(Assign(slot.number, job.number, slot.attempt))
+            return
+        # What earlier jobs left behind in the worker shall not count against this one.
+        room = job.memory_limit if slot.served else None
+        self._do(Assign(slot.number, job.number, slot.attempt, room))
+        slot.watched = True
+        self._do(Watch(slot.number, slot.attempt, job.memory_limit))
 
     def _spawn(self) -> None:
         if self._hold_until is not None:
@@ -490,5 +581,6 @@ class Scheduler:
             assert slot.job is None or may_have, "only a busy or dying slot has a job"
             assert (slot in self._idle) == (slot.state is SlotState.IDLE), "idle slots are listed"
             assert (slot.deadline is None) == (slot not in self._limited)
+            assert not slot.watched or has_job, "only a busy worker's memory is watched"
         assert all(slot.number in self.slots for slot in self._limited)
         assert not (self._waiting and self._idle), "nobody waits while a worker is idle"

@@ -41,7 +41,7 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.INITIALIZING: frozenset({JobStatus.VALIDATING, JobStatus.CANCELLED}),
     JobStatus.VALIDATING: frozenset({JobStatus.QUEUED, JobStatus.CANCELLED, JobStatus.ERROR}),
     JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.CANCELLED, JobStatus.ERROR}),
-    # Back to QUEUED only where the job certainly never started.
+    # Back to QUEUED only on a retry, or where the job certainly never started.
     JobStatus.RUNNING: frozenset(
         {JobStatus.QUEUED, JobStatus.DONE, JobStatus.CANCELLED, JobStatus.ERROR}
     ),

@@ -94,7 +94,7 @@ _TAKEN_IN = _TakenIn()
 class StatusTracker:
     """Status, history, outcome and waiters of one job."""
 
-    __slots__ = ("_gate", "_outcome", "_status", "_waiters", "_walk", "pid")
+    __slots__ = ("_gate", "_outcome", "_status", "_waiters", "_walk", "attempts", "pid")
 
     def __init__(self) -> None:
         self._gate: list[Outcome | _TakenIn] = []
@@ -103,6 +103,7 @@ class StatusTracker:
         self._status = JobStatus.INITIALIZING
         self._walk: list[Any] = [JobStatus.INITIALIZING, time.time()]
         self.pid: int | None = None
+        self.attempts = 0
 
     # --- facts, for any thread ---------------------------------------------------------------
 
@@ -128,6 +129,10 @@ class StatusTracker:
             if status in FINAL_STATES:
                 break
         return tuple(pairs)
+
+    def seconds_in_status(self) -> float:
+        """How long the present status has lasted."""
+        return max(0.0, float(time.time() - self._walk[-1]))
 
     # --- while the job is its caller's -------------------------------------------------------
 
@@ -165,11 +170,13 @@ class StatusTracker:
     def assigned(self, pid: int | None) -> None:
         """A worker gets it."""
         self.pid = pid
+        self.attempts += 1
         self._move(JobStatus.RUNNING)
 
-    def requeued(self) -> None:
-        """It never started and waits for another worker."""
+    def requeued(self, *, began: bool) -> None:
+        """It waits for another worker: it never started, or (`began`) is tried again."""
         self.pid = None
+        self.attempts -= not began
         self._move(JobStatus.QUEUED)
 
     def settle(self, outcome: Outcome) -> bool:

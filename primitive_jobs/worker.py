@@ -13,6 +13,7 @@ import faulthandler
 import mmap
 import multiprocessing
 import os
+import resource
 import signal
 import struct
 import sys
@@ -28,6 +29,7 @@ from .messages import Kind, Message
 
 PAGE_SIZE = mmap.PAGESIZE  # bytes shared with the pool; the stack of a crash follows behind them
 NOTE = struct.Struct("<QQ")  # the attempt that began, whether the initializer runs
+PEAK = struct.Struct("<Q")  # behind it: the peak memory (ru_maxrss) that the process started with
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 _SIGTERM_EXIT = 128 + signal.SIGTERM
 
@@ -52,6 +54,8 @@ def main(start: WorkerStart) -> None:
     cpu_share = start.cpu_share
     _settle_in(start.parent_pid)
     page = mmap.mmap(start.page_fd, PAGE_SIZE)
+    # That of the pool's own process: Linux lets it survive fork and exec (getrusage(2)).
+    PEAK.pack_into(page, NOTE.size, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     _record_crashes(start.page_fd)
     multiprocessing.set_start_method(None, force=True)  # or Process() in a job would be loky's
     worker = _Worker(attach(start.channel_fd), page)

@@ -22,6 +22,7 @@ LAYERS = [
     "tracker",
     "job",
     "scheduler",
+    "memory",
     "guard",
     "worker",
     "process",
@@ -33,7 +34,7 @@ LAYERS = [
 ]
 # A job finds the default pool by itself; nothing is imported before somebody submits to it.
 ALLOWED_UPWARD = {("job", "pool")}
-PURE = {"errors", "status", "options", "messages", "guard"}
+PURE = {"errors", "status", "options", "messages", "memory", "guard"}
 
 
 def imports_of(module: str) -> Iterator[str]:

@@ -31,9 +31,12 @@ from primitive_jobs.messages import (
     Message,
     NotInitialized,
     NotTaken,
+    OutOfMemory,
+    OverMemory,
     Ready,
     Requeue,
     Resized,
+    RestartAsked,
     Settle,
     ShutDown,
     Spawn,
@@ -45,6 +48,8 @@ from primitive_jobs.messages import (
     TimedOut,
     TurnedAway,
     Unspawn,
+    Unwatch,
+    Watch,
 )
 from primitive_jobs.scheduler import (
     LEAVE_TIME,
@@ -61,8 +66,13 @@ RAISED = Message(Kind.RAISED)
 class Script:
     """A scheduler, a clock, and shorthands."""
 
-    def __init__(self, max_workers: int = 1, idle_timeout: float | None = None) -> None:
-        self.scheduler = Scheduler(max_workers, idle_timeout)
+    def __init__(
+        self,
+        max_workers: int = 1,
+        idle_timeout: float | None = None,
+        max_jobs: int | None = None,
+    ) -> None:
+        self.scheduler = Scheduler(max_workers, idle_timeout, max_jobs)
         self.now = 0.0
 
     def __call__(self, *events: Event) -> list[Action]:
@@ -292,6 +302,114 @@ def test_a_shutdown_that_cancels() -> None:
     assert play(StartFailed(2, Evidence())) == [Close()]
 
 
+def test_a_memory_limit() -> None:
+    play = Script()
+    play(Submitted(1, memory_limit=100), Started(1))
+    assert play(Ready(1)) == [Assign(1, 1, 1), Watch(1, 1, 100)]
+    assert play(OverMemory(1, 7, 150)) == [], "of an attempt that is over"
+    assert play(OverMemory(1, 1, 150)) == [Unwatch(1), Kill(1)]
+    assert play(OverMemory(1, 1, 160)) == []
+    assert play(Gone(1, Evidence(1, -9, noted=1))) == [Settle(1, OutOfMemory(100, 150))]
+
+
+def test_memory_is_watched_until_the_answer() -> None:
+    play = Script()
+    play(Submitted(1, memory_limit=100), Started(1), Ready(1))
+    assert Unwatch(1) in play(Answered(1, 1, RETURNED))
+    assert play(Submitted(2)) == [Assign(1, 2, 2)]
+    assert play(OverMemory(1, 1, 150)) == []
+
+
+def test_too_much_memory_in_a_grace_ends_the_grace() -> None:
+    play = Script()
+    play(Submitted(1, memory_limit=100), Started(1), Ready(1), CancelAsked(1, 5.0))
+    assert play(OverMemory(1, 1, 150)) == [Unwatch(1), Kill(1)]
+    assert play(Gone(1, Evidence(1, -9, noted=1))) == [Settle(1, Cancelled())]
+
+
+def test_a_worker_that_holds_too_much_is_replaced_first() -> None:
+    play = Script()
+    play.warm()
+    assert play(Submitted(1, memory_limit=100)) == [Assign(1, 1, 2, room=100), Watch(1, 2, 100)]
+    assert play(NotTaken(1, 2, unfit=True)) == [Unwatch(1), Leave(1), Spawn(2)]
+    play(Started(2))
+    assert play(Ready(2)) == [Assign(2, 1, 3), Watch(2, 3, 100)], "a fresh one has what it has"
+
+
+def test_retries_only_after_a_death() -> None:
+    play = Script()
+    play(Submitted(1, retries=1), Started(1), Ready(1), Died(1))
+    assert play(Gone(1, Evidence(1, -11, noted=1))) == [Requeue(1, began=True), Spawn(2)]
+    play(Started(2))
+    assert play(Ready(2)) == [Assign(2, 1, 2)]
+    play(Died(2))
+    again = Evidence(1, -11, noted=2)
+    assert play(Gone(2, again)) == [Settle(1, Lost(again))]
+
+
+@pytest.mark.parametrize(
+    ("submitted", "event", "fate"),
+    [
+        (Submitted(1, retries=9), CancelAsked(1), Cancelled()),
+        (Submitted(1, 0, 5.0, None, 9), Tick(), TimedOut(5.0)),
+        (Submitted(1, 0, None, 100, 9), OverMemory(1, 1, 150), OutOfMemory(100, 150)),
+    ],
+    ids=["cancel", "timeout", "memory"],
+)
+def test_no_retry_after_our_own_kill(submitted: Submitted, event: Event, fate: Any) -> None:
+    play = Script()
+    play(submitted, Started(1), Ready(1))
+    play.now = 5.0
+    play(event)
+    assert play(Gone(1, Evidence(1, -9, noted=1))) == [Settle(1, fate)]
+
+
+def test_no_retry_after_an_exception() -> None:
+    play = Script()
+    play(Submitted(1, retries=9), Started(1), Ready(1))
+    assert settled(play(Answered(1, 1, RAISED))) == {1: Finished(RAISED)}
+
+
+def test_a_cancel_between_death_and_retry() -> None:
+    play = Script()
+    play(Submitted(1, retries=9), Started(1), Ready(1), Died(1), CancelAsked(1))
+    assert play(Gone(1, Evidence(1, -11, noted=1))) == [Settle(1, Cancelled())]
+
+
+def test_a_worker_is_replaced_after_so_many_jobs() -> None:
+    play = Script(max_jobs=2)
+    play(Submitted(1), Submitted(2), Submitted(3), Started(1), Ready(1))
+    assert Assign(1, 2, 2) in play(Answered(1, 1, RETURNED))
+    assert play(Answered(1, 2, RETURNED)) == [Settle(2, Finished(RETURNED)), Leave(1), Spawn(2)]
+    play(Died(1), Gone(1, Evidence(1, 0)), Started(2))
+    assert play(Ready(2)) == [Assign(2, 3, 3)]
+
+
+def test_restart() -> None:
+    play = Script(4)
+    play.warm(2)
+    play(Submitted(1), Submitted(2), Submitted(3), Submitted(4), Started(3), Answered(1, 4, RAISED))
+    states = {n: slot.state for n, slot in play.scheduler.slots.items()}
+    assert states == {
+        1: SlotState.BUSY,
+        2: SlotState.BUSY,
+        3: SlotState.WARMING,
+        4: SlotState.STARTING,
+    }
+    actions = play(RestartAsked())
+    assert {Kill(3), Unspawn(4)} <= set(actions)
+    assert Leave(1) not in actions
+    actions = play(Answered(2, 3, RETURNED))
+    assert Leave(2) in actions
+
+
+def test_restart_of_idle_workers() -> None:
+    play = Script(2)
+    play.warm(2)
+    assert play(RestartAsked()) == [Leave(1), Leave(2)]
+    assert play(Submitted(1)) == [Spawn(3)]
+
+
 def test_stale_events_are_dropped() -> None:
     play = Script()
     play.warm()
@@ -319,9 +437,11 @@ EVENTS: list[Event] = [
     Answered(1, 1, RETURNED),
     Answered(1, 1, RAISED),
     NotTaken(1, 1),
+    OverMemory(1, 1, 10),
     Died(1),
     Tick(),
     Resized(3),
+    RestartAsked(),
     ShutDown(),
     ShutDown(cancel=True),
 ]
@@ -345,7 +465,7 @@ class World(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.scheduler = Scheduler(2, 30.0)
+        self.scheduler = Scheduler(2, 30.0, 3)
         self.now = 0.0
         self.jobs = 0
         self.starting: set[int] = set()
@@ -353,6 +473,8 @@ class World(RuleBasedStateMachine):
         self.killed: set[int] = set()
         self.running: dict[int, tuple[int, int]] = {}  # slot: job, attempt
         self.begun: Counter[int] = Counter()
+        self.retries: dict[int, int] = {}
+        self.watched: set[int] = set()
         self.ends: Counter[int] = Counter()
         self.closes = 0
 
@@ -367,12 +489,17 @@ class World(RuleBasedStateMachine):
                     assert slot not in self.running
                     assert job not in [other for other, _ in self.running.values()]
                     assert not self.ends[job], "a job that ended starts again"
-                    assert not self.begun[job], "a job starts twice"
+                    assert self.begun[job] <= self.retries[job], "a job starts too often"
                     self.running[slot] = (job, attempt)
                 case Requeue(job=job):
                     for slot, (other, _) in list(self.running.items()):
                         if other == job:
                             del self.running[slot]
+                case Watch(slot=slot):
+                    assert slot not in self.watched
+                    self.watched.add(slot)
+                case Unwatch(slot=slot):
+                    self.watched.remove(slot)
                 case Settle(job=job):
                     self.ends[job] += 1
                     assert self.ends[job] == 1, "a job ends twice"
@@ -389,10 +516,39 @@ class World(RuleBasedStateMachine):
     def pick(self, data: st.DataObject, options: Any) -> Any:
         return data.draw(st.sampled_from(sorted(options)))
 
-    @rule(priority=st.integers(-1, 1), timeout=st.sampled_from([None, 5.0]))
-    def submit(self, priority: int, timeout: float | None) -> None:
+    @rule(
+        priority=st.integers(-1, 1),
+        timeout=st.sampled_from([None, 5.0]),
+        memory_limit=st.sampled_from([None, 100]),
+        retries=st.integers(0, 2),
+    )
+    def submit(
+        self, priority: int, timeout: float | None, memory_limit: int | None, retries: int
+    ) -> None:
         self.jobs += 1
-        self.tell(Submitted(self.jobs, priority, timeout))
+        self.retries[self.jobs] = retries
+        self.tell(Submitted(self.jobs, priority, timeout, memory_limit, retries))
+
+    @precondition(lambda self: self.watched)
+    @rule(data=st.data())
+    def grow(self, data: st.DataObject) -> None:
+        slot = self.pick(data, self.watched)
+        _, attempt = self.running[slot]
+        self.tell(OverMemory(slot, attempt, 150))
+
+    @rule()
+    def restart(self) -> None:
+        self.tell(RestartAsked())
+
+    def unfit(self) -> list[int]:
+        return sorted(self.running.keys() & self.watched)
+
+    @precondition(lambda self: self.unfit())
+    @rule(data=st.data())
+    def be_unfit(self, data: st.DataObject) -> None:
+        slot = self.pick(data, self.unfit())
+        _, attempt = self.running.pop(slot)
+        self.tell(NotTaken(slot, attempt, unfit=True))
 
     @precondition(lambda self: self.jobs)
     @rule(data=st.data(), grace=st.sampled_from([0.0, 3.0]))
@@ -481,6 +637,7 @@ class World(RuleBasedStateMachine):
         assert not known & ended
         assert self.closes <= 1
         assert set(self.scheduler.slots) == self.starting | set(self.processes)
+        assert self.watched <= self.running.keys(), "memory is watched while a job runs"
 
     def teardown(self) -> None:
         self.tell(ShutDown(cancel=True))

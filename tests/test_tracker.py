@@ -29,7 +29,7 @@ STEPS: dict[str, Step] = {
     "serialized": StatusTracker.serialized,
     "take_in": StatusTracker.take_in,
     "assigned": lambda tracker: tracker.assigned(42),
-    "requeued": StatusTracker.requeued,
+    "requeued": lambda tracker: tracker.requeued(began=False),
     "cancelled early": lambda tracker: tracker.end_early(cancelled()),
     "failed early": lambda tracker: tracker.end_early(failed()),
     "done": lambda tracker: tracker.settle(done()),
@@ -134,9 +134,13 @@ def test_whoever_is_first_has_the_job() -> None:
 def test_pid_is_there_while_it_runs() -> None:
     tracker = in_state("RUNNING")
     assert tracker.pid == 42
-    tracker.requeued()
+    tracker.requeued(began=False)
     assert tracker.pid is None
+    assert tracker.attempts == 0
     tracker.assigned(43)
+    tracker.requeued(began=True)
+    tracker.assigned(44)
+    assert tracker.attempts == 2
     tracker.settle(done())
     assert tracker.pid is None
 

@@ -1,0 +1,111 @@
+"""How much memory processes hold, and whether the kernel's OOM killer has been at work.
+
+Reads what the system tells (psutil, /proc, /sys) and changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
+
+PROC = Path("/proc")
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def resident(pid: int) -> int:
+    """Resident memory of one process in bytes; 0 if it is gone."""
+    import psutil
+
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def tree_memory(root: int, limit: int) -> int:
+    """Resident memory in bytes of a process and all below it; 0 if it is gone.
+
+    Pages that these share count in each of them, which takes a moment to see; so they are counted
+    once only where the sum is more than ``limit``, on Linux as proportional set sizes
+    (proc_pid_smaps_rollup(5)).
+    """
+    pids = _tree(root)
+    total = sum(map(resident, pids))
+    if total <= limit or len(pids) == 1:
+        return total
+    return sum(map(_proportional, pids))
+
+
+def _proportional(pid: int) -> int:
+    import psutil
+
+    try:
+        sizes = psutil.Process(pid).memory_full_info()
+        return int(getattr(sizes, "pss", sizes.rss))
+    except psutil.AccessDenied:  # it runs as somebody else
+        return resident(pid)
+    except psutil.Error:
+        return 0
+
+
+def _tree(root: int) -> list[int]:
+    """The process and all below it."""
+    if not (PROC / "thread-self/children").exists():  # not Linux, or without CONFIG_PROC_CHILDREN
+        import psutil
+
+        with contextlib.suppress(psutil.Error):
+            below: list[psutil.Process] = psutil.Process(root).children(recursive=True)
+            return [root, *(process.pid for process in below)]
+    found = [root]
+    for pid in found:
+        # Some microseconds per thread, where psutil would read about every process there is.
+        for children in (PROC / f"{pid}/task").glob("*/children"):  # proc_tid_children(5)
+            with contextlib.suppress(OSError):  # that thread has ended
+                found += map(int, children.read_bytes().split())
+    return found
+
+
+def oom_kills() -> dict[str, int]:
+    """How often the kernel's OOM killer has killed: in the machine, in this process's cgroup.
+
+    Empty where the system does not tell. Sources: oom_kill in /proc/vmstat; in memory.events of
+    cgroup v2; in memory.oom_control of cgroup v1.
+    """
+    found = {}
+    for place, path in [("machine", PROC / "vmstat"), ("cgroup", _cgroup_file())]:
+        count = None if path is None else _oom_count(path)
+        if count is not None:
+            found[place] = count
+    return found
+
+
+def _cgroup_file() -> Path | None:
+    with contextlib.suppress(OSError):
+        for line in (PROC / "self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            inside = path.lstrip("/")
+            for candidate in (
+                CGROUPS / "memory" / inside / "memory.oom_control",
+                CGROUPS / "memory/memory.oom_control",  # of a container that sees its own as root
+            ):
+                if controllers == "memory" and candidate.exists():
+                    return candidate
+            for candidate in (
+                CGROUPS / inside / "memory.events",
+                CGROUPS / "memory.events",
+            ):
+                if not controllers and candidate.exists():
+                    return candidate
+    return None
+
+
+def _oom_count(path: Path) -> int | None:
+    with contextlib.suppress(OSError, ValueError):
+        for line in path.read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return None
