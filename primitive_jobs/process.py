@@ -196,11 +196,12 @@ class WorkerProcess:
         if exitcode != -signal.SIGKILL:
             return None
         more = [
-            f"that of the {place} has counted {after - before} more since this worker was started"
+            f"by {after - before} ({place})"
             for place, after in oom_kills().items()
             if (before := self._oom_kills.get(place, after)) < after
         ]
-        return "; ".join(more) or None
+        rise = " and ".join(more)
+        return f"its count rose {rise} since this worker was started" if more else None
 
     def _kill_tree(self) -> list[psutil.Process]:
         """Send SIGKILL to all of it; return the processes below the worker."""
