@@ -1,0 +1,56 @@
+"""Everything at once: a short cut of it in every run, the long one with ``-m soak``."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from storm import Storm
+
+SHORT, LONG = 20.0, 600.0  # s
+GROWTH = 150e6  # bytes of resident memory that the caller may have more after it than before
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def resident() -> int:
+    gc.collect()
+    return int(psutil.Process().memory_info().rss)
+
+
+def blow(folder: Path, seconds: float, seed: int, growth: float) -> None:
+    Storm(folder, seed).blow(3.0)  # what is imported and kept once is there after this
+    before = resident(), threading.active_count(), descriptors()
+    report = Storm(folder, seed + 1).blow(seconds)
+    after = resident(), threading.active_count(), descriptors()
+    print(f"\nstorm of {seconds:.0f} s, seed {seed}:")
+    for what, count in sorted(report.items()):
+        print(f"  {what:24} {count}")
+    print(f"  {'memory, before -> after':24} {before[0] / 1e6:.0f} -> {after[0] / 1e6:.0f} MB")
+    assert after[1:] == before[1:], "threads or descriptors were left"
+    assert after[0] - before[0] < growth
+    assert report["jobs"] > 10 * seconds
+    for what in ("CANCELLED", "DONE", "ERROR", "JobMemoryError", "outside SIGKILL"):
+        assert report.get(what, 0) > 0, f"nothing of it happened: {what}"
+    assert not list(folder.iterdir()), "a job ran after its end was told"
+    time.sleep(0.5)
+    assert not list(folder.iterdir()), "a job ran after its end was told"
+
+
+@pytest.mark.timeout(120)
+def test_storm(marks: Path) -> None:
+    blow(marks, SHORT, 1, GROWTH)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_long_storm(marks: Path) -> None:
+    seed = int(os.environ.get("SOAK_SEED", str(time.time_ns() % 1_000_000)))
+    blow(marks, LONG, seed, GROWTH)
