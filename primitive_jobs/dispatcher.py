@@ -492,6 +492,7 @@ class Dispatcher:
                     self._on_message(process.slot, message)
         except (ChannelClosed, OSError):
             # It died, or its job closed the channel: it is of no use any more either way.
+            process.link_lost = True
             self._unwatch(process.channel.fileno())
             self._feed(Died(process.slot))
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 START_LIMIT = 32 * 1024  # bytes of initializer that travel with the start, through a 64 KB pipe
 GIVE_UP = 10.0  # s, after which a process that SIGKILL does not end is left alone
+_DYING = 0.1  # s that a process without its link has to be found dead, before it is killed
 _VANISH = 0.1  # s, for the system's init process to take dead grandchildren off the table
 _STACK_LIMIT = 64 * 1024  # bytes of a crash's stack that are read
 _TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP)
@@ -105,11 +106,13 @@ class WorkerProcess:
         pid: Its process id, which is also its session's and its group's.
         channel: The pool's end of the link.
         death: A descriptor that is readable once the process is dead.
+        link_lost: Set by the dispatcher where the channel ended before the death was seen.
     """
 
     def __init__(self, slot: int, config: WorkerConfig) -> None:
         """Start it; whatever goes wrong raises, and then nothing is left."""
         self.slot = slot
+        self.link_lost = False
         self._own_death = False
         self._oom_kills = oom_kills()
         self._page = _make_page()
@@ -170,7 +173,8 @@ class WorkerProcess:
 
     def end(self) -> Evidence:
         """Kill it and every process below it, reap it, and return what is known of its death."""
-        alive = not _readable(self.death, 0)
+        # A dying process closes its link a moment before it is dead.
+        cut_off = self.link_lost and not _readable(self.death, _DYING)
         below = self._kill_tree()
         exitcode, peak = self._reap()
         _wait_until_gone(below)
@@ -187,8 +191,8 @@ class WorkerProcess:
             bool(initializing),
             stack,
             peak,
-            cut_off=alive,
-            out_of_memory=None if alive else self._oom_signs(exitcode),
+            cut_off=cut_off,
+            out_of_memory=None if cut_off else self._oom_signs(exitcode),
         )
 
     def _oom_signs(self, exitcode: int | None) -> str | None:
