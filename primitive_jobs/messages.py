@@ -63,7 +63,7 @@ class Evidence:
 
     pid: int | None = None
     exitcode: int | None = None
-    noted: int = 0  # the last attempt that it began
+    noted: int | None = 0  # the last attempt that it began; None if that is unknown
     initializing: bool = False  # it died inside the initializer
     stack: str | None = None
     peak_memory: int | None = None  # bytes, of the process itself in all its life

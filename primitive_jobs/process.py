@@ -14,6 +14,7 @@ import multiprocessing.process
 import os
 import select
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -179,18 +180,24 @@ class WorkerProcess:
         exitcode, peak = self._reap()
         _wait_until_gone(below)
         the_guard.remove(self.pid)
-        noted, initializing = worker.NOTE.unpack(os.pread(self._page, worker.NOTE.size, 0))
-        stack = None
-        if exitcode is not None and -exitcode in _CRASHES:
-            text = os.pread(self._page, _STACK_LIMIT, worker.PAGE_SIZE)
-            stack = text.decode(errors="replace").strip() or None
+        noted: int | None = None
+        initializing, inherited, stack = 0, 0, None
+        try:
+            noted, initializing, inherited = worker.NOTES.unpack(
+                os.pread(self._page, worker.NOTES.size, 0)
+            )
+            if exitcode is not None and -exitcode in _CRASHES:
+                text = os.pread(self._page, _STACK_LIMIT, worker.PAGE_SIZE)
+                stack = text.decode(errors="replace").strip() or None
+        except (OSError, struct.error):  # a job may have cut it short
+            logger.warning("what worker %d has noted cannot be read", self.pid)
         return Evidence(
             self.pid,
             exitcode,
             noted,
             bool(initializing),
             stack,
-            peak,
+            peak_memory=peak * _MAXRSS_UNIT if peak > inherited else None,
             cut_off=cut_off,
             out_of_memory=None if cut_off else self._oom_signs(exitcode),
         )
@@ -233,21 +240,16 @@ class WorkerProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
-    def _reap(self) -> tuple[int | None, int | None]:
-        """Take it off the system's table; return exit code and peak memory in bytes."""
+    def _reap(self) -> tuple[int | None, int]:
+        """Take it off the system's table; return exit code and ru_maxrss, 0 if unknown."""
         code: int | None = None
-        peak: int | None = None
+        peak = 0
         if self._own_death and not _readable(self.death, GIVE_UP):
             logger.warning("worker %d does not end after SIGKILL; it is left alone", self.pid)
         else:
             try:
                 _, status, usage = os.wait4(self.pid, 0)
-                code = os.waitstatus_to_exitcode(status)
-                (inherited,) = worker.PEAK.unpack(
-                    os.pread(self._page, worker.PEAK.size, worker.NOTE.size)
-                )
-                if usage.ru_maxrss > inherited:
-                    peak = usage.ru_maxrss * _MAXRSS_UNIT
+                code, peak = os.waitstatus_to_exitcode(status), usage.ru_maxrss
             except (ChildProcessError, ValueError):  # somebody else reaped it
                 code = None
         # So that nobody waits for this pid, which may soon be another process's.
@@ -291,7 +293,11 @@ def _make_page() -> int:
     else:
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
-    os.ftruncate(fd, worker.PAGE_SIZE)
+    try:
+        os.ftruncate(fd, worker.PAGE_SIZE)
+    except OSError:
+        os.close(fd)
+        raise
     return fd
 
 

@@ -461,7 +461,7 @@ class Scheduler:
                 self._settle(job, TimedOut(job.timeout or 0.0))
             elif slot.reason is Reason.MEMORY:
                 self._settle(job, OutOfMemory(job.memory_limit or 0, slot.peak))
-            elif evidence.noted != slot.attempt:
+            elif evidence.noted not in (None, slot.attempt):
                 self._give_back(job, evidence)
             elif job.retries > 0:
                 self._retry(job, slot)

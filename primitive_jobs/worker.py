@@ -28,8 +28,9 @@ from .channel import HAVE_PACKETS, ChannelClosed, PacketChannel, Parcel, StreamC
 from .messages import Kind, Message
 
 PAGE_SIZE = mmap.PAGESIZE  # bytes shared with the pool; the stack of a crash follows behind them
-NOTE = struct.Struct("<QQ")  # the attempt that began, whether the initializer runs
-PEAK = struct.Struct("<Q")  # behind it: the peak memory (ru_maxrss) that the process started with
+NOTES = struct.Struct("<QQQ")  # the attempt that began, whether the initializer runs, and
+# the peak memory (ru_maxrss) that the process started with
+_NOTE = struct.Struct("<QQ")  # the first two
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 _SIGTERM_EXIT = 128 + signal.SIGTERM
 
@@ -55,7 +56,7 @@ def main(start: WorkerStart) -> None:
     _settle_in(start.parent_pid)
     page = mmap.mmap(start.page_fd, PAGE_SIZE)
     # That of the pool's own process: Linux lets it survive fork and exec (getrusage(2)).
-    PEAK.pack_into(page, NOTE.size, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    NOTES.pack_into(page, 0, 0, 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     _record_crashes(start.page_fd)
     multiprocessing.set_start_method(None, force=True)  # or Process() in a job would be loky's
     worker = _Worker(attach(start.channel_fd), page)
@@ -157,10 +158,10 @@ class _Worker:
                     if message.truncated:
                         raise OSError("no file descriptor free to receive the initializer with")
                     initializer = message.body
-                NOTE.pack_into(self._page, 0, 0, 1)
+                _NOTE.pack_into(self._page, 0, 0, 1)
                 function, args = serialize.loads(initializer)
                 function(*args)
-                NOTE.pack_into(self._page, 0, 0, 0)
+                _NOTE.pack_into(self._page, 0, 0, 0)
             self._take_signals()
             self._channel.send(Kind.READY)
         except ChannelClosed:
@@ -185,7 +186,7 @@ class _Worker:
                     self._channel.send(Kind.REFUSED, message.attempt)
                     continue
                 attempt = message.attempt
-                NOTE.pack_into(self._page, 0, attempt, 0)
+                _NOTE.pack_into(self._page, 0, attempt, 0)
                 calls = [message]
                 del message
                 kind, parcel = self._run(calls)

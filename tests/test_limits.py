@@ -512,4 +512,4 @@ def test_wrong_on_exit() -> None:
 
 
 def test_notes_do_not_overlap() -> None:
-    assert worker.NOTE.size + worker.PEAK.size <= worker.PAGE_SIZE
+    assert worker.NOTES.size <= worker.PAGE_SIZE

@@ -207,6 +207,13 @@ def test_a_death_costs_the_job_only_if_it_began() -> None:
     assert play(Ready(3)) == [Assign(3, 2, 4)], "it is the first again"
 
 
+def test_a_death_without_a_readable_note_counts_as_begun() -> None:
+    play = Script()
+    play(Submitted(1), Started(1), Ready(1), Died(1))
+    unknown = Evidence(1, -9, noted=None)
+    assert play(Gone(1, unknown)) == [Settle(1, Lost(unknown))]
+
+
 def test_what_never_starts_is_given_up() -> None:
     play = Script()
     play(Submitted(1))
