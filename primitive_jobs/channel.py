@@ -32,6 +32,10 @@ _HEADER = struct.Struct("<BBHIQQ")  # kind, flags, unused, number of buffers, at
 _IN_FILE = 1  # flag: the content is in the file whose descriptor came along
 _DESCRIPTOR = struct.Struct("i")
 _CLOEXEC: Final[int] = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+NO_DESCRIPTOR = (
+    "no file descriptor is free for it; raise RLIMIT_NOFILE (ulimit -n), or stay below "
+    f"{INLINE_LIMIT} bytes"
+)
 _BROKEN = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF)
 
 HAVE_PACKETS = hasattr(os, "memfd_create") and hasattr(socket, "SOCK_SEQPACKET")
@@ -278,12 +282,12 @@ class PacketChannel(_SocketChannel):
         kind: int, count: int, attempt: int, size: int, ancillary: list[tuple[int, int, bytes]]
     ) -> Message:
         if not ancillary:  # MSG_CTRUNC: this process has no descriptor free
-            return Message(kind, attempt, truncated=True)
+            return Message(kind, attempt, lost=NO_DESCRIPTOR)
         (fd,) = _DESCRIPTOR.unpack_from(ancillary[0][2])
         try:
             content = _map_privately(fd, size)
-        except OSError:  # no address space: as good as not received
-            return Message(kind, attempt, truncated=True)
+        except OSError as error:
+            return Message(kind, attempt, lost=f"no memory to map its {size} bytes: {error}")
         finally:
             os.close(fd)
         if not count:

@@ -96,7 +96,7 @@ from .messages import (
 )
 from .process import WorkerConfig, WorkerProcess, the_guard
 from .scheduler import Scheduler
-from .serialize import load_exception
+from .serialize import one_line
 from .status import JobStatus
 from .tracker import Outcome, cancelled
 
@@ -169,6 +169,7 @@ class Dispatcher:
         config: How workers are started.
         max_jobs_per_worker: Jobs after which a worker is replaced; None: never.
         cancel_at_exit: Whether the interpreter's end cancels what is unfinished.
+        made: Where it puts itself before it starts anything, for whoever is to end it.
     """
 
     def __init__(
@@ -179,7 +180,9 @@ class Dispatcher:
         *,
         max_jobs_per_worker: int | None = None,
         cancel_at_exit: bool = False,
+        made: list[Dispatcher] | None = None,
     ) -> None:
+        _register_exit_hook()  # first: it may refuse
         self.accepting = True
         self.cancel_at_exit = cancel_at_exit
         self._config = config
@@ -193,14 +196,19 @@ class Dispatcher:
         self._inbox: collections.deque[Any] = collections.deque()
         self._asleep = False
         self._ended = False
+        self._abandoned = False
         self._callbacks_ended = False
         self._end_waiters: list[Callable[[], object]] = []
         self._to_spawn: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         self._to_reap: queue.SimpleQueue[WorkerProcess | None] = queue.SimpleQueue()
         self._callbacks: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._to_watch: queue.SimpleQueue[_Watched | Unwatch | None] = queue.SimpleQueue()
-        self._poller = _Poller()
         self._bell = _Bell()
+        try:
+            self._poller = _Poller()
+        except BaseException:
+            self._bell.close()
+            raise
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._watch(self._bell.fileno(), self._bell.hush)
         self._threads = [
@@ -213,13 +221,14 @@ class Dispatcher:
                 ("callbacks", self._call_back),
             )
         ]
+        if made is not None:
+            made.append(self)
         self._start_threads()
 
     def _start_threads(self) -> None:
-        _register_exit_hook()
-        the_guard.open()
-        _dispatchers.add(self)
         try:
+            the_guard.open(self)
+            _dispatchers.add(self)
             # The dispatcher comes last: it ends the others.
             for thread in reversed(self._threads):
                 thread.start()
@@ -257,8 +266,7 @@ class Dispatcher:
         """Raise `PoolClosedError` unless jobs are accepted."""
         if not self.accepting:
             raise PoolClosedError("the pool was shut down: it takes no job any more")
-        if _exiting or sys.is_finalizing():
-            raise PoolClosedError("the interpreter is going down: no job can be submitted")
+        check_not_exiting()
 
     def ask_cancel(self, job: PrimitiveJob[Any], grace: float) -> None:
         """Have a job stopped; returns at once."""
@@ -275,14 +283,19 @@ class Dispatcher:
             self._run_late_callbacks()
 
     def check_may_wait(self) -> None:
-        """Raise `JobError` on a thread that the waiting would dead-lock."""
+        """Raise `JobError` where the waiting would be for ever."""
+        if self._abandoned:
+            raise JobError(_OF_THE_PARENT)
+        self._check_thread()
+
+    def _check_thread(self) -> None:
         if threading.current_thread() in self._threads[:4]:
             # Foreign code gets here only through a finalizer that the collector runs.
             raise JobError("a pool's own thread cannot wait for a job of the pool")
 
     def unfinished(self) -> list[PrimitiveJob[Any]]:
         """The jobs that were submitted and are not final."""
-        self.check_may_wait()
+        self._check_thread()
         lock = threading.Lock()
         lock.acquire()
         question = Ask(done=lock.release)
@@ -307,7 +320,7 @@ class Dispatcher:
 
     def join(self) -> None:
         """Wait until everything is gone: jobs, processes, threads, descriptors."""
-        self.check_may_wait()
+        self._check_thread()
         lock = threading.Lock()
         lock.acquire()
         self._end_waiters.append(lock.release)
@@ -480,7 +493,7 @@ class Dispatcher:
                 if not process.channel.wants_write:
                     self._poller.modify(process.channel.fileno(), _READ)
             if mask & ~_WRITE:
-                message = process.channel.receive()
+                message = _receive(process)
                 if message is not None:
                     self._on_message(process.slot, message)
         except (ChannelClosed, OSError):
@@ -510,8 +523,8 @@ class Dispatcher:
 
     def _drain(self, process: WorkerProcess) -> None:
         """Take in everything that it sent before."""
-        with contextlib.suppress(ChannelClosed, OSError):
-            while (message := process.channel.receive()) is not None:
+        with contextlib.suppress(ChannelClosed):
+            while (message := _receive(process)) is not None:
                 self._on_message(process.slot, message)
 
     def _on_gone(self, slot: int, event: Gone) -> None:
@@ -531,7 +544,8 @@ class Dispatcher:
         for process in self._workers.values():
             self._to_reap.put(process)
         for number in list(self._jobs):
-            self._settle(number, Lost(Evidence(error=JobError("the pool's dispatcher failed"))))
+            with contextlib.suppress(Exception):  # the others shall have their end all the same
+                self._settle(number, Lost(Evidence(error=JobError("the pool's dispatcher failed"))))
 
     def _end(self) -> None:
         self.accepting = False
@@ -546,7 +560,7 @@ class Dispatcher:
             process.close()
         self._bell.close()
         self._poller.close()
-        the_guard.release()
+        the_guard.release(self)
         _dispatchers.discard(self)
         self._ended = True
         self._refuse()
@@ -575,10 +589,15 @@ class Dispatcher:
     def abandon(self) -> None:
         """In a fork of the process: nothing of this is ours; its jobs cannot end here."""
         self.accepting = False
-        error = JobError("the job belongs to the parent of this forked process")
-        for command in list(self._inbox):
+        self._abandoned = True
+        error = JobError(_OF_THE_PARENT)
+        while self._inbox:
+            command = self._inbox.popleft()
             if isinstance(command, Enlist):
                 command.job._tracker.abandon(error)
+                command.parcel.close()
+            elif isinstance(command, _HasProcess):
+                command.process.close()
         for entry in list(self._jobs.values()):
             entry.job._tracker.abandon(error)
             entry.parcel.close()
@@ -598,7 +617,8 @@ class Dispatcher:
                 self._tell(StartFailed(order.slot, Evidence()))
                 continue
             try:
-                process = WorkerProcess(order.slot, self._config)
+                with _start_lock:
+                    process = WorkerProcess(order.slot, self._config)
             except BaseException as error:  # noqa: BLE001 - it is the jobs' that wait for it
                 logger.info("a worker could not be started: %r", error)
                 self._tell(StartFailed(order.slot, Evidence(error=error)))
@@ -721,6 +741,18 @@ class _Poller:
             self._poll.close()
 
 
+def _receive(process: WorkerProcess) -> Message | None:
+    """The next message; `ChannelClosed` also where nonsense came, which a job may send."""
+    try:
+        return process.channel.receive()
+    except ChannelClosed:
+        raise
+    except Exception as error:
+        if not isinstance(error, OSError):
+            logger.warning("worker %d sent what is no message: %s", process.pid, one_line(error))
+        raise ChannelClosed from error
+
+
 def _file_limit() -> int:
     """How many queued calls may hold a descriptor: a quarter of what the process may have."""
     import resource
@@ -735,8 +767,9 @@ def _file_limit() -> int:
 def _outcome_of(job: PrimitiveJob[Any], fate: Fate) -> Outcome:
     match fate:
         case Finished(message=message):
-            if message.truncated:
-                return Outcome(JobStatus.ERROR, _no_descriptor(job))
+            if message.lost:
+                failure = f"the outcome of job {job.name} was not received: {message.lost}"
+                return Outcome(JobStatus.ERROR, SerializationError(failure))
             done = message.kind == Kind.RETURNED
             return Outcome(JobStatus.DONE if done else JobStatus.ERROR, message)
         case Cancelled():
@@ -757,17 +790,13 @@ def _outcome_of(job: PrimitiveJob[Any], fate: Fate) -> Outcome:
         case Lost(evidence=evidence):
             error = _died(job, evidence)
         case NotInitialized(message=message, evidence=evidence):
-            error = _not_initialized(job, message, evidence)
+            if message is not None:
+                return Outcome(JobStatus.ERROR, message)
+            assert evidence is not None
+            error = _died_initializing(job, evidence)
         case TurnedAway():
             error = PoolClosedError(f"job {job.name}: the pool was shut down meanwhile")
     return Outcome(JobStatus.ERROR, error)
-
-
-def _no_descriptor(job: PrimitiveJob[Any]) -> SerializationError:
-    return SerializationError(
-        f"the outcome of job {job.name} could not be received: this process has no file "
-        "descriptor free; raise RLIMIT_NOFILE (ulimit -n) or return less than 128 KB"
-    )
 
 
 def _died(job: PrimitiveJob[Any], evidence: Evidence) -> WorkerDiedError:
@@ -780,8 +809,7 @@ def _died(job: PrimitiveJob[Any], evidence: Evidence) -> WorkerDiedError:
             failure = WorkerDiedError(f"{label}: it could not be sent to any worker")
         else:
             failure = WorkerDiedError(
-                f"{label}: no worker process could be started for it: "
-                f"{type(error).__name__}: {error}"
+                f"{label}: no worker process could be started for it: {one_line(error)}"
             )
         failure.__cause__ = error
         return failure
@@ -832,22 +860,13 @@ def _megabytes(count: int) -> str:
     return f"{count / 1e6:,.1f} MB"
 
 
-def _not_initialized(
-    job: PrimitiveJob[Any], message: Message | None, evidence: Evidence | None
-) -> InitializerError:
-    if message is not None:
-        cause = load_exception(message.body)
-        failure = InitializerError(
-            f"job {job.name}: the pool's initializer raised {type(cause).__name__}: {cause}"
-        )
-        failure.__cause__ = cause
-        return failure
-    assert evidence is not None
+def _died_initializing(job: PrimitiveJob[Any], evidence: Evidence) -> InitializerError:
     return InitializerError(
         f"job {job.name}: worker {evidence.pid} died in the pool's initializer: {_how(evidence)}",
         pid=evidence.pid,
         exitcode=evidence.exitcode,
         stack=evidence.stack,
+        peak_memory=evidence.peak_memory,
     )
 
 
@@ -856,6 +875,12 @@ def _not_initialized(
 _dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
 _hook_for: list[int] = []  # the pid that has its exit hook
 _exiting = False
+
+
+def check_not_exiting() -> None:
+    """Raise `PoolClosedError` when the interpreter is going down."""
+    if _exiting or sys.is_finalizing():
+        raise PoolClosedError("the interpreter is going down: no job can be submitted")
 
 
 def _register_exit_hook() -> None:
@@ -894,11 +919,31 @@ def _ended_by_interrupt() -> bool:
     return getattr(sys, "last_type", None) is KeyboardInterrupt and not interactive
 
 
-def _after_fork() -> None:
+_OF_THE_PARENT = "the job belongs to the parent of this forked process"
+_start_lock = threading.RLock()
+"""Held while a process is started: a fork waits for it, or it would find the locks of the resource
+trackers and of imports held by a thread that it does not have."""
+
+
+def _before_fork() -> None:
+    _start_lock.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    _start_lock.release()
+
+
+def _after_fork_in_child() -> None:
+    global _start_lock
+    _start_lock = threading.RLock()
     for dispatcher in list(_dispatchers):
         with contextlib.suppress(Exception):
             dispatcher.abandon()
     _dispatchers.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(
+    before=_before_fork,
+    after_in_parent=_after_fork_in_parent,
+    after_in_child=_after_fork_in_child,
+)

@@ -73,8 +73,8 @@ class WorkerDiedError(JobError, BrokenProcessPool):
         signal: The `signal.Signals` member that killed it, else None.
         stack: For a fatal signal, the Python stack at the crash as `faulthandler` wrote it.
         ran: Seconds that the job had been running; None if it never began.
-        peak_memory: Most resident memory that the process had in all its life, in bytes; None if
-            unknown.
+        peak_memory: Most resident memory that the process had in all its life, in bytes; None
+            where that was less than this program had itself, whose peak a child inherits.
     """
 
     def __init__(

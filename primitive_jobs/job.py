@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
 from .errors import JobError, ResultTimeoutError, SerializationError
 from .options import DEFAULT_OPTIONS, JobOptions, check_callable, check_seconds
-from .serialize import call_name, dump_call
+from .serialize import call_name, dump_call, let_frames_go
 from .status import FINAL_STATES, JobStatus
 from .tracker import Outcome, StatusTracker, cancelled
 
@@ -201,6 +201,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
         try:
             return dump_call(function, args, kwargs, self._name)
         except SerializationError as error:
+            let_frames_go(error)
             self._tracker.end_early(Outcome(JobStatus.ERROR, error))
             return None
 
@@ -251,7 +252,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
         if error is None:
             return value  # type: ignore[no-any-return]
         try:
-            raise error.with_traceback(None)
+            raise BaseException.with_traceback(error, None)  # it may have one of its own
         finally:
             del error  # or this frame and the exception keep each other alive
 
@@ -300,7 +301,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
         outcome = self._await_outcome(timeout)
         error = outcome.load(self.name)[1]
         if outcome.status is JobStatus.CANCELLED and error is not None:
-            raise error.with_traceback(None)
+            raise BaseException.with_traceback(error, None)
         return error
 
     def wait(self, timeout: float | None = None) -> bool:

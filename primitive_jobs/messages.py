@@ -23,27 +23,26 @@ class Kind(enum.IntEnum):
 
     RUN = 1  # pool -> worker: a call to make
     STOP = 2  # pool -> worker: leave
-    INIT = 3  # pool -> worker: the initializer, when it is too large to travel with the start
-    READY = 4  # worker -> pool: a job may come
-    RETURNED = 5  # worker -> pool: the job's result
-    RAISED = 6  # worker -> pool: the job's exception, or why it has no result
-    REFUSED = 7  # worker -> pool: the call could not be received, it was not started
-    INIT_FAILED = 8  # worker -> pool: the initializer's exception
+    READY = 3  # worker -> pool: a job may come
+    RETURNED = 4  # worker -> pool: the job's result
+    RAISED = 5  # worker -> pool: the job's exception, or why it has no result
+    REFUSED = 6  # worker -> pool: the call could not be received, it was not started
+    INIT_FAILED = 7  # worker -> pool: the initializer's exception
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
     """One message as received.
 
-    `body` is a pickle (b"" where the kind says all), `buffers` its out-of-band data. `truncated`
-    says that a descriptor was lost on the way: the receiver had none free.
+    `body` is a pickle (b"" where the kind says all), `buffers` its out-of-band data. `lost` says
+    why the receiver could not take the content in, None where it did.
     """
 
     kind: int
     attempt: int = 0
     body: bytes | bytearray | memoryview = b""
     buffers: Sequence[memoryview] = ()
-    truncated: bool = False
+    lost: str | None = None
 
 
 # --- why a job has no outcome of its own ---------------------------------------------------------

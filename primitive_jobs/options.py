@@ -10,12 +10,13 @@ import dataclasses
 import math
 import numbers
 import re
+import threading
 from collections.abc import Mapping
 from typing import Any
 
 
 def check_seconds(name: str, value: object, *, positive: bool = False) -> float | None:
-    """Return ``value`` as seconds, None for None or infinity (no limit).
+    """Return ``value`` as seconds, None for None, infinity and what is as good as that (no limit).
 
     Raises:
         TypeError: It is no real number (a bool is none).
@@ -24,15 +25,22 @@ def check_seconds(name: str, value: object, *, positive: bool = False) -> float 
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(
-            f"{name} must be a number of seconds or None, not {type(value).__name__} {value!r}"
-        )
+        raise TypeError(f"{name} must be a number of seconds or None, not {shown(value)}")
     seconds = float(value)
     if math.isnan(seconds):
         raise ValueError(f"{name} must be a number of seconds or None, not NaN")
     if positive and seconds <= 0:
         raise ValueError(f"{name} must be greater than 0 seconds (None is no limit), not {value!r}")
-    return None if seconds == math.inf else seconds
+    return None if seconds > threading.TIMEOUT_MAX else seconds
+
+
+def shown(value: object) -> str:
+    """Type and value for a message, whatever its ``__repr__`` does."""
+    kind = str(type.__dict__["__name__"].__get__(type(value)))
+    try:
+        return f"{kind} {value!r}"
+    except Exception:  # noqa: BLE001 - it is somebody else's
+        return kind
 
 
 def check_count(name: str, value: object, *, least: int = 1) -> int:
@@ -52,7 +60,7 @@ def check_count(name: str, value: object, *, least: int = 1) -> int:
 def check_int(name: str, value: object) -> int:
     """Return ``value`` as an int; raise `TypeError` for anything else, bool included."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be an int, not {type(value).__name__} {value!r}")
+        raise TypeError(f"{name} must be an int, not {shown(value)}")
     return int(value)
 
 
@@ -80,10 +88,7 @@ def check_bytes(name: str, value: object) -> int | None:
         base = 1024 if match[3] else 1000
         size = float(match[1]) * base ** " kmgt".index((match[2] or " ").lower())
     elif isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(
-            f"{name} must be bytes, a text like '500 MB' or None, "
-            f"not {type(value).__name__} {value!r}"
-        )
+        raise TypeError(f"{name} must be bytes, a text like '500 MB' or None, not {shown(value)}")
     else:
         size = float(value)
     if not size >= 1:
@@ -94,7 +99,7 @@ def check_bytes(name: str, value: object) -> int | None:
 def check_callable(name: str, value: object) -> None:
     """Raise `TypeError` unless ``value`` can be called."""
     if not callable(value):
-        raise TypeError(f"{name} must be callable, not {type(value).__name__} {value!r}")
+        raise TypeError(f"{name} must be callable, not {shown(value)}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -128,8 +133,10 @@ class JobOptions:
     retries: int = 0
 
     def __post_init__(self) -> None:
-        if self.name is not None and not isinstance(self.name, str):
-            raise TypeError(f"name must be a str or None, not {type(self.name).__name__}")
+        if isinstance(self.name, str):
+            object.__setattr__(self, "name", str.__str__(self.name))  # without a subclass's ways
+        elif self.name is not None:
+            raise TypeError(f"name must be a str or None, not {shown(self.name)}")
         if isinstance(self.metadata, Mapping):
             object.__setattr__(self, "metadata", dict(self.metadata))
         elif self.metadata is not None:

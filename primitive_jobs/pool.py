@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import itertools
 import os
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from . import job as job_module
 from . import worker
-from .dispatcher import Dispatcher
+from .dispatcher import Dispatcher, check_not_exiting
 from .errors import ResultTimeoutError
 from .job import PoolLink, PrimitiveJob
 from .options import DEFAULT_OPTIONS, JobOptions, check_callable, check_count, check_seconds
@@ -116,21 +117,31 @@ class _Mapping:
         self._items = items
         self._size = size
         self._jobs: collections.deque[PrimitiveJob[list[Any]]] = collections.deque()
-        self._finished: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._unfinished = 0
+        self._finished: queue.SimpleQueue[None] = queue.SimpleQueue()  # wakes whoever waits
+        self._unfinished: collections.deque[PrimitiveJob[list[Any]]] = collections.deque()
         self._most_unfinished = 2 * submitter._max_workers + 1
 
     def top_up(self) -> None:
         """Submit as many chunks as the bounds allow."""
-        while self._unfinished < self._most_unfinished and len(self._jobs) < _MAP_AHEAD:
+        while self._count_unfinished() < self._most_unfinished and len(self._jobs) < _MAP_AHEAD:
             chunk = list(itertools.islice(self._items, self._size))
             if not chunk:
                 break
             job = self._submitter.submit(_run_chunk, self._function, chunk)
             self._jobs.append(job)
-            self._unfinished += 1
+            self._unfinished.append(job)
             # Holds the queue only: a mapping that is dropped is noticed, and cancels.
             job._tracker.call_when_final(functools.partial(self._finished.put, None))
+
+    def _count_unfinished(self) -> int:
+        with contextlib.suppress(queue.Empty):  # what comes from now on is still to be heard
+            while True:
+                self._finished.get_nowait()
+        for _ in range(len(self._unfinished)):
+            job = self._unfinished.popleft()
+            if not job.in_final_state():
+                self._unfinished.append(job)
+        return len(self._unfinished)
 
     def results(self, end: float | None) -> Iterator[Any]:
         """Yield the results in order; ``end`` is on the monotonic clock."""
@@ -156,7 +167,6 @@ class _Mapping:
                 self._finished.get(timeout=max(0.0, end - time.monotonic()))
         except queue.Empty:
             raise ResultTimeoutError("the next result of map() is not ready in time") from None
-        self._unfinished -= 1
 
     def __del__(self) -> None:
         for job in self._jobs:  # an iterator that was never started has no finally to run
@@ -209,6 +219,7 @@ class JobPool(_Submitter):
         memory_limit: int | str | None = None,
         on_exit: str = "wait",
     ) -> None:
+        check_not_exiting()  # before any import: none works any more then
         cpus = _cpu_count()
         count = cpus if max_workers is None else check_count("max_workers", max_workers)
         if initializer is not None:
@@ -233,15 +244,18 @@ class JobPool(_Submitter):
             raise ValueError(f"on_exit must be 'wait' or 'cancel', not {on_exit!r}")
         self._options = DEFAULT_OPTIONS.replace({"memory_limit": memory_limit})
         self._max_workers = count
+        # It holds the list, not the pool: so a dropped pool is noticed, and ends; also one whose
+        # making was interrupted.
+        made: list[Dispatcher] = []
+        weakref.finalize(self, _shut_down, made).atexit = False
         self._dispatcher = Dispatcher(
             count,
             leave_after,
             config,
             max_jobs_per_worker=most_jobs,
             cancel_at_exit=on_exit == "cancel",
+            made=made,
         )
-        # Holds the dispatcher, not the pool: so a dropped pool is noticed, and ends.
-        weakref.finalize(self, self._dispatcher.shut_down).atexit = False
 
     def options(self, **options: Any) -> PoolView:
         """Return a view of this pool whose jobs have these options; see `JobOptions`.
@@ -328,6 +342,11 @@ class PoolView(_Submitter):
 
     def __repr__(self) -> str:
         return f"<{self._pool!r} with {self._options}>"
+
+
+def _shut_down(dispatchers: list[Dispatcher]) -> None:
+    for dispatcher in dispatchers:
+        dispatcher.shut_down()
 
 
 def _cpu_count() -> int:

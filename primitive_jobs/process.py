@@ -7,6 +7,7 @@ a pool's spawner thread, ending on its reaper thread; no other thread calls into
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import logging
 import multiprocessing
@@ -17,7 +18,6 @@ import signal
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -25,15 +25,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from . import guard, worker
-from .channel import HAVE_PACKETS, PacketChannel, Parcel, StreamChannel, pair
+from .channel import HAVE_PACKETS, PacketChannel, StreamChannel, pair
 from .errors import InitializerError
 from .memory import oom_kills
-from .messages import Evidence, Kind
+from .messages import Evidence
+from .serialize import one_line
 
 if TYPE_CHECKING:
     import psutil
 
-START_LIMIT = 32 * 1024  # bytes of initializer that travel with the start, through a 64 KB pipe
 GIVE_UP = 10.0  # s, after which a process that SIGKILL does not end is left alone
 _DYING = 0.1  # s that a process without its link has to be found dead, before it is killed
 _VANISH = 0.1  # s, for the system's init process to take dead grandchildren off the table
@@ -49,31 +49,21 @@ class Initializer:
     """Function and arguments that each worker runs first.
 
     They are pickled while the process is being started, the only moment at which locks and
-    events of multiprocessing can be; what is too large for that follows through the channel.
+    events of multiprocessing can be.
     """
 
     def __init__(self, function: Callable[..., object], args: tuple[Any, ...]) -> None:
         self._call = (function, args)
-        self.follows = False
 
     def __reduce__(self) -> tuple[type[bytes], tuple[bytes]]:
-        data = self._dump()
-        self.follows = len(data) > START_LIMIT
-        return bytes, (b"" if self.follows else data,)
-
-    def _dump(self) -> bytes:
         from loky.backend import reduction
 
         try:
-            return bytes(reduction.dumps(self._call, protocol=5))
-        except Exception as error:
+            return bytes, (bytes(reduction.dumps(self._call, protocol=5)),)
+        except BaseException as error:
             raise InitializerError(
-                f"the initializer or its arguments cannot be serialized: {error}"
+                f"the initializer or its arguments cannot be serialized: {one_line(error)}"
             ) from error
-
-    def parcel(self) -> Parcel:
-        """What follows, for the channel."""
-        return Parcel(self._dump())
 
 
 class _Inherited:
@@ -138,7 +128,7 @@ class WorkerProcess:
         the_guard.add(self.pid)
 
     def _start(self, fd: int, config: WorkerConfig) -> Any:
-        from loky.backend import get_context
+        from .launch import Process
 
         _hold_terminal_signals()
         initializer = Initializer(*config.initializer) if config.initializer else None
@@ -149,22 +139,14 @@ class WorkerProcess:
             cpu_share=config.cpu_share,
             initializer=initializer,
         )
-        process = get_context("loky").Process(
+        process = Process(
             target=worker.main, args=(start,), env=dict(config.env), name=f"job-worker-{self.slot}"
         )
         try:
             process.start()
         finally:
-            os.set_inheritable(self._page, False)
             # Else any Process.start() of the user's program reaps it, and its exit joins it.
             multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
-        if initializer is not None and initializer.follows:
-            try:
-                self.channel.send(Kind.INIT, 0, initializer.parcel())
-            except BaseException:
-                os.kill(process.pid, signal.SIGKILL)
-                os.waitpid(process.pid, 0)
-                raise
         return process
 
     def terminate(self) -> None:
@@ -193,7 +175,7 @@ class WorkerProcess:
             logger.warning("what worker %d has noted cannot be read", self.pid)
         return Evidence(
             self.pid,
-            exitcode,
+            None if cut_off else exitcode,  # not by a death of its own
             noted,
             bool(initializing),
             stack,
@@ -219,10 +201,11 @@ class WorkerProcess:
         import psutil
 
         below: list[psutil.Process] = []
+        give_up = time.monotonic() + GIVE_UP
         # Stopped, the group starts no process any more; and an orphan of what is killed below
         # becomes the worker's child, so that the next look finds it.
         self._signal_group(signal.SIGSTOP)
-        with contextlib.suppress(psutil.Error):
+        try:
             root = psutil.Process(self.pid)
             while new := [p for p in root.children(recursive=True) if p not in below]:
                 below += new
@@ -230,6 +213,22 @@ class WorkerProcess:
                     with contextlib.suppress(psutil.Error, ProcessLookupError):
                         if os.getpgid(process.pid) != self.pid:
                             process.kill()
+                if time.monotonic() > give_up:
+                    logger.warning(
+                        "worker %d: its job starts processes faster than they can be "
+                        "killed; some may be left",
+                        self.pid,
+                    )
+                    break
+        except psutil.NoSuchProcess:
+            pass
+        except (psutil.Error, OSError) as error:  # no descriptor free, most likely
+            logger.warning(
+                "worker %d: what its job started outside of its process group is not "
+                "killed, as it cannot be found: %s",
+                self.pid,
+                error,
+            )
         self._signal_group(signal.SIGKILL)
         with contextlib.suppress(ProcessLookupError):  # it may not lead its group yet
             os.kill(self.pid, signal.SIGKILL)
@@ -262,7 +261,7 @@ class WorkerProcess:
         os.close(self._page)
         if self._own_death:
             os.close(self.death)
-        del self._process  # closes its sentinel
+        self._process._popen.close()  # its sentinel
 
 
 def _readable(fd: int, seconds: float) -> bool:
@@ -288,11 +287,9 @@ def _hold_terminal_signals() -> None:
 
 def _make_page() -> int:
     """A nameless file of one page, to be shared with a worker."""
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("primitive_jobs-page", os.MFD_CLOEXEC)
-    else:
-        with tempfile.TemporaryFile() as file:
-            fd = os.dup(file.fileno())
+    from .launch import nameless_file
+
+    fd = nameless_file("primitive_jobs-page")
     try:
         os.ftruncate(fd, worker.PAGE_SIZE)
     except OSError:
@@ -328,40 +325,56 @@ def _wait_until_gone(processes: list[psutil.Process]) -> None:
 class Guard:
     """The process that ends what jobs forked, if this process is killed.
 
-    It runs while any pool is open that has had a worker. `_lock` guards everything here; it is
-    taken by pools' spawner and reaper threads only.
+    It runs while any pool is open that has had a worker. Whatever a thread wants of it is put
+    into `_wishes`; whoever has `_lock` then, nobody ever waiting for it, fulfils all of them. So
+    a finalizer or signal handler that comes in between may use pools too.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._users = 0
+        self._wishes: collections.deque[Callable[[], None]] = collections.deque()
+        self._users: set[object] = set()
         self._groups: set[int] = set()
         self._process: subprocess.Popen[bytes] | None = None
 
-    def open(self) -> None:
+    def open(self, user: object) -> None:
         """A pool has begun."""
-        with self._lock:
-            self._users += 1
+        self._wish(lambda: self._users.add(user))
 
-    def release(self) -> None:
-        """A pool has ended; with the last one the guard goes."""
-        with self._lock:
-            self._users -= 1
-            if self._users == 0:
-                self._stop()
+    def release(self, user: object) -> None:
+        """A pool has ended, if it had begun at all; with the last one the guard goes."""
+        self._wish(lambda: self._release(user))
 
     def add(self, group: int) -> None:
         """Watch over a worker's process group."""
-        with self._lock:
-            self._groups.add(group)
-            self._tell(f"+{group}\n")
+        self._wish(lambda: self._add(group))
 
     def remove(self, group: int) -> None:
         """A worker is gone."""
-        with self._lock:
-            self._groups.discard(group)
-            if self._process is not None:
-                self._tell(f"-{group}\n")
+        self._wish(lambda: self._remove(group))
+
+    def _wish(self, wish: Callable[[], None]) -> None:
+        self._wishes.append(wish)
+        while self._wishes and self._lock.acquire(blocking=False):
+            try:
+                while self._wishes:
+                    self._wishes.popleft()()
+            finally:
+                self._lock.release()
+
+    def _release(self, user: object) -> None:
+        self._users.discard(user)
+        if not self._users:
+            self._stop()
+
+    def _add(self, group: int) -> None:
+        self._groups.add(group)
+        self._tell(f"+{group}\n")
+
+    def _remove(self, group: int) -> None:
+        self._groups.discard(group)
+        if self._process is not None:
+            self._tell(f"-{group}\n")
 
     def _tell(self, line: str) -> None:
         try:

@@ -62,7 +62,17 @@ def dump_call(
         return dumps((function, args, kwargs))
     except Exception as error:
         culprit = _find_culprit(function, args, kwargs, name)
-        raise SerializationError(f"{culprit} cannot be serialized: {_one_line(error)}") from error
+        failure = SerializationError(f"{culprit} cannot be serialized: {one_line(error)}")
+        raise failure from error
+
+
+def let_frames_go(error: BaseException | None) -> None:
+    """Drop the tracebacks of an exception and of what led to it: their frames hold arguments."""
+    seen = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        BaseException.with_traceback(error, None)
+        error = BaseException.__dict__["__context__"].__get__(error)
 
 
 def _find_culprit(
@@ -75,17 +85,24 @@ def _find_culprit(
         try:
             dumps(part)
         except Exception:  # noqa: BLE001 - whatever a __reduce__ raises
-            return f"{label}, a {type(part).__name__},"
+            return f"{label}, a {type_name(part)},"
     return f"the call of {name}()"
 
 
 def call_name(function: Callable[..., object]) -> str:
     """What to call a function in messages: its qualified name, or its type's."""
-    inner = getattr(function, "func", None)  # functools.partial
-    name = getattr(function, "__qualname__", None)
-    if not isinstance(name, str) and callable(inner):
-        name = getattr(inner, "__qualname__", None)
-    return name if isinstance(name, str) else type(function).__qualname__
+    try:
+        name = getattr(function, "__qualname__", None)
+        if not isinstance(name, str):
+            name = getattr(getattr(function, "func", None), "__qualname__", None)  # a partial
+    except Exception:  # noqa: BLE001 - whatever a __getattr__ raises
+        name = None
+    return str.__str__(name) if isinstance(name, str) else type_name(function)
+
+
+def type_name(value: object) -> str:
+    """The name of an object's type, whatever a metaclass says."""
+    return str(type.__dict__["__name__"].__get__(type(value)))
 
 
 # --- exceptions ---------------------------------------------------------------------------------
@@ -122,25 +139,25 @@ def dump_exception(error: BaseException, skip_frames: int = 0) -> bytes:
 
     ``skip_frames`` of the traceback's outermost frames, those of the worker's loop, are left out.
     """
-    frames = error.__traceback__
+    frames = BaseException.__dict__["__traceback__"].__get__(error)
     for _ in range(skip_frames):
         if frames is not None and frames.tb_next is not None:
             frames = frames.tb_next
     try:
         text = "".join(traceback.format_exception(type(error), error, frames))
     except BaseException:  # noqa: BLE001 - a __str__ that raises
-        text = "".join(traceback.format_tb(frames)) + f"{type(error).__qualname__}\n"
+        text = "".join(traceback.format_tb(frames)) + f"{type_name(error)}\n"
     pickled: bytes | None = None
-    if not isinstance(error, _ENDS_PROGRAMS):
+    if not issubclass(type(error), _ENDS_PROGRAMS):
         try:
             import cloudpickle
 
             pickled = cloudpickle.dumps(_taken_apart(error), protocol=_PROTOCOL)
         except BaseException:  # noqa: BLE001 - whatever its __reduce__ raises
             pickled = None
-    kind = type(error).__qualname__
-    ends_program = isinstance(error, _ENDS_PROGRAMS)
-    return pickle.dumps((kind, _message_of(error), text, pickled, ends_program), _PROTOCOL)
+    ends_program = issubclass(type(error), _ENDS_PROGRAMS)
+    facts = (type_name(error), _message_of(error), text, pickled, ends_program)
+    return pickle.dumps(facts, _PROTOCOL)
 
 
 def _taken_apart(error: BaseException) -> object:
@@ -179,12 +196,12 @@ def load_exception(body: Body) -> BaseException:
         try:
             error = _put_together(pickle.loads(pickled))
         except Exception as broken:  # noqa: BLE001 - whatever its __init__ raises
-            why = f" (which cannot be unpickled here: {_one_line(broken)})"
+            why = f" (which cannot be unpickled here: {one_line(broken)})"
         except (SystemExit, GeneratorExit) as broken:
-            why = f" (which raises {type(broken).__name__} when it is unpickled)"
+            why = f" (which raises {type_name(broken)} when it is unpickled)"
     elif not ends_program:
         why = " (which cannot be pickled)"
-    if not isinstance(error, BaseException) or isinstance(error, _ENDS_PROGRAMS):
+    if not isinstance(error, BaseException) or issubclass(type(error), _ENDS_PROGRAMS):
         error = JobError(f"the job raised {kind}: {message}{why}")
     set_cause(error, RemoteTraceback(text))
     return error
@@ -197,20 +214,27 @@ def set_cause(error: BaseException, cause: BaseException) -> None:
 
 def _message_of(error: BaseException) -> str:
     try:
-        return str(error)
+        return str.__str__(str(error))
     except BaseException:  # noqa: BLE001 - a __str__ that raises
         return "(its message cannot be shown)"
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """Type and message, whatever the exception's methods do."""
     message = " ".join(_message_of(error).split())
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return f"{type_name(error)}: {message}" if message else type_name(error)
+
+
+def what_was_raised(body: Body) -> str:
+    """Type and message of what `dump_exception` took, without unpickling it."""
+    kind, message, *_ = pickle.loads(body)
+    return f"{kind}: {message}"
 
 
 def dump_unloadable(error: BaseException) -> bytes:
     """What a worker answers when it cannot unpickle a call."""
     wrapped = SerializationError(
-        f"the function or an argument cannot be unpickled in the worker: {_one_line(error)}"
+        f"the function or an argument cannot be unpickled in the worker: {one_line(error)}"
     )
     return _dump_with_text(wrapped, error)
 
@@ -218,8 +242,7 @@ def dump_unloadable(error: BaseException) -> bytes:
 def dump_unpicklable_result(error: BaseException, value: object, name: str) -> bytes:
     """What a worker answers when it cannot pickle a result."""
     wrapped = SerializationError(
-        f"the result of {name}(), a {type(value).__name__}, cannot be serialized: "
-        f"{_one_line(error)}"
+        f"the result of {name}(), a {type_name(value)}, cannot be serialized: {one_line(error)}"
     )
     return _dump_with_text(wrapped, error)
 
@@ -239,5 +262,5 @@ def load_result(body: Body, buffers: Sequence[memoryview], name: str) -> Any:
         return loads(body, buffers)
     except (Exception, SystemExit, GeneratorExit) as error:
         raise SerializationError(
-            f"the result of job {name} cannot be unpickled here: {_one_line(error)}"
+            f"the result of job {name} cannot be unpickled here: {one_line(error)}"
         ) from error

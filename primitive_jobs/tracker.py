@@ -19,9 +19,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .errors import JobCancelledError, SerializationError
-from .messages import Message
-from .serialize import load_exception, load_result
+from .errors import InitializerError, JobCancelledError
+from .messages import Kind, Message
+from .serialize import load_exception, load_result, what_was_raised
 from .status import FINAL_STATES, TRANSITIONS, JobStatus
 
 Waiter = Callable[[], object]
@@ -57,13 +57,10 @@ class Outcome:
         self, source: Message | BaseException | None, name: str
     ) -> tuple[Any, BaseException | None]:
         if isinstance(source, Message):
-            if source.truncated:
-                raise SerializationError(
-                    f"the outcome of job {name} could not be received: this process has no file "
-                    "descriptor free (RLIMIT_NOFILE)"
-                )
             if self.status is JobStatus.DONE:
                 return load_result(source.body, source.buffers, name), None
+            if source.kind == Kind.INIT_FAILED:
+                return None, _initializer_failed(source, name)
             return None, load_exception(source.body)
         if source is None:
             return None, JobCancelledError(f"job {name} was cancelled")
@@ -75,6 +72,14 @@ class Outcome:
         outcome = cls(status, None)
         outcome._loaded.append((value, error))
         return outcome
+
+
+def _initializer_failed(message: Message, name: str) -> InitializerError:
+    failure = InitializerError(
+        f"job {name}: the pool's initializer raised {what_was_raised(message.body)}"
+    )
+    failure.__cause__ = load_exception(message.body)
+    return failure
 
 
 def cancelled() -> Outcome:

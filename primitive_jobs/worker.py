@@ -40,7 +40,7 @@ cpu_share: int | None = None
 
 @dataclass(frozen=True)
 class WorkerStart:
-    """What a worker is told when it is started. Stays small: it goes through a pipe."""
+    """What a worker is told when it is started."""
 
     channel_fd: int
     page_fd: int
@@ -97,10 +97,10 @@ def _leave() -> None:
 
 
 def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
         try:
-            stream.flush()
-        except Exception:  # noqa: BLE001 - a job may have closed or replaced it
+            getattr(sys, name).flush()
+        except BaseException:  # noqa: BLE001 - a job may have closed, replaced or deleted it
             pass
 
 
@@ -115,6 +115,7 @@ class _Worker:
         self._channel = channel
         self._page = page
         self._pid = os.getpid()
+        self._recursion_limit = sys.getrecursionlimit()
         self._in_job = False
         self._idle = False
         self._told_to_leave = False
@@ -131,6 +132,18 @@ class _Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(number) is not self._on_signal:
                 signal.signal(number, self._on_signal)
+
+    def _undo(self) -> None:
+        """Take back what a job may have left that would strike the loop or the next job."""
+        self._in_job = False
+        for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+            signal.setitimer(timer, 0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+    def _exit_if_forked(self) -> None:
+        """End a child that foreign code forked and let return into this loop."""
+        if os.getpid() != self._pid:
+            os._exit(0)
 
     def _handle_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
@@ -152,21 +165,19 @@ class _Worker:
         """Run the initializer, if there is one; return whether it did not raise."""
         try:
             if initializer is not None:
-                if initializer == b"":  # too large for the start: it comes through the channel
-                    message = self._channel.receive()
-                    assert message is not None
-                    if message.truncated:
-                        raise OSError("no file descriptor free to receive the initializer with")
-                    initializer = message.body
                 _NOTE.pack_into(self._page, 0, 0, 1)
                 function, args = serialize.loads(initializer)
                 function(*args)
+                self._exit_if_forked()
+                self._undo()
                 _NOTE.pack_into(self._page, 0, 0, 0)
             self._take_signals()
             self._channel.send(Kind.READY)
         except ChannelClosed:
             return False
         except BaseException as error:  # noqa: BLE001 - whatever foreign code raises
+            self._exit_if_forked()
+            self._undo()
             with contextlib.suppress(ChannelClosed):
                 parcel = self._parcel(serialize.dump_exception(error, skip_frames=1))
                 self._channel.send(Kind.INIT_FAILED, 0, parcel)
@@ -182,7 +193,7 @@ class _Worker:
                 self._idle = False
                 if message is None or message.kind != Kind.RUN:
                     return
-                if message.truncated:
+                if message.lost:
                     self._channel.send(Kind.REFUSED, message.attempt)
                     continue
                 attempt = message.attempt
@@ -190,8 +201,7 @@ class _Worker:
                 calls = [message]
                 del message
                 kind, parcel = self._run(calls)
-                if os.getpid() != self._pid:
-                    os._exit(0)  # a child that the job forked and let return into this loop
+                self._exit_if_forked()
                 self._take_signals()
                 _flush()
                 self._channel.send(kind, attempt, parcel)
@@ -202,18 +212,21 @@ class _Worker:
     def _run(self, calls: list[Message]) -> tuple[Kind, Parcel]:
         """Make one call. Function, arguments and result are gone when this returns."""
         message = calls.pop()
+        limit = self._recursion_limit
         try:
             self._in_job = True
             try:
                 function, args, kwargs = serialize.loads(message.body, message.buffers)
             except BaseException as error:  # noqa: BLE001 - whatever unpickling raises
-                self._in_job = False
+                self._undo()
                 return Kind.RAISED, self._parcel(serialize.dump_unloadable(error))
             del message
             result = function(*args, **kwargs)
-            self._in_job = False
+            sys.setrecursionlimit(limit)  # here: with a low one no call might be possible
+            self._undo()
         except BaseException as error:  # noqa: BLE001 - whatever the job raises
-            self._in_job = False
+            sys.setrecursionlimit(limit)
+            self._undo()
             return Kind.RAISED, self._parcel(serialize.dump_exception(error, skip_frames=1))
         try:
             body, buffers = serialize.dumps(result)

@@ -1,7 +1,11 @@
-"""The gate on every test: no thread, child process or descriptor more than before it."""
+"""The gate on every test: no thread, child process or descriptor more than before it.
+
+Nor a signal that stays blocked: what a later test starts would inherit that.
+"""
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -63,7 +67,9 @@ def _leftovers(
 def _nothing_left(_trackers_run: None) -> Iterator[None]:
     threads, children = set(threading.enumerate()), _children()
     descriptors = _descriptors()
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     yield
+    assert signal.pthread_sigmask(signal.SIG_SETMASK, blocked) == blocked
     from primitive_jobs import pool
 
     if pool._default is not None:
@@ -74,6 +80,15 @@ def _nothing_left(_trackers_run: None) -> Iterator[None]:
         time.sleep(0.01)
     left = _leftovers(threads, children, descriptors)
     assert not left, f"left behind: {left}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what a test recorded as its report, whether it passed or not."""
+    for kind in ("passed", "failed"):
+        for test in terminalreporter.getreports(kind):
+            for name, text in test.user_properties:
+                if name == "report" and test.when == "call":
+                    terminalreporter.write_line(str(text))
 
 
 @pytest.fixture

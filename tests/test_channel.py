@@ -13,6 +13,7 @@ import pytest
 
 from primitive_jobs.channel import (
     INLINE_LIMIT,
+    NO_DESCRIPTOR,
     Channel,
     ChannelClosed,
     PacketChannel,
@@ -124,7 +125,7 @@ def test_pool_to_worker(link: Link, packets: bool, size: int) -> None:
     assert (message.kind, message.attempt) == (Kind.RUN, 2**40 + 1)
     assert message.body == content(size)
     assert not message.buffers
-    assert not message.truncated
+    assert message.lost is None
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -285,7 +286,7 @@ def test_no_descriptor_to_receive_with() -> None:
         message = theirs.receive()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert message == Message(Kind.RUN, 5, truncated=True)
+    assert message == Message(Kind.RUN, 5, lost=NO_DESCRIPTOR)
     ours.send(Kind.STOP)
     assert theirs.receive() == Message(Kind.STOP)
     ours.close()

@@ -25,6 +25,7 @@ LAYERS = [
     "memory",
     "guard",
     "worker",
+    "launch",
     "process",
     "dispatcher",
     "pool",

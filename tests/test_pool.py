@@ -711,6 +711,7 @@ def test_many_threads(pool: JobPool) -> None:
 # --- Ctrl-C --------------------------------------------------------------------------------------
 
 STRIDE = 3  # opcodes between two places that are tried
+MISSES = 5  # places in a row that a call did not come to, before it is taken to have no more
 
 
 def interrupted(call: Callable[[], object], place: int) -> bool:
@@ -759,8 +760,22 @@ def check_well(pool: JobPool, jobs: list[PrimitiveJob[int]]) -> None:
     assert [job.result(PATIENCE) for job in after] == [2 * i for i in range(100)]
 
 
-def places() -> Iterator[int]:
-    return itertools.count(1, STRIDE)
+def interrupt_everywhere(attempt: Callable[[int], bool], stride: int = STRIDE) -> int:
+    """Call ``attempt(place)`` for one place after the other; return how many were hit.
+
+    How far a call goes depends on what the other threads have done by then, so that the end is
+    reached only when several places in a row were not.
+    """
+    hits = misses = 0
+    for place in itertools.count(1, stride):
+        if attempt(place):
+            hits += 1
+            misses = 0
+        else:
+            misses += 1
+        if misses == MISSES:
+            return hits
+    raise AssertionError("unreachable")
 
 
 # Python reports what is raised in a finalizer that way; it cannot be raised anywhere else.
@@ -769,28 +784,28 @@ def test_interrupt_in_submit(two: JobPool) -> None:
     pool = two
     pool.submit(double, 0).result(PATIENCE)
     jobs = []
-    for place in places():
+
+    def attempt(place: int) -> bool:
         job = PrimitiveJob(double, place)
         jobs.append(job)
-        if not interrupted(lambda job=job: job.submit(pool), place):  # type: ignore[misc]
-            break
-    assert len(jobs) > 50
-    for place in places():
-        if not interrupted(lambda: pool.submit(double, 1), place):
-            break
+        return interrupted(lambda: job.submit(pool), place)
+
+    assert interrupt_everywhere(attempt) > 50
+    assert interrupt_everywhere(lambda n: interrupted(lambda: pool.submit(double, 1), n)) > 50
     check_well(pool, jobs)
 
 
 def test_interrupt_in_result(pool: JobPool) -> None:
     jobs = []
-    for place in places():
+
+    def attempt(place: int) -> bool:
         job = pool.submit(double, place)
         jobs.append(job)
         hit = interrupted(job.result, place)
         assert job.result(PATIENCE) == 2 * place
-        if not hit:
-            break
-    assert len(jobs) > 10
+        return hit
+
+    assert interrupt_everywhere(attempt) > 10
     check_well(pool, jobs)
 
 
@@ -799,13 +814,15 @@ def test_interrupt_in_cancel(pool: JobPool, tmp_path: Path) -> None:
     held: list[PrimitiveJob[int]] = [pool.submit(hold, gate, 1) for _ in range(2)]
     until(lambda: all(job.running() for job in held), "RUNNING")
     jobs = []
-    for place in places():
+
+    def attempt(place: int) -> bool:
         job = pool.submit(double, place)
         jobs.append(job)
-        if not interrupted(job.cancel, place):
-            break
+        hit = interrupted(job.cancel, place)
         assert job.cancel()
-    assert len(jobs) > 10
+        return hit
+
+    assert interrupt_everywhere(attempt) > 10
     gate.touch()
     check_well(pool, jobs + held)
     assert all(job.cancelled() for job in jobs)
@@ -813,7 +830,8 @@ def test_interrupt_in_cancel(pool: JobPool, tmp_path: Path) -> None:
 
 def test_interrupt_in_cancel_of_a_running_job(two: JobPool, tmp_path: Path) -> None:
     jobs: list[PrimitiveJob[int]] = []
-    for place in itertools.count(1, 40):
+
+    def attempt(place: int) -> bool:
         job: PrimitiveJob[int] = two.submit(hold, tmp_path / "never", 1)
         jobs.append(job)
         until(job.running, "RUNNING")
@@ -822,9 +840,9 @@ def test_interrupt_in_cancel_of_a_running_job(two: JobPool, tmp_path: Path) -> N
         assert job.cancel()
         assert pid is not None
         assert not psutil.pid_exists(pid)
-        if not hit:
-            break
-    assert len(jobs) > 1
+        return hit
+
+    assert interrupt_everywhere(attempt, 40) > 1
     check_well(two, jobs)
 
 

@@ -30,7 +30,7 @@ from primitive_jobs import pool as pool_module
 from primitive_jobs.channel import ChannelClosed, Parcel, StreamChannel
 from primitive_jobs.dispatcher import Dispatcher
 from primitive_jobs.messages import Kind, Message
-from primitive_jobs.process import START_LIMIT, WorkerConfig, WorkerProcess, the_guard
+from primitive_jobs.process import WorkerConfig, WorkerProcess, the_guard
 from primitive_jobs.serialize import dump_call, load_exception, loads
 
 PATIENCE = 30.0  # s, after which what is waited for will not come
@@ -62,11 +62,19 @@ def packets(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
-def guarded() -> Iterator[None]:
-    """The guard, as an open pool has it."""
-    the_guard.open()
+def own_mask() -> Iterator[None]:
+    """A start blocks signals in the thread that makes it, in a pool the spawner's."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     yield
-    the_guard.release()
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+@pytest.fixture
+def guarded(own_mask: None) -> Iterator[None]:
+    """The guard, as an open pool has it."""
+    the_guard.open("test")
+    yield
+    the_guard.release("test")
 
 
 @pytest.fixture
@@ -195,7 +203,7 @@ def test_stack_of_a_crash(start: Start) -> None:
 # --- initializers --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [10, START_LIMIT * 8], ids=["small", "large"])
+@pytest.mark.parametrize("size", [10, 1_000_000], ids=["small", "large"])
 def test_initializer(start: Start, packets: bool, size: int) -> None:
     def initialize(data: bytes) -> None:
         os.environ["SIZE"] = str(len(data))
@@ -277,8 +285,8 @@ def test_guard_lives_with_the_pools() -> None:
     from primitive_jobs.process import Guard
 
     guard = Guard()
-    guard.open()
-    guard.open()
+    guard.open("one")
+    guard.open("two")
     assert guard._process is None  # no worker yet
     child = subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE)
     guard.add(child.pid)
@@ -294,9 +302,9 @@ def test_guard_lives_with_the_pools() -> None:
     assert second is not process
     assert second.poll() is None
     guard.remove(child.pid)
-    guard.release()
+    guard.release("one")
     assert second.poll() is None
-    guard.release()
+    guard.release("two")
     assert second.returncode is not None
     assert child.poll() is None
     child.communicate(b"\n", timeout=PATIENCE)

@@ -6,6 +6,7 @@ import gc
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -25,17 +26,17 @@ def resident() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def blow(folder: Path, seconds: float, seed: int, growth: float) -> None:
+def blow(folder: Path, seconds: float, seed: int, tell: Callable[[str, object], None]) -> None:
     Storm(folder, seed).blow(3.0)  # what is imported and kept once is there after this
     before = resident(), threading.active_count(), descriptors()
     report = Storm(folder, seed + 1).blow(seconds)
     after = resident(), threading.active_count(), descriptors()
-    print(f"\nstorm of {seconds:.0f} s, seed {seed}:")
-    for what, count in sorted(report.items()):
-        print(f"  {what:24} {count}")
-    print(f"  {'memory, before -> after':24} {before[0] / 1e6:.0f} -> {after[0] / 1e6:.0f} MB")
+    lines = [f"storm of {seconds:.0f} s, seed {seed}:"]
+    lines += [f"  {what:24} {count}" for what, count in sorted(report.items())]
+    lines += [f"  {'memory, before -> after':24} {before[0] / 1e6:.0f} -> {after[0] / 1e6:.0f} MB"]
+    tell("report", "\n".join(lines))
     assert after[1:] == before[1:], "threads or descriptors were left"
-    assert after[0] - before[0] < growth
+    assert after[0] - before[0] < GROWTH
     assert report["jobs"] > 10 * seconds
     for what in ("CANCELLED", "DONE", "ERROR", "JobMemoryError", "outside SIGKILL"):
         assert report.get(what, 0) > 0, f"nothing of it happened: {what}"
@@ -45,12 +46,12 @@ def blow(folder: Path, seconds: float, seed: int, growth: float) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_storm(marks: Path) -> None:
-    blow(marks, SHORT, 1, GROWTH)
+def test_storm(marks: Path, record_property: Callable[[str, object], None]) -> None:
+    blow(marks, SHORT, 1, record_property)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
-def test_long_storm(marks: Path) -> None:
+def test_long_storm(marks: Path, record_property: Callable[[str, object], None]) -> None:
     seed = int(os.environ.get("SOAK_SEED", str(time.time_ns() % 1_000_000)))
-    blow(marks, LONG, seed, GROWTH)
+    blow(marks, LONG, seed, record_property)
