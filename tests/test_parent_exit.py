@@ -392,8 +392,8 @@ def test_finalizers_that_call_everything() -> None:
                 Restless(pool, number, counts)
         finally:
             gc.set_threshold(*before)
-        gc.collect()
-        until(lambda: len(counts) == 200, "every finalizer")
+        # Again and again: one that comes while another thread's is under way does nothing.
+        until(lambda: gc.collect() >= 0 and len(counts) == 200, "every finalizer")
         assert counts.count("done") > 20
         assert pool.submit(abs, -1).result(PATIENCE) == 1
 
