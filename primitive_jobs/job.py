@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
 from .errors import JobError, ResultTimeoutError, SerializationError
-from .options import DEFAULT_OPTIONS, JobOptions, check_callable, check_seconds
+from .options import DEFAULT_OPTIONS, JobOptions, check_callable, check_grace, check_seconds
 from .serialize import call_name, dump_call, let_frames_go
 from .status import FINAL_STATES, JobStatus
 from .tracker import Outcome, StatusTracker, cancelled
@@ -268,11 +268,11 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
 
         Returns:
             True exactly when the job's final status is CANCELLED.
+
+        Raises:
+            TypeError, ValueError: ``grace`` is no finite number of seconds from 0 on.
         """
-        seconds = check_seconds("grace", grace)
-        if seconds is None or seconds < 0:
-            raise ValueError(f"grace must be a finite number of seconds from 0 on, not {grace!r}")
-        if self._ask_cancel(seconds):
+        if self._ask_cancel(check_grace(grace)):
             assert self._link is not None
             self._link.check_may_wait()
             self._tracker.wait()

@@ -11,8 +11,10 @@ import math
 import numbers
 import re
 import threading
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def check_seconds(name: str, value: object, *, positive: bool = False) -> float | None:
@@ -100,6 +102,37 @@ def check_callable(name: str, value: object) -> None:
     """Raise `TypeError` unless ``value`` can be called."""
     if not callable(value):
         raise TypeError(f"{name} must be callable, not {shown(value)}")
+
+
+def check_bool(name: str, value: object) -> None:
+    """Raise `TypeError` unless ``value`` is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {shown(value)}")
+
+
+def check_grace(value: object) -> float:
+    """Return ``value``, a cancel's ``grace``, in seconds.
+
+    Raises:
+        TypeError: It is no real number (a bool is none).
+        ValueError: It is NaN, negative or infinite.
+    """
+    if value is None:
+        raise TypeError("grace must be a number of seconds, not None")
+    seconds = check_seconds("grace", value)
+    if seconds is None or seconds < 0:
+        raise ValueError(f"grace must be a finite number of seconds from 0 on, not {value!r}")
+    return seconds
+
+
+def check_iterable(name: str, what: str, value: Iterable[T]) -> Iterator[T]:
+    """Return an iterator over ``value``; raise `TypeError` where it has none.
+
+    ``what`` says in the message what it should be an iterable of.
+    """
+    if not isinstance(value, Iterable) and not hasattr(type(value), "__getitem__"):
+        raise TypeError(f"{name} must be an iterable of {what}, not {shown(value)}")
+    return iter(value)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -20,7 +20,17 @@ from . import worker
 from .dispatcher import Dispatcher, check_not_exiting
 from .errors import ResultTimeoutError
 from .job import PoolLink, PrimitiveJob
-from .options import DEFAULT_OPTIONS, JobOptions, check_callable, check_count, check_seconds
+from .options import (
+    DEFAULT_OPTIONS,
+    JobOptions,
+    check_bool,
+    check_callable,
+    check_count,
+    check_grace,
+    check_iterable,
+    check_seconds,
+    shown,
+)
 from .process import WorkerConfig
 
 if TYPE_CHECKING:
@@ -88,8 +98,8 @@ class _Submitter:
 
         Raises:
             ResultTimeoutError: From the iterator, when the time is over.
-            ValueError: ``chunksize`` is below 1.
-            TypeError: An argument is of the wrong kind.
+            PoolClosedError: The pool was shut down, or the interpreter is going down.
+            TypeError, ValueError: An argument is wrong; the message names it.
         """
         check_callable("function", function)
         if not iterables:
@@ -97,7 +107,12 @@ class _Submitter:
         size = check_count("chunksize", chunksize)
         seconds = check_seconds("timeout", timeout)
         end = None if seconds is None else time.monotonic() + seconds
-        mapping = _Mapping(self, function, zip(*iterables, strict=False), size)
+        columns = [
+            check_iterable(f"iterable {place} of map()", "arguments", iterable)
+            for place, iterable in enumerate(iterables, 1)
+        ]
+        self._dispatcher.check_open()
+        mapping = _Mapping(self, function, zip(*columns, strict=False), size)
         mapping.top_up()
         return mapping.results(end)
 
@@ -224,6 +239,7 @@ class JobPool(_Submitter):
         count = cpus if max_workers is None else check_count("max_workers", max_workers)
         if initializer is not None:
             check_callable("initializer", initializer)
+        arguments = _check_initargs(initargs)
         variables = _check_env(env)
         share = max(1, cpus // count)
         if threads_per_worker is not None:
@@ -234,7 +250,7 @@ class JobPool(_Submitter):
         config = WorkerConfig(
             cpu_share=share,
             env={**settings, **variables},
-            initializer=None if initializer is None else (initializer, tuple(initargs)),
+            initializer=None if initializer is None else (initializer, arguments),
         )
         leave_after = check_seconds("idle_timeout", idle_timeout, positive=True)
         most_jobs = max_jobs_per_worker
@@ -271,9 +287,7 @@ class JobPool(_Submitter):
 
     def cancel_all(self, *, grace: float = 0.0) -> None:
         """Cancel every unfinished job and wait until all are final; ``grace`` as in `cancel`."""
-        seconds = check_seconds("grace", grace)
-        if seconds is None or seconds < 0:
-            raise ValueError(f"grace must be a finite number of seconds from 0 on, not {grace!r}")
+        seconds = check_grace(grace)
         jobs = self.jobs()
         self._dispatcher.ask_cancel_all(seconds)
         for job in jobs:
@@ -306,7 +320,12 @@ class JobPool(_Submitter):
         Args:
             wait: Return only when every job is final, and every process and thread gone.
             cancel: Cancel all jobs first, those that run included.
+
+        Raises:
+            TypeError: One of them is no bool; nothing has happened then.
         """
+        check_bool("wait", wait)
+        check_bool("cancel", cancel)
         self._dispatcher.shut_down(cancel=cancel)
         if wait:
             self._dispatcher.join()
@@ -353,6 +372,15 @@ def _cpu_count() -> int:
     from loky import cpu_count
 
     return int(cpu_count())
+
+
+def _check_initargs(initargs: object) -> tuple[Any, ...]:
+    # A text is iterable too, but whoever gives one means a single argument.
+    if isinstance(initargs, (str, bytes, bytearray)) or not isinstance(initargs, Iterable):
+        raise TypeError(
+            f"initargs must be a tuple of the initializer's arguments, not {shown(initargs)}"
+        )
+    return tuple(initargs)
 
 
 def _check_env(env: object) -> dict[str, str]:

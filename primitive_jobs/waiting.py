@@ -10,7 +10,7 @@ from typing import Generic, NamedTuple, TypeVar, cast
 
 from .errors import ResultTimeoutError
 from .job import PrimitiveJob
-from .options import check_seconds
+from .options import check_iterable, check_seconds, shown
 from .status import JobStatus
 
 T = TypeVar("T")
@@ -43,12 +43,13 @@ def as_completed(
 
 
 def _checked(jobs: Iterable[PrimitiveJob[T]]) -> list[PrimitiveJob[T]]:
-    unique = list(dict.fromkeys(jobs))
-    for job in unique:
+    unique: dict[PrimitiveJob[T], None] = {}
+    for job in check_iterable("jobs", "PrimitiveJobs", jobs):
         if not isinstance(cast("object", job), PrimitiveJob):
-            raise TypeError(f"jobs must be PrimitiveJobs, not {type(job).__name__}")
+            raise TypeError(f"jobs must be an iterable of PrimitiveJobs; one is {shown(job)}")
         job._check_submitted()
-    return unique
+        unique[job] = None
+    return list(unique)
 
 
 def _yield_final(

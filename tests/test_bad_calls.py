@@ -1,0 +1,312 @@
+"""Each public function with each kind of wrong argument.
+
+The answer is a `TypeError` or `ValueError` that names the argument, what it got and what is right;
+nothing is started and nothing is lost. A check of the signatures says which argument the table
+leaves out.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+
+import primitive_jobs
+from primitive_jobs import (
+    JobOptions,
+    JobPool,
+    JobStatus,
+    PrimitiveJob,
+    as_completed,
+    default_pool,
+    run,
+    wait,
+)
+from primitive_jobs.pool import PoolView
+
+PATIENCE = 30.0  # s
+NAN, INFINITY = float("nan"), float("inf")
+
+
+class BadRepr:
+    """Cannot even be shown."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("never shown")
+
+
+def use(value: Any) -> Any:
+    """What jobs call here, and what a type checker would not let through."""
+    return value
+
+
+def fail() -> None:
+    raise ValueError("mine")
+
+
+class Kind(NamedTuple):
+    """Values that are wrong for one kind of argument, and what the message says is right."""
+
+    right: str
+    types: tuple[Any, ...]  # TypeError
+    values: tuple[Any, ...] = ()  # ValueError
+
+
+CALLABLE = Kind("must be callable", (None, 3, "print", BadRepr()))
+SECONDS = Kind("number of seconds", ("1", True, [1], 1j, BadRepr()), (NAN,))
+LIMIT = Kind("seconds", ("1", True, [1], 1j, BadRepr()), (NAN, 0, -1, -INFINITY))
+GRACE = Kind("number of seconds", ("1", True, [1], None, BadRepr()), (NAN, -1, INFINITY))
+COUNT = Kind("must be", ("1", True, 1.5, [1], 1j, BadRepr()), (0, -1))
+FROM_ZERO = Kind("must be", ("1", True, 1.5, None, BadRepr()), (-1,))
+WHOLE = Kind("must be an int", ("1", True, 1.5, None, BadRepr()))
+SIZE = Kind("must be", (True, [1], 1j, BadRepr()), (NAN, 0, -1, "", "much", "1 XB", "-1 MB"))
+BOOL = Kind("must be True or False", ("no", 0, 1, None, BadRepr()))
+JOBS = Kind("iterable of PrimitiveJobs", (3, None, [3], [None], [[]], ["a"], "abc", [BadRepr()]))
+NAME = Kind("must be a str or None", (3, b"a", ["a"], BadRepr()))
+METADATA = Kind("must be a dict or None", (3, "a", [("a", 1)], BadRepr()))
+ARGUMENTS = Kind("must be a tuple", (3, None, "abc", b"abc", BadRepr()))
+ITERABLE = Kind("must be an iterable", (3, None, use, BadRepr()))
+POOL = Kind("must be a JobPool", (3, "default", JobPool, [], BadRepr()))
+WHEN = Kind("must be one of", (), (None, 3, "ALL", "FIRST_COMPLETED "))
+AT_EXIT = Kind("must be 'wait' or 'cancel'", (), (None, 3, "kill", True))
+ENV = Kind("env", (3, ["a"], "a=b", {"a": 1}, {1: "a"}), ({"": "a"}, {"a=b": "c"}, {"a": "\0"}))
+
+OPTIONS: dict[str, Kind] = {
+    "name": NAME,
+    "metadata": METADATA,
+    "timeout": LIMIT,
+    "priority": WHOLE,
+    "memory_limit": SIZE,
+    "retries": FROM_ZERO,
+}
+
+# (function, argument) -> (kind, call with a wrong value); `pool` and `job` are live.
+Call = Callable[[JobPool, PrimitiveJob[Any], Any], object]
+TABLE: dict[tuple[Any, str], tuple[Kind, Call]] = {
+    (run, "function"): (CALLABLE, lambda pool, job, bad: run(bad)),
+    (PrimitiveJob, "function"): (CALLABLE, lambda pool, job, bad: PrimitiveJob(bad)),
+    (PrimitiveJob.submit, "pool"): (POOL, lambda pool, job, bad: PrimitiveJob(use, 1).submit(bad)),
+    (PrimitiveJob.cancel, "grace"): (GRACE, lambda pool, job, bad: job.cancel(grace=bad)),
+    (PrimitiveJob.add_done_callback, "fn"): (
+        CALLABLE,
+        lambda pool, job, bad: job.add_done_callback(bad),
+    ),
+    (wait, "jobs"): (JOBS, lambda pool, job, bad: wait(bad)),
+    (wait, "timeout"): (SECONDS, lambda pool, job, bad: wait([job], bad)),
+    (wait, "return_when"): (WHEN, lambda pool, job, bad: wait([job], return_when=bad)),
+    (as_completed, "jobs"): (JOBS, lambda pool, job, bad: as_completed(bad)),
+    (as_completed, "timeout"): (SECONDS, lambda pool, job, bad: as_completed([job], bad)),
+    (JobPool, "max_workers"): (COUNT, lambda pool, job, bad: JobPool(bad)),
+    (JobPool, "initializer"): (
+        CALLABLE._replace(types=(3, "print", BadRepr())),
+        lambda pool, job, bad: JobPool(1, initializer=bad),
+    ),
+    (JobPool, "initargs"): (ARGUMENTS, lambda pool, job, bad: JobPool(1, initargs=bad)),
+    (JobPool, "env"): (ENV, lambda pool, job, bad: JobPool(1, env=bad)),
+    (JobPool, "threads_per_worker"): (
+        COUNT,
+        lambda pool, job, bad: JobPool(1, threads_per_worker=bad),
+    ),
+    (JobPool, "idle_timeout"): (LIMIT, lambda pool, job, bad: JobPool(1, idle_timeout=bad)),
+    (JobPool, "max_jobs_per_worker"): (
+        COUNT,
+        lambda pool, job, bad: JobPool(1, max_jobs_per_worker=bad),
+    ),
+    (JobPool, "memory_limit"): (SIZE, lambda pool, job, bad: JobPool(1, memory_limit=bad)),
+    (JobPool, "on_exit"): (AT_EXIT, lambda pool, job, bad: JobPool(1, on_exit=bad)),
+    (JobPool.submit, "function"): (CALLABLE, lambda pool, job, bad: pool.submit(bad)),
+    (JobPool.map, "function"): (CALLABLE, lambda pool, job, bad: pool.map(bad, [1])),
+    (JobPool.map, "iterables"): (ITERABLE, lambda pool, job, bad: pool.map(use, [1], bad)),
+    (JobPool.map, "timeout"): (SECONDS, lambda pool, job, bad: pool.map(use, [1], timeout=bad)),
+    (JobPool.map, "chunksize"): (COUNT, lambda pool, job, bad: pool.map(use, [1], chunksize=bad)),
+    (JobPool.cancel_all, "grace"): (GRACE, lambda pool, job, bad: pool.cancel_all(grace=bad)),
+    (JobPool.resize, "max_workers"): (
+        COUNT._replace(types=(*COUNT.types, None)),
+        lambda pool, job, bad: pool.resize(bad),
+    ),
+    (JobPool.shutdown, "wait"): (BOOL, lambda pool, job, bad: pool.shutdown(bad)),
+    (JobPool.shutdown, "cancel"): (BOOL, lambda pool, job, bad: pool.shutdown(cancel=bad)),
+}
+for _method in ("result", "exception", "wait", "wait_for_final_state"):
+    TABLE[getattr(PrimitiveJob, _method), "timeout"] = (
+        SECONDS,
+        lambda pool, job, bad, _method=_method: getattr(job, _method)(bad),  # type: ignore[misc]
+    )
+for _name, _kind in OPTIONS.items():
+    TABLE[JobOptions, _name] = (
+        _kind,
+        lambda pool, job, bad, _name=_name: JobOptions(**{_name: bad}),  # type: ignore[misc]
+    )
+    TABLE[JobPool.options, _name] = (
+        _kind,
+        lambda pool, job, bad, _name=_name: pool.options(**{_name: bad}),  # type: ignore[misc]
+    )
+    TABLE[PoolView.options, _name] = (
+        _kind,
+        lambda pool, job, bad, _name=_name: pool.options().options(**{_name: bad}),  # type: ignore[misc]
+    )
+    TABLE[PrimitiveJob.submit, _name] = (
+        _kind,
+        lambda pool, job, bad, _name=_name: PrimitiveJob(use, 1).submit(  # type: ignore[misc]
+            pool, **{_name: bad}
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def live() -> Iterator[tuple[JobPool, PrimitiveJob[Any]]]:
+    with JobPool(1) as pool:
+        job = pool.submit(use, 5)
+        assert job.result(PATIENCE) == 5
+        yield pool, job
+
+
+def _shown(bad: Any) -> str:
+    try:
+        return repr(bad)
+    except RuntimeError:
+        return "BadRepr"
+
+
+CASES = [
+    (function, argument, error, bad)
+    for (function, argument), (kind, _) in TABLE.items()
+    for error, several in ((TypeError, kind.types), (ValueError, kind.values))
+    for bad in several
+]
+
+
+def _label(value: Any) -> str | None:
+    if isinstance(value, str):
+        return re.sub(r"\W", "_", value)
+    return getattr(value, "__qualname__", None) or re.sub(r"\W", "_", _shown(value))
+
+
+@pytest.mark.parametrize(("function", "argument", "error", "bad"), CASES, ids=_label)
+def test_wrong_argument(
+    live: tuple[JobPool, PrimitiveJob[Any]],
+    function: Any,
+    argument: str,
+    error: type[Exception],
+    bad: Any,
+) -> None:
+    kind, call = TABLE[function, argument]
+    pool, job = live
+    with pytest.raises(error) as caught:
+        call(pool, job, bad)
+    assert type(caught.value) is error
+    text = str(caught.value)
+    assert argument.removesuffix("s") in text
+    assert kind.right in text
+    # Of a container it is the item that is wrong.
+    got = bad[0] if isinstance(bad, list) and kind is JOBS else bad
+    items = [repr(part) for pair in bad.items() for part in pair] if isinstance(bad, dict) else []
+    shown = any(part in text for part in (_shown(got), type(got).__name__, "NaN"))
+    assert shown or (items and all(item in text for item in items)), text
+    # Nothing was started, nothing lost.
+    assert pool.jobs() == []
+    assert job.result() == 5
+    assert pool.submit(use, 7).result(PATIENCE) == 7
+
+
+def test_unfinished_job_refuses_as_well() -> None:
+    with JobPool(1) as pool:
+        pool.submit(use, 1).result(PATIENCE)
+        job = pool.submit(time.sleep, 600)
+        for (function, argument), (kind, call) in TABLE.items():
+            if function not in vars(PrimitiveJob).values():
+                continue
+            for bad in kind.types:
+                with pytest.raises(TypeError, match=argument):
+                    call(pool, job, bad)
+        assert not job.in_final_state()
+        assert job.cancel()
+
+
+def test_unknown_options(live: tuple[JobPool, PrimitiveJob[Any]]) -> None:
+    pool, _ = live
+    for call in (
+        lambda: pool.options(tiemout=3),
+        lambda: pool.options(timeout=3).options(tiemout=3),
+        lambda: PrimitiveJob(use, 1).submit(pool, tiemout=3),
+    ):
+        with pytest.raises(TypeError, match=r"unknown option 'tiemout'; the options are name, .*"):
+            call()
+
+
+def test_a_submit_with_a_wrong_option_can_be_repeated(
+    live: tuple[JobPool, PrimitiveJob[Any]],
+) -> None:
+    pool, _ = live
+    job = PrimitiveJob(use, 2)
+    with pytest.raises(TypeError, match="retries"):
+        job.submit(pool, retries="many")
+    assert job.status() is JobStatus.INITIALIZING
+    assert job.submit(pool).result(PATIENCE) == 2
+
+
+def test_map_without_iterables(live: tuple[JobPool, PrimitiveJob[Any]]) -> None:
+    with pytest.raises(TypeError, match="at least one iterable"):
+        live[0].map(use)
+
+
+def test_positional_only(live: tuple[JobPool, PrimitiveJob[Any]]) -> None:
+    pool, _ = live
+
+    def both(function: int, self: int) -> tuple[int, int]:
+        return function, self
+
+    assert pool.submit(both, function=1, self=2).result(PATIENCE) == (1, 2)
+    assert run(both, function=1, self=2).result(PATIENCE) == (1, 2)
+    assert PrimitiveJob(both, function=1, self=2).submit(pool).result(PATIENCE) == (1, 2)
+
+
+# Of the arguments that are the user's own there is nothing to say.
+_FREE = {"args", "kwargs", "self", "value", "trace", "kind", "error"}
+
+
+def test_the_table_is_complete() -> None:
+    functions: list[Any] = []
+    for name in primitive_jobs.__all__:
+        public = getattr(primitive_jobs, name)
+        if inspect.isfunction(public):
+            functions.append(public)
+        elif inspect.isclass(public) and not issubclass(public, (Exception, JobStatus)):
+            functions.append(public)
+            functions += [
+                member
+                for attribute, member in inspect.getmembers(public, inspect.isfunction)
+                if not attribute.startswith("_")
+            ]
+    missing = []
+    for function in functions:
+        for name in inspect.signature(function).parameters:
+            if name == "options":
+                names = list(OPTIONS)
+            elif name in _FREE or function in (primitive_jobs.BasePrimitiveJob, JobOptions.replace):
+                names = []
+            else:
+                names = [name]
+            missing += [(function, n) for n in names if (function, n) not in TABLE]
+    assert not missing
+    assert list(OPTIONS) == list(inspect.signature(JobOptions).parameters)
+    assert default_pool not in [function for function, _ in TABLE]  # it has no argument
+
+
+def test_job_errors_of_wrong_order(live: tuple[JobPool, PrimitiveJob[Any]]) -> None:
+    pool, _ = live
+    fresh = PrimitiveJob(use, 1)
+    for call in (fresh.result, fresh.exception, fresh.wait, fresh.wait_for_final_state):
+        with pytest.raises(primitive_jobs.JobError, match="was not submitted"):
+            call()
+    for wait_for in (lambda: wait([fresh]), lambda: as_completed([fresh])):
+        with pytest.raises(primitive_jobs.JobError, match="was not submitted"):
+            wait_for()
+    fresh.submit(pool)
+    with pytest.raises(primitive_jobs.JobError, match="submitted before"):
+        fresh.submit(pool)
+    assert fresh.result(PATIENCE) == 1
