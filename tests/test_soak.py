@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import threading
@@ -53,5 +54,6 @@ def test_storm(marks: Path, record_property: Callable[[str, object], None]) -> N
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_long_storm(marks: Path, record_property: Callable[[str, object], None]) -> None:
+    faulthandler.cancel_dump_traceback_later()  # its limit is meant for tests of ordinary length
     seed = int(os.environ.get("SOAK_SEED", str(time.time_ns() % 1_000_000)))
     blow(marks, LONG, seed, record_property)
