@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
 from .errors import JobError, ResultTimeoutError, SerializationError
 from .options import DEFAULT_OPTIONS, JobOptions, check_callable, check_grace, check_seconds
-from .serialize import call_name, dump_call, let_frames_go
+from .serialize import call_name, dump_call, dumps_whole, let_frames_go
 from .status import FINAL_STATES, JobStatus
 from .tracker import Outcome, StatusTracker, cancelled
 
@@ -429,9 +429,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
         """Wait for the end; then everything but function and arguments travels."""
         outcome = self._await_outcome(None)
         value, error = outcome.load(self.name)
-        import cloudpickle
-
-        loaded = cloudpickle.dumps((value, error))
+        loaded = dumps_whole((value, error))
         cause = None if error is None else error.__cause__
         state = (
             self.job_id(),

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ from .channel import HAVE_PACKETS, PacketChannel, StreamChannel, pair
 from .errors import InitializerError
 from .memory import oom_kills
 from .messages import Evidence
-from .serialize import one_line
+from .serialize import one_line, reduce_code
 
 if TYPE_CHECKING:
     import psutil
@@ -59,7 +60,8 @@ class Initializer:
         from loky.backend import reduction
 
         try:
-            return bytes, (bytes(reduction.dumps(self._call, protocol=5)),)
+            reducers = {types.CodeType: reduce_code}
+            return bytes, (bytes(reduction.dumps(self._call, reducers, protocol=5)),)
         except BaseException as error:
             raise InitializerError(
                 f"the initializer or its arguments cannot be serialized: {one_line(error)}"

@@ -7,12 +7,16 @@ large array is copied once on its way. Used on both sides of the channel; does n
 
 from __future__ import annotations
 
+import collections
+import functools
+import io
 import linecache
 import pickle
 import re
 import traceback
+import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from .errors import JobError, SerializationError
 
@@ -28,8 +32,6 @@ def dumps(value: object) -> tuple[bytes, list[memoryview]]:
     """Pickle ``value`` into a body and its large buffers; whatever the pickling raises, raises."""
     if type(value) in _PLAIN:
         return pickle.dumps(value, _PROTOCOL), []
-    import cloudpickle
-
     buffers: list[memoryview] = []
 
     def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
@@ -42,7 +44,47 @@ def dumps(value: object) -> tuple[bytes, list[memoryview]]:
         buffers.append(raw)
         return False
 
-    return cloudpickle.dumps(value, protocol=_PROTOCOL, buffer_callback=keep_in_band), buffers
+    return dumps_whole(value, keep_in_band), buffers
+
+
+def dumps_whole(
+    value: object, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None
+) -> bytes:
+    """Pickle ``value`` into one piece, but for what ``buffer_callback`` takes."""
+    file = io.BytesIO()
+    _pickler_type()(file, protocol=_PROTOCOL, buffer_callback=buffer_callback).dump(value)
+    return file.getvalue()
+
+
+@functools.cache
+def _pickler_type() -> Any:
+    """Cloudpickle's pickler, which is imported when the first job needs it."""
+    import cloudpickle
+
+    class Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
+        dispatch_table: ClassVar[Any] = collections.ChainMap(
+            {types.CodeType: reduce_code}, cloudpickle.CloudPickler.dispatch_table
+        )
+
+    return Pickler
+
+
+def reduce_code(code: types.CodeType) -> tuple[Any, ...]:
+    """Reduce a function's code as cloudpickle does, with the name of its file.
+
+    Since 3.1.3 cloudpickle leaves that out, and the tracebacks of what was pickled by value (all
+    of a notebook, a REPL and a script) would say no file and show no source line.
+    """
+    import cloudpickle
+
+    construct, parts = cloudpickle.CloudPickler.dispatch_table[types.CodeType](code)
+    return _make_code, (construct, parts, "".join(code.co_filename))
+
+
+def _make_code(
+    construct: Callable[..., types.CodeType], parts: tuple[Any, ...], filename: str
+) -> types.CodeType:
+    return construct(*parts).replace(co_filename=filename)
 
 
 def loads(body: Body, buffers: Sequence[memoryview] = ()) -> Any:
@@ -150,9 +192,7 @@ def dump_exception(error: BaseException, skip_frames: int = 0) -> bytes:
     pickled: bytes | None = None
     if not issubclass(type(error), _ENDS_PROGRAMS):
         try:
-            import cloudpickle
-
-            pickled = cloudpickle.dumps(_taken_apart(error), protocol=_PROTOCOL)
+            pickled = dumps_whole(_taken_apart(error))
         except BaseException:  # noqa: BLE001 - whatever its __reduce__ raises
             pickled = None
     ends_program = issubclass(type(error), _ENDS_PROGRAMS)

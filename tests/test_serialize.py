@@ -346,3 +346,17 @@ def test_sources_are_filled_in() -> None:
         del linecache.cache[name]
     assert shown == '\n"""\n' + text.replace("in f\n", "in f\n    return 1 / zero\n") + '"""'
     assert str(pickle.loads(pickle.dumps(RemoteTraceback(text)))) == f'\n"""\n{text}"""'
+
+
+def test_code_by_value_keeps_the_name_of_its_file() -> None:
+    space: dict[str, Any] = {"__name__": "__main__"}
+    source = "class A:\n    def f(self):\n        return lambda: (lambda: 1)\n"
+    exec(compile(source, "a cell", "exec"), space)  # what a notebook does
+    for value in (space["A"]().f, space["A"]().f()):
+        body, buffers = dumps(value)
+        assert b"a cell" in body
+        loaded = loads(body, buffers)
+        while callable(loaded):
+            assert loaded.__code__.co_filename == "a cell"
+            loaded = loaded()
+        assert loaded == 1
