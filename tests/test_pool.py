@@ -795,14 +795,23 @@ def test_interrupt_in_submit(two: JobPool) -> None:
     check_well(pool, jobs)
 
 
-def test_interrupt_in_result(pool: JobPool) -> None:
+def test_interrupt_in_result(pool: JobPool, tmp_path: Path) -> None:
     jobs = []
 
     def attempt(place: int) -> bool:
-        job = pool.submit(double, place)
+        gate = tmp_path / str(place)
+        job: PrimitiveJob[int] = pool.submit(hold, gate, 2 * place)
         jobs.append(job)
+
+        def finish() -> None:
+            until(lambda: job._tracker._waiters, "somebody waits")
+            gate.touch()
+
+        finisher = threading.Thread(target=finish)
+        finisher.start()
         hit = interrupted(job.result, place)
         assert job.result(PATIENCE) == 2 * place
+        finisher.join()
         return hit
 
     assert interrupt_everywhere(attempt) > 10
