@@ -10,7 +10,8 @@
        spawner thread: starts processes     reaper thread: kills trees, reaps
 
 Modules, each importing only from those before it: errors, status, options, messages, serialize,
-channel, tracker, job, scheduler, memory, guard, worker, launch, process, dispatcher, pool, waiting.
+channel, shared, tracker, job, scheduler, memory, guard, worker, launch, process, dispatcher, pool,
+waiting.
 
 The public names are imported when they are first used, so that a worker, which needs few of the
 modules, starts fast.
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from .job import BasePrimitiveJob, PrimitiveJob
     from .options import JobOptions
     from .pool import JobPool, default_pool, run
+    from .shared import share
     from .status import FINAL_STATES, JobStatus
     from .waiting import as_completed, wait
 
@@ -54,6 +56,7 @@ _HOMES = {
     "job": ("BasePrimitiveJob", "PrimitiveJob"),
     "options": ("JobOptions",),
     "pool": ("JobPool", "default_pool", "run"),
+    "shared": ("share",),
     "status": ("FINAL_STATES", "JobStatus"),
     "waiting": ("as_completed", "wait"),
 }
@@ -78,6 +81,7 @@ __all__ = [
     "as_completed",
     "default_pool",
     "run",
+    "share",
     "wait",
 ]
 

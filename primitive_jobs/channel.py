@@ -13,6 +13,7 @@ by one thread at a time. Nothing is shared between two channels.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno
 import mmap
@@ -85,6 +86,15 @@ class Parcel:
             while done < self.size:
                 done += os.preadv(self.fd, [view[done:]], done)
             self.close()
+
+    def copy_of_bytes(self) -> Parcel:
+        """The same content in a parcel of its own that holds it as bytes."""
+        copy = Parcel(bytes(self.data), to_file=False)
+        copy.buffers, copy.size = self.buffers, self.size
+        if self.fd >= 0:
+            copy.fd = os.dup(self.fd)
+            copy.to_bytes()
+        return copy
 
     def close(self) -> None:
         """Give the descriptor back, if there is one."""
@@ -228,11 +238,33 @@ class PacketChannel(_SocketChannel):
 
     def __init__(self, sock: socket.socket, *, blocking: bool) -> None:
         super().__init__(sock, blocking=blocking)
+        # What the kernel had no room for: only shared data, of which many small pieces may come at
+        # once, and orders to forget it, which a busy worker does not read.
+        self._outgoing: collections.deque[tuple[int, int, Parcel | None]] = collections.deque()
         self._buffer = bytearray(_HEADER.size + INLINE_LIMIT)
         self._view = memoryview(self._buffer)
         self._ancillary = socket.CMSG_SPACE(_DESCRIPTOR.size)
 
     def send(self, kind: int, attempt: int = 0, parcel: Parcel | None = None) -> None:
+        if self._outgoing:
+            self._outgoing.append((kind, attempt, parcel))
+            return
+        try:
+            self._send_now(kind, attempt, parcel)
+        except BlockingIOError:
+            self._outgoing.append((kind, attempt, parcel))
+            self.wants_write = True
+
+    def flush(self) -> None:
+        try:
+            while self._outgoing:
+                self._send_now(*self._outgoing[0])
+                self._outgoing.popleft()
+        except BlockingIOError:
+            pass
+        self.wants_write = bool(self._outgoing)
+
+    def _send_now(self, kind: int, attempt: int, parcel: Parcel | None) -> None:
         try:
             if parcel is None:
                 self._socket.send(_HEADER.pack(kind, 0, 0, 0, attempt, 0))

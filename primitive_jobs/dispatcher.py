@@ -34,7 +34,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .channel import ChannelClosed, Parcel
@@ -65,6 +65,7 @@ from .messages import (
     Evidence,
     Fate,
     Finished,
+    Forget,
     Gone,
     InitFailed,
     Kill,
@@ -97,6 +98,7 @@ from .messages import (
 from .process import WorkerConfig, WorkerProcess, the_guard
 from .scheduler import Scheduler
 from .serialize import one_line
+from .shared import Source
 from .status import JobStatus
 from .tracker import Outcome, cancelled
 
@@ -112,11 +114,12 @@ class _Entry:
     worker may die before it has begun.
     """
 
-    __slots__ = ("job", "parcel")
+    __slots__ = ("job", "parcel", "shared")
 
-    def __init__(self, job: PrimitiveJob[Any], parcel: Parcel) -> None:
+    def __init__(self, job: PrimitiveJob[Any], parcel: Parcel, shared: Sequence[Source]) -> None:
         self.job = job
         self.parcel = parcel
+        self.shared = shared
 
 
 class _Order:
@@ -246,7 +249,13 @@ class Dispatcher:
 
     # --- for callers, on any thread ----------------------------------------------------------
 
-    def enlist(self, job: PrimitiveJob[Any], body: bytes, buffers: list[memoryview]) -> None:
+    def enlist(
+        self,
+        job: PrimitiveJob[Any],
+        body: bytes,
+        buffers: list[memoryview],
+        shared: tuple[Source, ...] = (),
+    ) -> None:
         """Queue a serialized job; raises `PoolClosedError` if the pool takes none."""
         self.check_open()
         to_file = self._config.packets and self._files < self._file_limit
@@ -260,7 +269,7 @@ class Dispatcher:
             failure.__cause__ = error
             job._tracker.end_early(Outcome(JobStatus.ERROR, failure))
             return
-        self._tell(Enlist(job, parcel))
+        self._tell(Enlist(job, parcel, shared))
 
     def check_open(self) -> None:
         """Raise `PoolClosedError` unless jobs are accepted."""
@@ -275,6 +284,10 @@ class Dispatcher:
     def ask_cancel_all(self, grace: float) -> None:
         """Have every unfinished job stopped; returns at once."""
         self._tell(CancelAllAsked(grace))
+
+    def forget(self, number: int) -> None:
+        """Have the workers let shared data go; returns at once."""
+        self._tell(Forget(number))
 
     def call_back(self, callback: Callable[[], object]) -> None:
         """Call ``callback`` on the thread for callbacks."""
@@ -374,8 +387,8 @@ class Dispatcher:
 
     def _take(self, command: Any) -> None:
         match command:
-            case Enlist(job=job, parcel=parcel):
-                self._take_in(job, parcel)
+            case Enlist(job=job, parcel=parcel, shared=shared):
+                self._take_in(job, parcel, shared)
             case CancelJob(job=job, grace=grace):
                 self._feed(CancelAsked(job.number, grace))
             case Ask(answer=answer, done=done):
@@ -385,18 +398,20 @@ class Dispatcher:
                 self._has_process(process)
             case Gone(slot=slot):
                 self._on_gone(slot, command)
+            case Forget(number=number):
+                self._on_forget(number)
             case _:
                 if isinstance(command, StartFailed):
                     self._orders.pop(command.slot, None)
                 self._feed(command)
 
-    def _take_in(self, job: PrimitiveJob[Any], parcel: Parcel) -> None:
+    def _take_in(self, job: PrimitiveJob[Any], parcel: Parcel, shared: Sequence[Source]) -> None:
         if not job._tracker.take_in():
             parcel.close()
             return
         self._job_count += 1
         job.number = self._job_count
-        self._jobs[job.number] = _Entry(job, parcel)
+        self._jobs[job.number] = _Entry(job, parcel, shared)
         self._files += parcel.fd >= 0
         options = job._options
         limit = options.memory_limit
@@ -446,9 +461,30 @@ class Dispatcher:
             return NotTaken(action.slot, action.attempt, unfit=True)
         # Before the sending: whatever the job does, somebody who sees it sees RUNNING too.
         entry.job._tracker.assigned(process.pid)
-        if self._send(process, Kind.RUN, action.attempt, entry.parcel):
+        shared_there = not entry.shared or self._share(process, entry.shared)
+        if shared_there and self._send(process, Kind.RUN, action.attempt, entry.parcel):
             return None
         return NotTaken(action.slot, action.attempt)
+
+    def _share(self, process: WorkerProcess, shared: Sequence[Source]) -> bool:
+        """Send a worker what it has not yet of the data that a call refers to."""
+        for source in shared:
+            if source.number in process.shared:
+                continue
+            source.used_by(self)
+            if not self._share(process, source.shared):
+                return False
+            parcel = source.parcel_for(packets=self._config.packets)
+            if not self._send(process, Kind.SHARE, source.number, parcel):
+                return False
+            process.shared.add(source.number)
+        return True
+
+    def _on_forget(self, number: int) -> None:
+        for process in self._workers.values():
+            if number in process.shared:
+                process.shared.discard(number)
+                self._send(process, Kind.FORGET, number)  # where it fails, its death is coming
 
     def _send(
         self, process: WorkerProcess, kind: Kind, attempt: int = 0, parcel: Parcel | None = None

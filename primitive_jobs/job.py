@@ -74,7 +74,13 @@ class BasePrimitiveJob(ABC, Generic[ResultT, StatusT]):
 class PoolLink(Protocol):
     """What a pool hands to the jobs that are submitted to it."""
 
-    def enlist(self, job: PrimitiveJob[Any], body: bytes, buffers: list[memoryview]) -> None:
+    def enlist(
+        self,
+        job: PrimitiveJob[Any],
+        body: bytes,
+        buffers: list[memoryview],
+        shared: tuple[Any, ...],
+    ) -> None:
         """Queue a serialized job; raises `PoolClosedError` if the pool takes none."""
 
     def ask_cancel(self, job: PrimitiveJob[Any], grace: float) -> None:
@@ -197,7 +203,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
     # Not written out in _submit_to: Python 3.12 has an inner `try` line outside of the outer `try`.
     def _serialize(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[bytes, list[memoryview]] | None:
+    ) -> tuple[bytes, list[memoryview], tuple[Any, ...]] | None:
         try:
             return dump_call(function, args, kwargs, self._name)
         except SerializationError as error:

@@ -28,6 +28,8 @@ class Kind(enum.IntEnum):
     RAISED = 5  # worker -> pool: the job's exception, or why it has no result
     REFUSED = 6  # worker -> pool: the call could not be received, it was not started
     INIT_FAILED = 7  # worker -> pool: the initializer's exception
+    SHARE = 8  # pool -> worker: data that calls may refer to; its number stands for the attempt's
+    FORGET = 9  # pool -> worker: no call refers to it any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,6 +373,14 @@ class Enlist:
 
     job: Any
     parcel: Any
+    shared: Sequence[Any] = ()  # what the call refers to
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Shared data that nobody can refer to any more."""
+
+    number: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,12 +100,14 @@ class WorkerProcess:
         channel: The pool's end of the link.
         death: A descriptor that is readable once the process is dead.
         link_lost: Set by the dispatcher where the channel ended before the death was seen.
+        shared: The dispatcher's: numbers of the shared data that was sent to it.
     """
 
     def __init__(self, slot: int, config: WorkerConfig) -> None:
         """Start it; whatever goes wrong raises, and then nothing is left."""
         self.slot = slot
         self.link_lost = False
+        self.shared: set[int] = set()
         self._own_death = False
         self._oom_kills = oom_kills()
         self._page = _make_page()

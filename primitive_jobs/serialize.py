@@ -7,7 +7,6 @@ large array is copied once on its way. Used on both sides of the channel; does n
 
 from __future__ import annotations
 
-import collections
 import functools
 import io
 import linecache
@@ -16,7 +15,7 @@ import re
 import traceback
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from .errors import JobError, SerializationError
 
@@ -26,10 +25,18 @@ _PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})  # need 
 _ENDS_PROGRAMS = (SystemExit, KeyboardInterrupt, GeneratorExit)
 
 Body = bytes | bytearray | memoryview
+Reducer = Callable[[Any], Any]
 
 
-def dumps(value: object) -> tuple[bytes, list[memoryview]]:
-    """Pickle ``value`` into a body and its large buffers; whatever the pickling raises, raises."""
+def dumps(
+    value: object,
+    out_of_band: int = OUT_OF_BAND,
+    reducers: Mapping[type, Reducer] | None = None,
+) -> tuple[bytes, list[memoryview]]:
+    """Pickle ``value`` into a body and its buffers of ``out_of_band`` bytes or more.
+
+    ``reducers`` come before those of the types themselves. Whatever the pickling raises, raises.
+    """
     if type(value) in _PLAIN:
         return pickle.dumps(value, _PROTOCOL), []
     buffers: list[memoryview] = []
@@ -39,20 +46,22 @@ def dumps(value: object) -> tuple[bytes, list[memoryview]]:
             raw = buffer.raw()
         except BufferError:  # not contiguous
             return True
-        if raw.nbytes < OUT_OF_BAND:
+        if raw.nbytes < out_of_band:
             return True
         buffers.append(raw)
         return False
 
-    return dumps_whole(value, keep_in_band), buffers
+    return dumps_whole(value, keep_in_band, reducers), buffers
 
 
 def dumps_whole(
-    value: object, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None
+    value: object,
+    buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None,
+    reducers: Mapping[type, Reducer] | None = None,
 ) -> bytes:
     """Pickle ``value`` into one piece, but for what ``buffer_callback`` takes."""
     file = io.BytesIO()
-    _pickler_type()(file, protocol=_PROTOCOL, buffer_callback=buffer_callback).dump(value)
+    _pickler_type()(file, reducers or {}, buffer_callback).dump(value)
     return file.getvalue()
 
 
@@ -62,9 +71,18 @@ def _pickler_type() -> Any:
     import cloudpickle
 
     class Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
-        dispatch_table: ClassVar[Any] = collections.ChainMap(
-            {types.CodeType: reduce_code}, cloudpickle.CloudPickler.dispatch_table
-        )
+        def __init__(
+            self,
+            file: io.BytesIO,
+            reducers: Mapping[type, Reducer],
+            buffer_callback: Callable[[pickle.PickleBuffer], Any] | None,
+        ) -> None:
+            # A plain dict of this moment: the C code looks into it for every object.
+            table: dict[type, Reducer] = {}
+            for part in reversed(cloudpickle.CloudPickler.dispatch_table.maps):
+                table |= part
+            self.dispatch_table = {**table, types.CodeType: reduce_code, **reducers}
+            super().__init__(file, protocol=_PROTOCOL, buffer_callback=buffer_callback)
 
     return Pickler
 
@@ -94,14 +112,14 @@ def loads(body: Body, buffers: Sequence[memoryview] = ()) -> Any:
 
 def dump_call(
     function: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any], name: str
-) -> tuple[bytes, list[memoryview]]:
-    """Pickle one call.
+) -> tuple[bytes, list[memoryview], tuple[Any, ...]]:
+    """Pickle one call; the third of what is returned is the shared data it refers to.
 
     Raises:
         SerializationError: It cannot be pickled; the message names the function or argument.
     """
     try:
-        return dumps((function, args, kwargs))
+        return dumps_referring((function, args, kwargs))
     except Exception as error:
         culprit = _find_culprit(function, args, kwargs, name)
         failure = SerializationError(f"{culprit} cannot be serialized: {one_line(error)}")
@@ -125,7 +143,7 @@ def _find_culprit(
     parts += [(f"argument {key!r} of {name}()", arg) for key, arg in kwargs.items()]
     for label, part in parts:
         try:
-            dumps(part)
+            dumps_referring(part)
         except Exception:  # noqa: BLE001 - whatever a __reduce__ raises
             return f"{label}, a {type_name(part)},"
     return f"the call of {name}()"
@@ -145,6 +163,41 @@ def call_name(function: Callable[..., object]) -> str:
 def type_name(value: object) -> str:
     """The name of an object's type, whatever a metaclass says."""
     return str(type.__dict__["__name__"].__get__(type(value)))
+
+
+# --- shared data ---------------------------------------------------------------------------------
+
+handle_types: dict[type, Callable[[Any], tuple[int, Any]]] = {}
+"""What stands for shared data, and how to get its number and the data; filled by its module."""
+
+received: dict[int, Any] = {}
+"""In a worker: the shared data that calls may refer to, by number; `Message`s, mapped once."""
+
+
+def dumps_referring(
+    value: object, out_of_band: int = OUT_OF_BAND
+) -> tuple[bytes, list[memoryview], tuple[Any, ...]]:
+    """Pickle as `dumps` does; the third of what is returned is the shared data referred to."""
+    found: dict[int, Any] = {}
+
+    def reducer(number_and_data: Callable[[Any], tuple[int, Any]]) -> Reducer:
+        def refer(handle: Any) -> tuple[Any, ...]:
+            number, data = number_and_data(handle)
+            found[number] = data
+            return _load_received, (number,)
+
+        return refer
+
+    reducers = {kind: reducer(get) for kind, get in handle_types.items()}
+    body, buffers = dumps(value, out_of_band, reducers)
+    return body, buffers, tuple(found.values())
+
+
+def _load_received(number: int) -> Any:
+    data = received.get(number)
+    if data is None:
+        raise SerializationError("the shared data has not reached this process")
+    return loads(data.body, [buffer.toreadonly() for buffer in data.buffers])
 
 
 # --- exceptions ---------------------------------------------------------------------------------

@@ -119,6 +119,7 @@ class _Worker:
         self._in_job = False
         self._idle = False
         self._told_to_leave = False
+        self._unfit = False  # shared data could not be received
         self._on_signal: Callable[[int, FrameType | None], None] = MethodType(
             _Worker._handle_signal, self
         )
@@ -191,9 +192,12 @@ class _Worker:
                 self._idle = True
                 message = self._channel.receive()
                 self._idle = False
-                if message is None or message.kind != Kind.RUN:
+                if message is None or message.kind == Kind.STOP:
                     return
-                if message.lost:
+                if message.kind != Kind.RUN:
+                    self._keep_or_forget(message)
+                    continue
+                if message.lost or self._unfit:
                     self._channel.send(Kind.REFUSED, message.attempt)
                     continue
                 attempt = message.attempt
@@ -208,6 +212,16 @@ class _Worker:
                 del parcel
         except (ChannelClosed, _Leave, OSError):  # OSError: a job closed or replaced the channel
             return
+
+    def _keep_or_forget(self, message: Message) -> None:
+        """Take shared data in, or let it go."""
+        number = message.attempt
+        if message.kind == Kind.FORGET:
+            serialize.received.pop(number, None)
+        elif message.lost:
+            self._unfit = True
+        else:
+            serialize.received[number] = message
 
     def _run(self, calls: list[Message]) -> tuple[Kind, Parcel]:
         """Make one call. Function, arguments and result are gone when this returns."""

@@ -19,6 +19,7 @@ LAYERS = [
     "messages",
     "serialize",
     "channel",
+    "shared",
     "tracker",
     "job",
     "scheduler",

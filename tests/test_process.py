@@ -102,7 +102,7 @@ def take(process: WorkerProcess) -> Message:
 
 
 def call(process: WorkerProcess, function: Callable[..., Any], *args: Any) -> None:
-    body, buffers = dump_call(function, args, {}, "function")
+    body, buffers, _ = dump_call(function, args, {}, "function")
     process.channel.send(Kind.RUN, 1, Parcel(body, buffers))
 
 

@@ -152,7 +152,7 @@ def test_interrupt_goes_through() -> None:
 
 
 def test_call_travels() -> None:
-    function, args, kwargs = loads(*dump_call(divmod, (7, 2), {"z": None}, "divmod"))
+    function, args, kwargs = loads(*dump_call(divmod, (7, 2), {"z": None}, "divmod")[:2])
     assert (function, args, kwargs) == (divmod, (7, 2), {"z": None})
 
 
