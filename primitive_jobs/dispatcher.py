@@ -171,6 +171,7 @@ class Dispatcher:
         idle_timeout: Seconds after which an idle worker leaves; None: never.
         config: How workers are started.
         max_jobs_per_worker: Jobs after which a worker is replaced; None: never.
+        spare_workers: Idle workers beyond `max_workers` that stand ready while all those are busy.
         cancel_at_exit: Whether the interpreter's end cancels what is unfinished.
         made: Where it puts itself before it starts anything, for whoever is to end it.
     """
@@ -182,6 +183,7 @@ class Dispatcher:
         config: WorkerConfig,
         *,
         max_jobs_per_worker: int | None = None,
+        spare_workers: int = 0,
         cancel_at_exit: bool = False,
         made: list[Dispatcher] | None = None,
     ) -> None:
@@ -189,7 +191,7 @@ class Dispatcher:
         self.accepting = True
         self.cancel_at_exit = cancel_at_exit
         self._config = config
-        self._scheduler = Scheduler(max_workers, idle_timeout, max_jobs_per_worker)
+        self._scheduler = Scheduler(max_workers, idle_timeout, max_jobs_per_worker, spare_workers)
         self._jobs: dict[int, _Entry] = {}
         self._workers: dict[int, WorkerProcess] = {}
         self._orders: dict[int, _Order] = {}
@@ -898,7 +900,8 @@ def _megabytes(count: int) -> str:
 
 def _died_initializing(job: PrimitiveJob[Any], evidence: Evidence) -> InitializerError:
     return InitializerError(
-        f"job {job.name}: worker {evidence.pid} died in the pool's initializer: {_how(evidence)}",
+        f"job {job.name}: worker {evidence.pid} died in the pool's preload or initializer: "
+        f"{_how(evidence)}",
         pid=evidence.pid,
         exitcode=evidence.exitcode,
         stack=evidence.stack,

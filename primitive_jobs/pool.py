@@ -213,6 +213,13 @@ class JobPool(_Submitter):
         max_jobs_per_worker: Jobs after which a worker process is replaced by a fresh one, for
             code that leaks; default None: never.
         memory_limit: The `memory_limit` of jobs that have none of their own; default None.
+        preload: Names of modules that each worker imports before its first job, so that this does
+            not have to wait for them. If one cannot be imported, the jobs that wait fail with
+            `InitializerError`.
+        spare_workers: Idle worker processes beyond `max_workers` that stand ready to take the
+            place of one that is killed or replaced, since starting one takes some 0.2 s; default
+            1. They are started when all workers are busy and the first job has ended, refilled in
+            the background, and leave like the others when the pool is idle. 0 spares the memory.
         on_exit: What the interpreter's end does with unfinished jobs: "wait" (default) for them,
             or "cancel" them. A Ctrl-C that ends the program cancels them always.
 
@@ -232,6 +239,8 @@ class JobPool(_Submitter):
         idle_timeout: float | None = IDLE_TIMEOUT,
         max_jobs_per_worker: int | None = None,
         memory_limit: int | str | None = None,
+        preload: Iterable[str] = (),
+        spare_workers: int = 1,
         on_exit: str = "wait",
     ) -> None:
         check_not_exiting()  # before any import: none works any more then
@@ -251,11 +260,13 @@ class JobPool(_Submitter):
             cpu_share=share,
             env={**settings, **variables},
             initializer=None if initializer is None else (initializer, arguments),
+            preload=_check_preload(preload),
         )
         leave_after = check_seconds("idle_timeout", idle_timeout, positive=True)
         most_jobs = max_jobs_per_worker
         if most_jobs is not None:
             most_jobs = check_count("max_jobs_per_worker", most_jobs)
+        spares = check_count("spare_workers", spare_workers, least=0)
         if on_exit not in ("wait", "cancel"):
             raise ValueError(f"on_exit must be 'wait' or 'cancel', not {on_exit!r}")
         self._options = DEFAULT_OPTIONS.replace({"memory_limit": memory_limit})
@@ -269,6 +280,7 @@ class JobPool(_Submitter):
             leave_after,
             config,
             max_jobs_per_worker=most_jobs,
+            spare_workers=spares,
             cancel_at_exit=on_exit == "cancel",
             made=made,
         )
@@ -381,6 +393,19 @@ def _check_initargs(initargs: object) -> tuple[Any, ...]:
             f"initargs must be a tuple of the initializer's arguments, not {shown(initargs)}"
         )
     return tuple(initargs)
+
+
+def _check_preload(preload: Iterable[str]) -> tuple[str, ...]:
+    what = "names of modules"
+    if isinstance(preload, str):
+        raise TypeError(f"preload must be an iterable of {what}, not {shown(preload)}")
+    names = tuple(check_iterable("preload", what, preload))
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"preload must be an iterable of {what}; one is {shown(name)}")
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ValueError(f"preload must be an iterable of {what}, which {name!r} is not")
+    return names
 
 
 def _check_env(env: object) -> dict[str, str]:

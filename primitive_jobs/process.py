@@ -88,6 +88,7 @@ class WorkerConfig:
     cpu_share: int = 1
     env: Mapping[str, str] = field(default_factory=dict)
     initializer: tuple[Callable[..., object], tuple[Any, ...]] | None = None
+    preload: tuple[str, ...] = ()
     packets: bool = HAVE_PACKETS
 
 
@@ -141,6 +142,7 @@ class WorkerProcess:
             page_fd=_Inherited(self._page),  # type: ignore[arg-type]
             parent_pid=os.getpid(),
             cpu_share=config.cpu_share,
+            preload=config.preload,
             initializer=initializer,
         )
         process = Process(

@@ -138,7 +138,6 @@ class Slot:
         self.peak = 0  # bytes, where that was too much
 
 
-_LIVE = frozenset(SlotState) - {SlotState.DYING, SlotState.LEAVING}
 _COMING = frozenset({SlotState.STARTING, SlotState.WARMING})
 
 
@@ -149,6 +148,8 @@ class Scheduler:
         max_workers: Most processes that may have a job, or be ready for one, at a time.
         idle_timeout: Seconds after which an idle worker is asked to leave; None: never.
         max_jobs_per_worker: Jobs after which a worker is replaced; None: never.
+        spare_workers: Idle workers beyond `max_workers` that stand ready while all those have
+            jobs, from the day the first job has ended.
     """
 
     def __init__(
@@ -156,10 +157,12 @@ class Scheduler:
         max_workers: int,
         idle_timeout: float | None,
         max_jobs_per_worker: int | None = None,
+        spare_workers: int = 0,
     ) -> None:
         self.max_workers = max_workers
         self.idle_timeout = idle_timeout
         self.max_jobs_per_worker = max_jobs_per_worker
+        self.spare_workers = spare_workers
         self.jobs: dict[int, Job] = {}
         self.slots: dict[int, Slot] = {}
         self.closing = False
@@ -167,6 +170,9 @@ class Scheduler:
         self._queue: list[tuple[int, int]] = []  # heap of (-priority, job); may hold gone jobs
         self._waiting = 0  # jobs in the queue, those gone not counted
         self._idle: list[Slot] = []  # the longest idle first; the last one is used next
+        self._counts = dict.fromkeys(SlotState, 0)  # slots in each state
+        self._warm = False  # a job has ended: spares may be started
+        self._spares_failed = False  # the last start failed, and nobody waited for it
         self._limited: set[Slot] = set()  # slots with a deadline
         self._slot_count = 0
         self._attempt_count = 0
@@ -208,7 +214,7 @@ class Scheduler:
     def next_deadline(self) -> float | None:
         """When a `Tick` is due, on the clock of `handle`; None: nothing is due."""
         due = [slot.deadline for slot in self._limited if slot.deadline is not None]
-        if self._idle and self.idle_timeout is not None:
+        if self._idle and self.idle_timeout is not None and not self._full():
             due.append(self._idle[0].idle_since + self.idle_timeout)
         if self._hold_until is not None and self._waiting:
             due.append(self._hold_until)
@@ -220,6 +226,7 @@ class Scheduler:
         if self.closing:
             self._do(Settle(event.job, TurnedAway()))
             return
+        self._spares_failed = False
         self._enqueue(Job(event))
 
     def _enqueue(self, job: Job) -> None:
@@ -259,6 +266,7 @@ class Scheduler:
         if slot is None or slot.job is None:
             return
         returned = event.message.kind == Kind.RETURNED
+        self._warm = True
         if slot.state is SlotState.BUSY:
             self._settle(slot.job, Finished(event.message))
             self._set_deadline(slot, None)
@@ -346,7 +354,7 @@ class Scheduler:
                 if slot.deadline is None or until < slot.deadline:
                     self._set_deadline(slot, until)
                 if slot.state is SlotState.BUSY:
-                    slot.state = SlotState.GRACE
+                    self._move(slot, SlotState.GRACE)
                     self._do(Terminate(slot.number))
 
     # --- slots -------------------------------------------------------------------------------
@@ -366,8 +374,21 @@ class Scheduler:
         else:
             self._limited.add(slot)
 
+    def _move(self, slot: Slot, state: SlotState) -> None:
+        self._counts[slot.state] -= 1
+        self._counts[state] += 1
+        slot.state = state
+
+    def _forget(self, number: int) -> Slot:
+        slot = self.slots.pop(number)
+        self._counts[slot.state] -= 1
+        return slot
+
     def _set_idle(self, slot: Slot) -> None:
-        slot.state = SlotState.IDLE
+        if self._full():  # the spares were of use as long as it was; they do not leave at once
+            for spare in self._idle:
+                spare.idle_since = self._now
+        self._move(slot, SlotState.IDLE)
         slot.idle_since = self._now
         self._idle.append(slot)
 
@@ -378,7 +399,8 @@ class Scheduler:
         self._unwatch(slot)
         if slot.state is SlotState.IDLE:
             self._idle.remove(slot)
-        slot.was, slot.state = slot.state, SlotState.DYING
+        slot.was = slot.state
+        self._move(slot, SlotState.DYING)
         # Without a process yet there is nothing to kill: see _on_started.
         self._do(Unspawn(slot.number) if slot.was is SlotState.STARTING else Kill(slot.number))
 
@@ -391,26 +413,27 @@ class Scheduler:
         """End a worker that has no job."""
         if slot.state is SlotState.IDLE:
             self._idle.remove(slot)
-        slot.state = SlotState.LEAVING
+        self._move(slot, SlotState.LEAVING)
         self._set_deadline(slot, self._now + LEAVE_TIME)
         self._do(Leave(slot.number))
 
     def _on_started(self, event: Started) -> None:
         slot = self.slots[event.slot]
         if slot.state is SlotState.STARTING:
-            slot.state = SlotState.WARMING
+            self._move(slot, SlotState.WARMING)
         else:  # called off meanwhile, too late
             self._do(Kill(slot.number))
 
     def _on_start_failed(self, event: StartFailed) -> None:
-        slot = self.slots.pop(event.slot)
+        slot = self._forget(event.slot)
         if slot.state is SlotState.STARTING:
             self._count_failure(event.evidence)
 
     def _count_failure(self, evidence: Evidence) -> None:
         """A worker did not get ready: try again, but not for ever if there is no other."""
         self._start_failures += 1
-        usable = any(slot.state in (SlotState.IDLE, SlotState.BUSY) for slot in self.slots.values())
+        self._spares_failed = True
+        usable = self._counts[SlotState.IDLE] + self._counts[SlotState.BUSY] > 0
         if self._start_failures < MAX_STARTS:
             return
         if usable:
@@ -428,8 +451,14 @@ class Scheduler:
         slot = self.slots.get(event.slot)
         if slot is not None and slot.state is SlotState.WARMING:
             self._start_failures = 0
+            self._spares_failed = False
             self._hold_until = None
             self._set_idle(slot)
+            if self._idle[0] is not slot:
+                # Behind those that have served: what they have imported serves again.
+                self._idle.remove(slot)
+                slot.idle_since = self._idle[0].idle_since
+                self._idle.insert(0, slot)
 
     def _on_init_failed(self, event: InitFailed) -> None:
         slot = self.slots.get(event.slot)
@@ -439,6 +468,7 @@ class Scheduler:
 
     def _initializer_failed(self, fate: NotInitialized) -> None:
         """Fail those who wait. The next submit tries anew, in processes of its own."""
+        self._spares_failed = True
         self._fail_waiting(fate)
         for slot in self.slots.values():
             if slot.state in _COMING:
@@ -451,7 +481,8 @@ class Scheduler:
             self._kill(slot)
 
     def _on_gone(self, event: Gone) -> None:
-        slot = self.slots.pop(event.slot)
+        slot = self._forget(event.slot)
+        self._warm = self._warm or slot.job is not None
         self._set_deadline(slot, None)
         job, evidence = slot.job, event.evidence
         if job is not None:
@@ -481,12 +512,14 @@ class Scheduler:
             if slot.state is SlotState.BUSY:
                 slot.reason = Reason.TIMEOUT
             self._kill(slot)
-        if self.idle_timeout is not None:
+        if self.idle_timeout is not None and not self._full():
             while self._idle and self._idle[0].idle_since + self.idle_timeout <= now:
                 self._ask_to_leave(self._idle[0])
 
     def _on_resized(self, event: Resized) -> None:
         self.max_workers = event.max_workers
+        while self._idle and self._live() > self.max_workers:  # spares come when they are of use
+            self._ask_to_leave(self._idle[0])
 
     def _on_restart(self, event: RestartAsked) -> None:
         del event
@@ -509,25 +542,33 @@ class Scheduler:
 
     def _fill(self) -> None:
         """Bring queue and slots together; every event ends here."""
-        while self._idle and self._live() > self.max_workers:
+        while self._idle and self._live() > self.max_workers + self.spare_workers:
             self._ask_to_leave(self._idle[0])
-        while self._waiting and self._idle:
+        while self._waiting and self._idle and not self._full():
             job = self._pop_queue()
             if job is None:
                 break
             self._assign(self._idle.pop(), job)
-        if self._waiting:
+        if self._waiting or (self._warm and self.spare_workers):
             self._spawn()
-        elif self.closing:
+        if self.closing and not self._waiting:
             self._close()
 
+    def _busy(self) -> int:
+        return self._counts[SlotState.BUSY] + self._counts[SlotState.GRACE]
+
+    def _full(self) -> bool:
+        """Whether as many jobs run as may; who is idle then is a spare."""
+        return self._busy() >= self.max_workers
+
     def _live(self) -> int:
-        return sum(slot.state in _LIVE for slot in self.slots.values())
+        counts = self._counts
+        return len(self.slots) - counts[SlotState.DYING] - counts[SlotState.LEAVING]
 
     def _assign(self, slot: Slot, job: Job) -> None:
         self._attempt_count += 1
         slot.attempt = self._attempt_count
-        slot.state = SlotState.BUSY
+        self._move(slot, SlotState.BUSY)
         slot.job, job.slot = job, slot
         if job.timeout is not None:
             self._set_deadline(slot, self._now + job.timeout)
@@ -545,11 +586,17 @@ class Scheduler:
             if self._now < self._hold_until:
                 return
             self._hold_until = None
-        coming = sum(slot.state in _COMING for slot in self.slots.values())
-        room = self.max_workers - self._live()
-        for _ in range(min(self._waiting - coming, room)):
+        busy = self._busy()
+        if busy < self.max_workers:
+            wanted = min(self._waiting, self.max_workers - busy)
+        elif self._warm and not self._spares_failed and not self.closing:
+            wanted = self.spare_workers
+        else:
+            return
+        for _ in range(wanted - (self._live() - busy)):
             self._slot_count += 1
             self.slots[self._slot_count] = Slot(self._slot_count)
+            self._counts[SlotState.STARTING] += 1
             self._do(Spawn(self._slot_count))
 
     def _close(self) -> None:
@@ -582,5 +629,8 @@ class Scheduler:
             assert (slot in self._idle) == (slot.state is SlotState.IDLE), "idle slots are listed"
             assert (slot.deadline is None) == (slot not in self._limited)
             assert not slot.watched or has_job, "only a busy worker's memory is watched"
+        for state, count in self._counts.items():
+            assert count == sum(slot.state is state for slot in self.slots.values())
         assert all(slot.number in self.slots for slot in self._limited)
-        assert not (self._waiting and self._idle), "nobody waits while a worker is idle"
+        may_run = self._idle and not self._full()
+        assert not (self._waiting and may_run), "nobody waits while a worker may have it"

@@ -76,7 +76,7 @@ class Outcome:
 
 def _initializer_failed(message: Message, name: str) -> InitializerError:
     failure = InitializerError(
-        f"job {name}: the pool's initializer raised {what_was_raised(message.body)}"
+        f"job {name}: the pool's preload or initializer raised {what_was_raised(message.body)}"
     )
     failure.__cause__ = load_exception(message.body)
     return failure

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import faulthandler
+import importlib
 import mmap
 import multiprocessing
 import os
@@ -46,6 +47,7 @@ class WorkerStart:
     page_fd: int
     parent_pid: int
     cpu_share: int
+    preload: tuple[str, ...]  # modules to import
     initializer: Any  # process.Initializer; bytes once it is here, or None
 
 
@@ -60,7 +62,7 @@ def main(start: WorkerStart) -> None:
     _record_crashes(start.page_fd)
     multiprocessing.set_start_method(None, force=True)  # or Process() in a job would be loky's
     worker = _Worker(attach(start.channel_fd), page)
-    if worker.initialize(start.initializer):
+    if worker.initialize(start.preload, start.initializer):
         worker.serve()
     _leave()
 
@@ -162,13 +164,16 @@ class _Worker:
 
     # --- the loop ----------------------------------------------------------------------------
 
-    def initialize(self, initializer: Any) -> bool:
-        """Run the initializer, if there is one; return whether it did not raise."""
+    def initialize(self, preload: tuple[str, ...], initializer: Any) -> bool:
+        """Import and run what comes before the first job; return whether nothing of it raised."""
         try:
-            if initializer is not None:
+            if preload or initializer is not None:
                 _NOTE.pack_into(self._page, 0, 0, 1)
-                function, args = serialize.loads(initializer)
-                function(*args)
+                for name in preload:
+                    importlib.import_module(name)
+                if initializer is not None:
+                    function, args = serialize.loads(initializer)
+                    function(*args)
                 self._exit_if_forked()
                 self._undo()
                 _NOTE.pack_into(self._page, 0, 0, 0)

@@ -69,6 +69,7 @@ JOBS = Kind("iterable of PrimitiveJobs", (3, None, [3], [None], [[]], ["a"], "ab
 NAME = Kind("must be a str or None", (3, b"a", ["a"], BadRepr()))
 METADATA = Kind("must be a dict or None", (3, "a", [("a", 1)], BadRepr()))
 ARGUMENTS = Kind("must be a tuple", (3, None, "abc", b"abc", BadRepr()))
+MODULES = Kind("names of modules", (3, None, "numpy", [3], BadRepr()), (["a b"], [""], ["a."]))
 ITERABLE = Kind("must be an iterable", (3, None, use, BadRepr()))
 POOL = Kind("must be a JobPool", (3, "default", JobPool, [], BadRepr()))
 WHEN = Kind("must be one of", (), (None, 3, "ALL", "FIRST_COMPLETED "))
@@ -117,6 +118,11 @@ TABLE: dict[tuple[Any, str], tuple[Kind, Call]] = {
         lambda pool, job, bad: JobPool(1, max_jobs_per_worker=bad),
     ),
     (JobPool, "memory_limit"): (SIZE, lambda pool, job, bad: JobPool(1, memory_limit=bad)),
+    (JobPool, "preload"): (MODULES, lambda pool, job, bad: JobPool(1, preload=bad)),
+    (JobPool, "spare_workers"): (
+        FROM_ZERO,
+        lambda pool, job, bad: JobPool(1, spare_workers=bad),
+    ),
     (JobPool, "on_exit"): (AT_EXIT, lambda pool, job, bad: JobPool(1, on_exit=bad)),
     (JobPool.submit, "function"): (CALLABLE, lambda pool, job, bad: pool.submit(bad)),
     (JobPool.map, "function"): (CALLABLE, lambda pool, job, bad: pool.map(bad, [1])),
@@ -159,7 +165,7 @@ for _name, _kind in OPTIONS.items():
 
 @pytest.fixture(scope="module")
 def live() -> Iterator[tuple[JobPool, PrimitiveJob[Any]]]:
-    with JobPool(1) as pool:
+    with JobPool(1, spare_workers=0) as pool:
         job = pool.submit(use, 5)
         assert job.result(PATIENCE) == 5
         yield pool, job
@@ -203,7 +209,7 @@ def test_wrong_argument(
     assert argument.removesuffix("s") in text
     assert kind.right in text
     # Of a container it is the item that is wrong.
-    got = bad[0] if isinstance(bad, list) and kind is JOBS else bad
+    got = bad[0] if isinstance(bad, list) and kind in (JOBS, MODULES) else bad
     items = [repr(part) for pair in bad.items() for part in pair] if isinstance(bad, dict) else []
     shown = any(part in text for part in (_shown(got), type(got).__name__, "NaN"))
     assert shown or (items and all(item in text for item in items)), text

@@ -73,7 +73,7 @@ class Arena:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.pool = JobPool(max_workers=2)
+        self.pool = JobPool(max_workers=2, spare_workers=0)
         self.neighbour = self.pool.submit(hold, folder, "neighbour")
         until((folder / "neighbour").exists, "the neighbour")
         self.pid = self.neighbour.pid

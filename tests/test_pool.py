@@ -77,7 +77,7 @@ def double(x: int) -> int:
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobPool]:
     """A pool of two that both run already; for jobs that do no harm to a worker."""
-    with JobPool(2, idle_timeout=None) as shared:
+    with JobPool(2, idle_timeout=None, spare_workers=0) as shared:
         folder = tmp_path_factory.mktemp("meeting")
         jobs = [shared.submit(meet, folder, 2) for _ in range(2)]
         assert len({job.result(PATIENCE) for job in jobs}) == 2

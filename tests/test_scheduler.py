@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from primitive_jobs.messages import (
     Action,
@@ -71,8 +71,9 @@ class Script:
         max_workers: int = 1,
         idle_timeout: float | None = None,
         max_jobs: int | None = None,
+        spares: int = 0,
     ) -> None:
-        self.scheduler = Scheduler(max_workers, idle_timeout, max_jobs)
+        self.scheduler = Scheduler(max_workers, idle_timeout, max_jobs, spares)
         self.now = 0.0
 
     def __call__(self, *events: Event) -> list[Action]:
@@ -467,6 +468,82 @@ def test_every_event_in_every_state(state: SlotState, event: Event) -> None:
             play(Gone(slot.number, Evidence(1, -9, noted=slot.attempt)))
 
 
+# --- spares --------------------------------------------------------------------------------------
+
+
+def with_spare(idle_timeout: float | None = None) -> Script:
+    """One place, in which worker 1 has job 2 after job 1; worker 2 is the spare."""
+    play = Script(1, idle_timeout, spares=1)
+    assert play(Submitted(1), Started(1), Ready(1)) == [Spawn(1), Assign(1, 1, 1)]
+    assert play(Answered(1, 1, RETURNED)) == [Settle(1, Finished(RETURNED))]
+    assert play(Submitted(2)) == [Assign(1, 2, 2), Spawn(2)]  # all are busy now
+    assert play(Started(2), Ready(2)) == []
+    return play
+
+
+def test_a_spare_runs_no_job_while_all_others_do() -> None:
+    play = with_spare()
+    assert play(Submitted(3)) == []
+    assert play(Answered(1, 2, RETURNED))[1:] == [Assign(1, 3, 3)]
+
+
+def test_a_spare_takes_the_place_of_a_killed_worker_at_once() -> None:
+    play = with_spare()
+    play(Submitted(3))
+    # Before the killed one is gone, and a new spare is on its way.
+    assert play(CancelAsked(2)) == [Kill(1), Assign(2, 3, 3), Spawn(3)]
+    assert play(Gone(1, Evidence(1, -9, noted=2))) == [Settle(2, Cancelled())]
+
+
+def test_without_a_queue_the_worker_that_served_is_used_again() -> None:
+    play = with_spare()
+    play(Answered(1, 2, RETURNED))
+    assert play(Submitted(3)) == [Assign(1, 3, 3)]
+
+
+def test_a_worker_that_gets_ready_beside_an_idle_one_is_used_after_it() -> None:
+    play = Script(1, spares=1)
+    play(Submitted(1), Started(1), Ready(1), Answered(1, 1, RETURNED))
+    play(Submitted(2), Answered(1, 2, RETURNED), Started(2), Ready(2))
+    assert play(Submitted(3)) == [Assign(1, 3, 3)]
+
+
+def test_spares_stay_while_they_are_of_use_and_leave_with_the_others() -> None:
+    play = with_spare(idle_timeout=10.0)
+    play.now = 100.0
+    assert play.scheduler.next_deadline() is None
+    assert play(Tick()) == []
+    play(Answered(1, 2, RETURNED))
+    assert play.scheduler.next_deadline() == 110.0
+    play.now = 110.0
+    assert play(Tick()) == [Leave(2), Leave(1)]
+
+
+def test_a_spare_that_cannot_start_is_not_tried_for_ever() -> None:
+    play = Script(1, spares=1)
+    play(Submitted(1), Started(1), Ready(1), Answered(1, 1, RETURNED))
+    assert play(Submitted(2))[-1] == Spawn(2)
+    assert play(Started(2), InitFailed(2, RAISED)) == [Kill(2)]
+    assert play(Gone(2, Evidence(1, 0))) == []
+    assert play(Answered(1, 2, RETURNED))[1:] == []
+    assert play(Submitted(3)) == [Assign(1, 3, 3), Spawn(3)]  # the next submit tries again
+    assert play(StartFailed(3, Evidence(error=OSError()))) == []
+
+
+def test_spares_and_the_number_of_workers() -> None:
+    play = Script(2, spares=1)
+    play.warm(2)
+    assert play(Submitted(1), Submitted(2))[-1] == Spawn(3)
+    play(Started(3), Ready(3))
+    assert play(Submitted(3)) == []
+    assert play(Resized(3)) == [Assign(3, 3, 5), Spawn(4)]
+    play(Started(4), Ready(4))
+    for slot, attempt in ((1, 4), (2, 3), (3, 5)):
+        play(Answered(slot, attempt, RETURNED))
+    assert len(play(Resized(1))) == 3  # of the four that are idle now, one stays
+    assert play(ShutDown())[0].__class__ is Leave
+
+
 class World(RuleBasedStateMachine):
     """Processes, as the scheduler orders them, and a user who does anything at any time."""
 
@@ -484,6 +561,10 @@ class World(RuleBasedStateMachine):
         self.watched: set[int] = set()
         self.ends: Counter[int] = Counter()
         self.closes = 0
+
+    @initialize(spares=st.integers(0, 2))
+    def have_spares(self, spares: int) -> None:
+        self.scheduler.spare_workers = spares
 
     def tell(self, event: Event) -> None:
         for action in self.scheduler.handle(event, self.now):
