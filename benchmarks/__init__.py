@@ -1,1 +1,4 @@
-"""Benchmarks: one question a file, each contender in a fresh process, figures as JSON on demand."""
+"""Benchmarks: one question a file, each contender in a fresh process, goals beside the figures.
+
+`python -m benchmarks` asks them all; `python benchmarks/round_trip.py`, say, asks one.
+"""
