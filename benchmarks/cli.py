@@ -15,6 +15,16 @@ from benchmarks.harness import Question, Report, load, run_rounds, version_of
 QUESTIONS = (
     "round_trip",
     "throughput",
+    "large_array",
+    "shared_array",
+    "cancel",
+    "after_cancel",
+    "whole_process",
+    "speed_up",
+    "many_queued",
+    "idle",
+    "start_many",
+    "import_time",
 )
 """In the order in which they are asked."""
 

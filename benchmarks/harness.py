@@ -74,8 +74,8 @@ class Contender:
     name: str
     role: Role
     measure: Callable[[Counts], Figures]
-    needs: str | None = None
-    """The distribution that has to be installed, if any."""
+    needs: tuple[str, ...] = ()
+    """The distributions that have to be installed."""
     left_out: str | None = None
     """Why it never runs, for one whose absence a reader would wonder about."""
     note: str = ""
@@ -401,7 +401,7 @@ def run_rounds(
     for contender in wanted:
         if contender.left_out is not None:
             report.left_out[contender.name] = contender.left_out
-        elif contender.needs is not None and version_of(contender.needs) is None:
+        elif any(version_of(distribution) is None for distribution in contender.needs):
             report.left_out[contender.name] = NOT_INSTALLED
     shuffled = random.Random(SEED)
     count = scale.rounds if rounds is None else rounds

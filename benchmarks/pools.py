@@ -114,7 +114,7 @@ class Peer:
 
     name: str
     start: Start
-    needs: str | None = None
+    needs: tuple[str, ...] = ()
 
 
 FORK_POOL = "multiprocessing.Pool fork"
@@ -124,10 +124,10 @@ PEERS = (
     Peer(SPAWN_POOL, partial(multiprocessing_pool, method="spawn")),
     Peer("concurrent.futures fork", partial(concurrent_futures, method="fork")),
     Peer("concurrent.futures spawn", partial(concurrent_futures, method="spawn")),
-    Peer("loky", loky, "loky"),
-    Peer("pebble", pebble, "pebble"),
-    Peer("mpire", mpire, "mpire"),
-    Peer("deadpool", deadpool, "deadpool-executor"),
+    Peer("loky", loky, ("loky",)),
+    Peer("pebble", pebble, ("pebble",)),
+    Peer("mpire", mpire, ("mpire",)),
+    Peer("deadpool", deadpool, ("deadpool-executor",)),
 )
 
 

@@ -159,7 +159,11 @@ QUESTION = Question(
             for one in pools.everyone(measure_submitted)
         ),
         Contender(
-            "joblib", "peer", partial(time_map, joblib_map), "joblib", note="only mapped: batches"
+            "joblib",
+            "peer",
+            partial(time_map, joblib_map),
+            ("joblib",),
+            note="only mapped: batches",
         ),
     ),
     goals=(

@@ -1,0 +1,91 @@
+"""What the benchmarks see of other processes: who arrived, who is gone, what memory is whose."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+POLL = 1e-4  # s; short, but asleep: a busy caller would hold up the threads of the pool
+_numbers = itertools.count(1)
+
+
+class Meeting:
+    """Where jobs say that they run, and in which process; and where they wait to be released."""
+
+    def __init__(self) -> None:
+        self.address = f"\0primitive_jobs-benchmark-{os.getpid()}-{next(_numbers)}"  # no file
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(self.address)
+        self._listener.listen(256)
+        self._links: list[socket.socket] = []
+
+    def next(self, timeout: float = 30) -> int:
+        """Wait for the next job to arrive, and return the pid of its process."""
+        self._listener.settimeout(timeout)
+        link, _ = self._listener.accept()
+        self._links.append(link)
+        link.settimeout(timeout)
+        return int.from_bytes(link.recv(8, socket.MSG_WAITALL), "little")
+
+    def release(self) -> None:
+        """Let every job go that has arrived."""
+        while self._links:
+            self._links.pop().close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+        self._listener.close()
+
+
+def exists(pid: int) -> bool:
+    """Return whether there is still such a process; one that nobody has waited for still is."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_until_gone(pid: int, timeout: float = 30) -> None:
+    """Wait until the pid is free again."""
+    end = time.monotonic() + timeout
+    while exists(pid):
+        if time.monotonic() > end:
+            raise TimeoutError(f"the process was not gone after {timeout} s")
+        time.sleep(POLL)
+
+
+def memory(pid: int) -> dict[str, int]:
+    """Return the process's `private` memory, and its `proportional` one (PSS), in bytes."""
+    found = {}
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]:
+        name, _, size = line.partition(":")
+        found[name] = int(size.split()[0]) * 1024
+    private = found["Private_Clean"] + found["Private_Dirty"]
+    return {"private": private, "proportional": found["Pss"]}
+
+
+def resident() -> int:
+    """Return the resident memory of this process, in bytes."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def threads_of(pids: Iterator[int]) -> Iterator[tuple[int, int]]:
+    """Yield (pid, thread id) of each thread of these processes."""
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for entry in Path(f"/proc/{pid}/task").iterdir():
+                yield pid, int(entry.name)
