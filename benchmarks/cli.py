@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import report as reporting
-from benchmarks.harness import Question, Report, load, run_rounds, version_of
+from benchmarks.harness import Question, Report, byte_code, load, run_rounds, version_of
 
 QUESTIONS = (
     "round_trip",
@@ -78,10 +78,11 @@ def main(arguments: Sequence[str] | None = None, *, question: str | None = None)
     print(reporting.header(), flush=True)
     reports: list[Report] = []
     try:
-        for name in parsed.names:
-            reports.append(ask(load(name), parsed))
-            if parsed.json is not None:  # each time: an interrupt costs one question at most
-                parsed.json.write_text(json.dumps(reporting.as_json(reports), indent=2) + "\n")
+        with byte_code():
+            for name in parsed.names:
+                reports.append(ask(load(name), parsed))
+                if parsed.json is not None:  # each time: an interrupt costs one question at most
+                    parsed.json.write_text(json.dumps(reporting.as_json(reports), indent=2) + "\n")
     except KeyboardInterrupt:
         return 130
     if len(reports) > 1:

@@ -12,10 +12,12 @@ import contextlib
 import dataclasses
 import importlib
 import importlib.metadata
+import importlib.util
 import itertools
 import json
 import math
 import os
+import py_compile
 import random
 import select
 import signal
@@ -382,6 +384,30 @@ def _left_by(leader: int, marker: str) -> Iterator[psutil.Process]:
                 continue
             if os.getsid(process.pid) == leader or process.environ().get(MARKER) == marker:
                 yield process
+
+
+@contextlib.contextmanager
+def byte_code() -> Iterator[None]:
+    """Have byte code of ours, as an installation has, where the interpreter is told to write none.
+
+    Else every process would compile our source, while the peers' is compiled. It goes afterwards.
+    """
+    made = []
+    if sys.dont_write_bytecode:
+        for source in (ROOT / "primitive_jobs", Path(__file__).parent):
+            for path in source.glob("*.py"):
+                compiled = Path(importlib.util.cache_from_source(str(path)))
+                if not compiled.exists():
+                    made.append(compiled)
+                with contextlib.suppress(OSError):  # a folder that is read-only
+                    py_compile.compile(str(path))
+    try:
+        yield
+    finally:
+        for compiled in made:
+            compiled.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # not empty, or not there
+                compiled.parent.rmdir()
 
 
 def version_of(distribution: str) -> str | None:
