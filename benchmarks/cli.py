@@ -39,7 +39,7 @@ def positive(text: str) -> int:
 
 def parse_arguments(arguments: Sequence[str] | None, question: str | None) -> argparse.Namespace:
     """Return what the user wants; ``question`` is the one file that was started, if any."""
-    about = "all questions" if question is None else load(question).title
+    about = "all questions" if question is None else load(f"benchmarks.{question}").title
     parser = argparse.ArgumentParser(
         description=f"Benchmarks of primitive_jobs: {about}.",
         epilog="A goal that is missed is reported; only what failed to run makes the exit code 1.",
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None, *, question: str | None = None)
     try:
         with byte_code():
             for name in parsed.names:
-                reports.append(ask(load(name), parsed))
+                reports.append(ask(load(f"benchmarks.{name}"), parsed))
                 if parsed.json is not None:  # each time: an interrupt costs one question at most
                     parsed.json.write_text(json.dumps(reporting.as_json(reports), indent=2) + "\n")
     except KeyboardInterrupt:

@@ -128,7 +128,7 @@ class Scale:
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """One benchmark. It stands in the module of its name, which is what its contenders import."""
+    """One benchmark. It stands in the module of its name, which its contenders import."""
 
     name: str
     title: str
@@ -139,6 +139,13 @@ class Question:
     quick: Scale
     smoke: Scale
     """Just enough to see that everything runs; for the tests."""
+    package: str = "benchmarks"
+    """Where its module is."""
+
+    @property
+    def module(self) -> str:
+        """Return the full name of its module."""
+        return f"{self.package}.{self.name}"
 
     def scale(self, name: str) -> Scale:
         """Return the scale of that name."""
@@ -153,9 +160,9 @@ class Question:
         return next(one for one in self.metrics if one.key == key)
 
 
-def load(name: str) -> Question:
-    """Return the question that stands in `benchmarks/<name>.py`."""
-    question = importlib.import_module(f"benchmarks.{name}").QUESTION
+def load(module: str) -> Question:
+    """Return the question that stands in a module."""
+    question = importlib.import_module(module).QUESTION
     assert isinstance(question, Question)
     return question
 
@@ -310,7 +317,7 @@ def measure_in_fresh_process(
         folder = stack.enter_context(
             tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True)
         )
-        command = [sys.executable, "-c", _START, str(ROOT), question.name, name]
+        command = [sys.executable, "-c", _START, str(ROOT), question.module, name]
         process = subprocess.Popen(
             [*command, json.dumps(scale.counts), str(figures.fileno())],
             cwd=ROOT,
@@ -436,6 +443,7 @@ def run_rounds(
         if not racing:
             break
         shuffled.shuffle(racing)
+        started = time.monotonic()
         print(f"{question.name}: round {number}/{count}", end="", file=sys.stderr)
         for name in racing:
             print(f", {name}", end="", file=sys.stderr, flush=True)
@@ -448,5 +456,5 @@ def run_rounds(
                 print(" FAILED", end="", file=sys.stderr, flush=True)
             else:
                 report.samples.setdefault(name, {})[number] = figures
-        print(file=sys.stderr)
+        print(f"; {time.monotonic() - started:.0f} s", file=sys.stderr)
     return report

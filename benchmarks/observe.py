@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -83,9 +84,23 @@ def resident() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def threads_of(pids: Iterator[int]) -> Iterator[tuple[int, int]]:
-    """Yield (pid, thread id) of each thread of these processes."""
+class Usage(NamedTuple):
+    """What a thread has used since it started."""
+
+    switches: int
+    """Voluntary context switches: each is a wait that ended, or will, in a wake-up."""
+    cpu_ns: int
+
+
+def usage(pids: Iterable[int]) -> dict[tuple[int, int], Usage]:
+    """Return it for each thread of these processes, by pid and thread id."""
+    found = {}
     for pid in pids:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            for entry in Path(f"/proc/{pid}/task").iterdir():
-                yield pid, int(entry.name)
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # they come and go
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                status = (task / "status").read_text(encoding="utf-8")
+                switches = re.search(r"^voluntary_ctxt_switches:\s*(\d+)", status, re.MULTILINE)
+                cpu_ns = (task / "schedstat").read_text(encoding="ascii").split()[0]
+                if switches is not None:
+                    found[pid, int(task.name)] = Usage(int(switches[1]), int(cpu_ns))
+    return found
