@@ -2,7 +2,7 @@
 
 From the call that stops it until its process is gone: until its pid is free again, as seen by the
 caller. `python`: the job loops in Python. `c_call`: it is inside one C call that holds the GIL, so
-that no signal handler written in Python runs there.
+that no signal handler written in Python runs there (nor does it end a call, as it ends a sleep).
 
 The floor is SIGKILL and waitpid, to a process that does the same. Killing all workers of a pool, as
 one has to where it cannot stop one call, is hardly more than that; so it is shown, but no peer of
@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +36,20 @@ from benchmarks.harness import (
     Scale,
     repeat,
 )
-from benchmarks.jobs import sleep_in_c, spin
+from benchmarks.jobs import compute_in_c, spin
 from benchmarks.observe import Meeting, wait_until_gone
 from benchmarks.stopping import Open, everyone
 
-JOBS: dict[str, Callable[[str], None]] = {"python": spin, "c_call": sleep_in_c}
+JOBS: dict[str, Callable[[str], None]] = {"python": spin, "c_call": compute_in_c}
 SETTLE = 0.05  # s, from the job's sign of life to the cancel: it is inside its call then
 
 
 def measure(open_pool: Open, counts: Counts) -> Figures:
     with Meeting() as meeting, open_pool() as pool:
-        return time_stops(lambda job: pool.submit(job, meeting.address), pool.stop, meeting, counts)
+        keys = list(JOBS) if pool.stops_c_calls else ["python"]
+        return time_stops(
+            lambda job: pool.submit(job, meeting.address), pool.stop, meeting, counts, keys
+        )
 
 
 def kill_and_wait(counts: Counts) -> Figures:
@@ -69,9 +72,11 @@ def time_stops(
     stop: Callable[[Any], object],
     meeting: Meeting,
     counts: Counts,
+    keys: Iterable[str] = tuple(JOBS),
 ) -> Figures:
     figures = {}
-    for key, job in JOBS.items():
+    for key in keys:
+        job = JOBS[key]
         times = []
         for _ in repeat(counts["cancels"], budget=counts["budget_s"]):
             handle = start(job)

@@ -269,7 +269,7 @@ def _panel(axes: Any, report: Report, metric: Metric) -> None:
     medians = [median for median, _ in found]
     bars = axes.barh(names, medians, color=[_COLOURS[one.role] for _, one in found])
     axes.bar_label(bars, labels=[number(median) for median in medians], fontsize=7, padding=2)
-    if min(medians) > 0:  # they differ by orders of magnitude
+    if 0 < min(medians) < max(medians) / 20:  # else the shortest bars could not be seen
         axes.set_xscale("log")
     axes.margins(x=0.15)
     axes.tick_params(labelsize=7)

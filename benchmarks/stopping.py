@@ -20,6 +20,7 @@ from benchmarks.pools import FORK_POOL
 
 WORKERS = 2
 WHOLE = "all workers are killed and a new pool is made, as it cannot stop one call"
+WHOLE_MPIRE = f"{WHOLE}; not in a C call that holds the GIL: terminate() would wait for its end"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Stoppable:
     """Stop the call of a handle; may return before its process is gone."""
     whole: bool = False
     """Whether stopping one call costs all others."""
+    stops_c_calls: bool = True
+    """Whether it ever returns from stopping a C call that holds the GIL."""
 
 
 Open = Callable[[], AbstractContextManager[Stoppable]]
@@ -97,6 +100,8 @@ def remade(
     kill: Callable[[Any], object],
     submit_to: Callable[..., Any],
     result: Callable[[Any], Any],
+    *,
+    stops_c_calls: bool = True,
 ) -> Iterator[Stoppable]:
     """Yield a pool that is made by the first submit after each kill."""
     pools: list[Any] = []
@@ -107,7 +112,7 @@ def remade(
         return submit_to(pools[0], function, *args)
 
     try:
-        yield Stoppable(submit, result, lambda _: kill(pools.pop()), whole=True)
+        yield Stoppable(submit, result, lambda _: kill(pools.pop()), True, stops_c_calls)
     finally:
         while pools:
             kill(pools.pop())
@@ -162,6 +167,7 @@ def mpire() -> AbstractContextManager[Stoppable]:
         lambda pool: pool.terminate(),
         _apply_async,
         lambda handle: handle.get(),
+        stops_c_calls=False,  # it sends SIGTERM, with a handler in Python, and joins for ever
     )
 
 
@@ -170,20 +176,18 @@ def everyone(measure: Callable[[Open, Counts], Figures], killed_as: Role) -> tup
 
     ``killed_as`` is the role of those that cannot stop one call.
     """
-    killed: tuple[tuple[str, Open, tuple[str, ...]], ...] = (
-        (FORK_POOL, multiprocessing_pool, ()),
-        ("concurrent.futures fork", concurrent_futures("fork"), ()),
-        ("concurrent.futures spawn", concurrent_futures("spawn"), ()),
-        ("loky", loky, ("loky",)),
-        ("mpire", mpire, ("mpire",)),
-    )
+
+    def killed(name: str, open_pool: Open, *needs: str, note: str = WHOLE) -> Contender:
+        return Contender(name, killed_as, partial(measure, open_pool), needs, note=note)
+
     return (
         Contender(OURS, "ours", partial(measure, ours)),
         Contender("pebble", "peer", partial(measure, pebble), ("pebble",)),
         Contender("deadpool", "peer", partial(measure, deadpool), ("deadpool-executor",)),
-        *(
-            Contender(name, killed_as, partial(measure, open_pool), needs, note=WHOLE)
-            for name, open_pool, needs in killed
-        ),
+        killed(FORK_POOL, multiprocessing_pool),
+        killed("concurrent.futures fork", concurrent_futures("fork")),
+        killed("concurrent.futures spawn", concurrent_futures("spawn")),
+        killed("loky", loky, "loky"),
+        killed("mpire", mpire, "mpire", note=WHOLE_MPIRE),
         absent("joblib", "no handle on a single call"),
     )
