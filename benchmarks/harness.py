@@ -374,6 +374,7 @@ def end_by_force(process: subprocess.Popen[bytes], marker: str) -> int:
     for straggler in left:
         with contextlib.suppress(psutil.Error):
             straggler.kill()
+    psutil.wait_procs(left, timeout=1.0)  # whose parent is another's: seen as gone once it reaps
     process.wait()
     return len(left)
 
