@@ -75,7 +75,7 @@ class Scene:
 
 def measure(open_pool: Open, counts: Counts) -> Figures:
     first, second = [], []
-    with Meeting() as meeting, open_pool() as pool:
+    with open_pool() as pool, Meeting() as meeting:
         scene = Scene(pool, meeting)
         scene.time_next()  # whatever is made at the first time, is made now
         for _ in repeat(counts["cancels"], budget=counts["budget_s"]):
@@ -95,7 +95,7 @@ QUESTION = Question(
     ),
     contenders=everyone(measure, killed_as="peer"),
     goals=(Goal("first", at_most=10.0), Goal("first", EVERY_PEER, at_most=1.0)),
-    full=Scale(rounds=5, limit=60, counts={"cancels": 8, "budget_s": 7}),
+    full=Scale(rounds=3, limit=60, counts={"cancels": 8, "budget_s": 7}),
     quick=Scale(rounds=2, limit=40, counts={"cancels": 2, "budget_s": 1}),
     smoke=Scale(rounds=1, limit=30, counts={"cancels": 1, "budget_s": 1}),
 )

@@ -45,7 +45,7 @@ SETTLE = 0.05  # s, from the job's sign of life to the cancel: it is inside its 
 
 
 def measure(open_pool: Open, counts: Counts) -> Figures:
-    with Meeting() as meeting, open_pool() as pool:
+    with open_pool() as pool, Meeting() as meeting:
         keys = list(JOBS) if pool.stops_c_calls else ["python"]
         return time_stops(
             lambda job: pool.submit(job, meeting.address), pool.stop, meeting, counts, keys
@@ -107,7 +107,7 @@ QUESTION = Question(
         for key in JOBS
         for goal in (Goal(key, at_most=5.0), Goal(key, EVERY_PEER, at_most=1.0))
     ),
-    full=Scale(rounds=5, limit=90, counts={"cancels": 15, "budget_s": 6}),
+    full=Scale(rounds=3, limit=90, counts={"cancels": 15, "budget_s": 6}),
     quick=Scale(rounds=2, limit=60, counts={"cancels": 4, "budget_s": 1}),
     smoke=Scale(rounds=1, limit=40, counts={"cancels": 1, "budget_s": 1}),
 )

@@ -335,7 +335,9 @@ def measure_in_fresh_process(
         if report is not None and left_behind:
             report.left_behind[name] = max(left_behind, report.left_behind.get(name, 0))
         if not in_time:
-            raise ContenderError(f"stuck: not done in {scale.limit:.0f} s")
+            said = _last_line(errors)
+            said = said and f'; its last line: "{said}"'
+            raise ContenderError(f"stuck: not done in {scale.limit:.0f} s{said}")
         if process.returncode != 0:
             raise ContenderError(_last_line(errors) or f"exit code {process.returncode}")
         figures.seek(0)

@@ -106,7 +106,7 @@ QUESTION = Question(
         Contender("two memfd writes", "floor", two_writes, ("numpy",)),
     ),
     goals=(Goal("trip", EVERY_PEER, at_most=0.3), Goal("trip", FLOOR, at_most=1.3)),
-    full=Scale(rounds=5, limit=60, counts={"megabytes": 100, "trips": 5, "budget_s": 4}),
+    full=Scale(rounds=3, limit=60, counts={"megabytes": 100, "trips": 5, "budget_s": 4}),
     quick=Scale(rounds=2, limit=40, counts={"megabytes": 100, "trips": 2, "budget_s": 1}),
     smoke=Scale(rounds=1, limit=30, counts={"megabytes": 1, "trips": 1, "budget_s": 1}),
 )

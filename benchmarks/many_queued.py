@@ -36,7 +36,7 @@ PREFETCHED = 5  # queued calls that a pool may have sent ahead, and cannot cance
 
 
 def measure(start: Start, counts: Counts) -> Figures:
-    with Meeting() as meeting, start(WORKERS) as pool:
+    with start(WORKERS) as pool, Meeting() as meeting:
         holders = [pool.submit(hold, meeting.address) for _ in range(WORKERS)]
         for _ in holders:
             meeting.next()
@@ -103,7 +103,7 @@ QUESTION = Question(
         Goal("memory", at_most=1000),
         Goal("cancel", at_most=1.0),
     ),
-    full=Scale(rounds=5, limit=120, counts={"jobs": 100_000}),
+    full=Scale(rounds=3, limit=120, counts={"jobs": 100_000}),
     quick=Scale(rounds=1, limit=60, counts={"jobs": 30_000}),
     smoke=Scale(rounds=1, limit=30, counts={"jobs": 1000}),
 )

@@ -20,7 +20,10 @@ _numbers = itertools.count(1)
 
 
 class Meeting:
-    """Where jobs say that they run, and in which process; and where they wait to be released."""
+    """Where jobs say that they run, and in which process; and where they wait to be released.
+
+    To be left before the pool is, whose end waits for them.
+    """
 
     def __init__(self) -> None:
         self.address = f"\0primitive_jobs-benchmark-{os.getpid()}-{next(_numbers)}"  # no file
@@ -29,7 +32,7 @@ class Meeting:
         self._listener.listen(256)
         self._links: list[socket.socket] = []
 
-    def next(self, timeout: float = 30) -> int:
+    def next(self, timeout: float = 20) -> int:
         """Wait for the next job to arrive, and return the pid of its process."""
         self._listener.settimeout(timeout)
         link, _ = self._listener.accept()

@@ -167,12 +167,14 @@ class Census(threading.Thread):
 
     def run(self) -> None:
         """Wait for a job in each worker."""
-        pids = {self._meeting.next() for _ in range(WORKERS)}
-        if len(pids) == WORKERS:
-            found = [memory(pid) for pid in pids]
-            self.private = sum(one["private"] for one in found)
-            self.all = sum(one["proportional"] for one in [*found, memory(os.getpid())])
-        self._meeting.release()
+        try:
+            pids = {self._meeting.next() for _ in range(WORKERS)}
+            if len(pids) == WORKERS:
+                found = [memory(pid) for pid in pids]
+                self.private = sum(one["private"] for one in found)
+                self.all = sum(one["proportional"] for one in [*found, memory(os.getpid())])
+        finally:  # they would hold it, and this process, for ever
+            self._meeting.release()
 
 
 def count_memory(use: Use, table: Table) -> Census:
@@ -286,7 +288,7 @@ QUESTION = Question(
         Goal("all", at_most=1.2),
     ),
     full=Scale(
-        rounds=5, limit=90, counts={"megabytes": 100, "jobs": 50, "repeats": 3, "budget_s": 4}
+        rounds=3, limit=90, counts={"megabytes": 100, "jobs": 50, "repeats": 3, "budget_s": 4}
     ),
     quick=Scale(
         rounds=2, limit=60, counts={"megabytes": 100, "jobs": 50, "repeats": 1, "budget_s": 1}

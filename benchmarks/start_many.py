@@ -49,14 +49,13 @@ def time_arrivals(meeting: Meeting, begin: Callable[[], object], workers: int) -
 
 def measure(start: Start, counts: Counts) -> Figures:
     workers = counts["workers"]
-    with Meeting() as meeting:
-        started = time.perf_counter()
-        with start(workers) as pool:
-            handles = [pool.submit(hold, meeting.address) for _ in range(workers)]
-            pids = {meeting.next() for _ in handles}
-            seconds = time.perf_counter() - started
-            meeting.release()
-            expect({pool.result(handle) for handle in handles}, pids, "processes")
+    started = time.perf_counter()
+    with start(workers) as pool, Meeting() as meeting:
+        handles = [pool.submit(hold, meeting.address) for _ in range(workers)]
+        pids = {meeting.next() for _ in handles}
+        seconds = time.perf_counter() - started
+        meeting.release()
+        expect({pool.result(handle) for handle in handles}, pids, "processes")
     expect(len(pids), workers, "number of processes")
     return {"start": seconds}
 

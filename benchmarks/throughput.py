@@ -171,7 +171,7 @@ QUESTION = Question(
         Goal("submitted", EVERY_PEER, at_least=1.0, but=(pools.FORK_POOL, pools.SPAWN_POOL)),
         Goal("submitted", "loky", at_least=2.5),
     ),
-    full=Scale(rounds=7, limit=120, counts={"jobs": 20_000}),
+    full=Scale(rounds=5, limit=120, counts={"jobs": 20_000}),
     quick=Scale(rounds=2, limit=60, counts={"jobs": 4000}),
     smoke=Scale(rounds=1, limit=30, counts={"jobs": 20}),
 )
