@@ -95,7 +95,7 @@ QUESTION = Question(
     ),
     contenders=everyone(measure, killed_as="peer"),
     goals=(Goal("first", at_most=10.0), Goal("first", EVERY_PEER, at_most=1.0)),
-    full=Scale(rounds=3, limit=60, counts={"cancels": 8, "budget_s": 7}),
+    full=Scale(rounds=3, limit=60, counts={"cancels": 5, "budget_s": 5}),
     quick=Scale(rounds=2, limit=40, counts={"cancels": 2, "budget_s": 1}),
     smoke=Scale(rounds=1, limit=30, counts={"cancels": 1, "budget_s": 1}),
 )

@@ -108,7 +108,7 @@ QUESTION = Question(
         for goal in (Goal(key, at_most=5.0), Goal(key, EVERY_PEER, at_most=1.0))
     ),
     full=Scale(rounds=3, limit=90, counts={"cancels": 15, "budget_s": 6}),
-    quick=Scale(rounds=2, limit=60, counts={"cancels": 4, "budget_s": 1}),
+    quick=Scale(rounds=2, limit=60, counts={"cancels": 3, "budget_s": 1}),
     smoke=Scale(rounds=1, limit=40, counts={"cancels": 1, "budget_s": 1}),
 )
 

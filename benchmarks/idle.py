@@ -82,7 +82,7 @@ QUESTION = Question(
         Goal("wake_ups", at_most=5),
         Goal("cpu", at_most=5),
     ),
-    full=Scale(rounds=2, limit=60, counts={"idle_ms": 10_000, "settle_ms": 2000}),
+    full=Scale(rounds=2, limit=60, counts={"idle_ms": 10_000, "settle_ms": 1000}),
     quick=Scale(rounds=1, limit=40, counts={"idle_ms": 1500, "settle_ms": 700}),
     smoke=Scale(rounds=1, limit=30, counts={"idle_ms": 100, "settle_ms": 100}),
 )

@@ -116,7 +116,7 @@ QUESTION = Question(
         absent("joblib", "its calls are batches"),
     ),
     goals=(Goal("call", FLOOR, at_most=1.3), Goal("call", EVERY_PEER, at_most=1.0)),
-    full=Scale(rounds=7, limit=60, counts={"calls": 2000, "warm_up_ms": 500}),
+    full=Scale(rounds=5, limit=60, counts={"calls": 2000, "warm_up_ms": 500}),
     quick=Scale(rounds=2, limit=40, counts={"calls": 300, "warm_up_ms": 200}),
     smoke=Scale(rounds=1, limit=30, counts={"calls": 5, "warm_up_ms": 1}),
 )

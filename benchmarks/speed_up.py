@@ -109,7 +109,7 @@ QUESTION = Question(
     goals=(Goal("rate", FLOOR, at_least=0.98), Goal("rate", EVERY_PEER, at_least=0.98)),
     # So many steps take 0.5 s on the machine where this was written.
     full=Scale(rounds=3, limit=60, counts={"jobs": 16, "steps": 4_000_000}),
-    quick=Scale(rounds=2, limit=40, counts={"jobs": 16, "steps": 300_000}),
+    quick=Scale(rounds=2, limit=40, counts={"jobs": 16, "steps": 200_000}),
     smoke=Scale(rounds=1, limit=30, counts={"jobs": 2, "steps": 1000}),
 )
 
