@@ -10,8 +10,8 @@
        spawner thread: starts processes     reaper thread: kills trees, reaps
 
 Modules, each importing only from those before it: errors, status, options, messages, serialize,
-channel, shared, tracker, job, scheduler, memory, guard, worker, launch, process, dispatcher, pool,
-waiting.
+chunks, channel, shared, tracker, job, scheduler, memory, guard, worker, launch, process,
+dispatcher, mapping, pool, waiting.
 
 The public names are imported when they are first used, so that a worker, which needs few of the
 modules, starts fast.

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import collections
-import contextlib
-import functools
-import itertools
 import os
-import queue
 import threading
 import time
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -18,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from . import job as job_module
 from . import worker
 from .dispatcher import Dispatcher, check_not_exiting
-from .errors import ResultTimeoutError
 from .job import PoolLink, PrimitiveJob
+from .mapping import MapRun
 from .options import (
     DEFAULT_OPTIONS,
     JobOptions,
@@ -40,7 +36,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 IDLE_TIMEOUT = 60.0  # s
-_MAP_AHEAD = 1000  # results that map keeps ready for a slow consumer, at most
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -53,12 +48,11 @@ _THREAD_VARIABLES = (
 )
 
 
-class _Submitter:
+class _Submitter(ABC):
     """What a pool and its views share; `_dispatcher` and `_options` are theirs."""
 
     _dispatcher: Dispatcher
     _options: JobOptions
-    _max_workers: int
 
     def submit(
         self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
@@ -82,19 +76,45 @@ class _Submitter:
         function: Callable[..., T],
         *iterables: Iterable[Any],
         timeout: float | None = None,
-        chunksize: int = 1,
+        chunksize: int | None = None,
+        ordered: bool = True,
     ) -> Iterator[T]:
         """Apply ``function`` to the items of ``iterables``, like the built-in `map`, in parallel.
 
         Work starts at once. Items are taken as workers get free, so that the iterables may be
-        endless; results come in order. An exception is raised where its result would stand; then,
-        and when the iterator is closed or dropped, the jobs still unfinished are cancelled.
+        endless; at most 1000 jobs, some 10,000 calls and 256 MiB of results are ahead of the
+        consumer (but always as many jobs as keep the workers busy).
+
+        One job makes one or several calls, a chunk. Without ``chunksize`` it is measured how many:
+        as many as take 10 ms and have not more than 1 MiB of arguments or results. A chunk that
+        takes longer than 20 ms all the same ends after the call it is at, and the rest goes to
+        whichever worker is free. So calls of 10 ms or more are one job each. Whatever the chunks,
+        each call gets arguments of its own, and its result is pickled when it returns; only
+        ``function`` is unpickled once for a chunk, with all that it holds. A call that takes long
+        among short ones holds up those behind it in its chunk: ``chunksize=1`` where calls wait
+        for one another.
+
+        An exception is raised where its result would stand, after the results before it: one of
+        the call, of the iterables, of pickling the one or the other, and a `PoolClosedError` if
+        the pool is shut down meanwhile. A cancel, a limit or a death ends a whole chunk, and is
+        raised where its first result would stand. Then the iterator has ended. `StopIteration`
+        raised by a call comes as a `RuntimeError`, so that it does not look like such an end. At
+        the end, and when the iterator is closed or dropped, the jobs still unfinished are
+        cancelled.
+
+        The pool's options hold for each chunk: ``memory_limit``, ``retries`` (after a worker's
+        death all its calls are made again), a place in ``max_jobs_per_worker``, and ``timeout``
+        if there is a ``chunksize``; without one, ``timeout`` is each call's: a chunk of several has
+        20 ms more. Jobs are named by function (or the option ``name``) and items:
+        "simulate[120:160]".
 
         Args:
             function: Called with one item of each iterable.
             *iterables: At least one; the shortest ends it.
             timeout: Seconds from now in which the next result must come; default None: no limit.
-            chunksize: Calls that make up one job; more than 1 pays for calls of under 1 ms.
+            chunksize: Calls that make up one job; default None: automatic, as told above.
+            ordered: Whether results come in the order of the items (default), or each chunk's as
+                soon as it has ended, and what ends the iterables after all of them.
 
         Raises:
             ResultTimeoutError: From the iterator, when the time is over.
@@ -104,92 +124,21 @@ class _Submitter:
         check_callable("function", function)
         if not iterables:
             raise TypeError("map() needs at least one iterable")
-        size = check_count("chunksize", chunksize)
+        size = None if chunksize is None else check_count("chunksize", chunksize)
         seconds = check_seconds("timeout", timeout)
+        check_bool("ordered", ordered)
         end = None if seconds is None else time.monotonic() + seconds
         columns = [
             check_iterable(f"iterable {place} of map()", "arguments", iterable)
             for place, iterable in enumerate(iterables, 1)
         ]
         self._dispatcher.check_open()
-        mapping = _Mapping(self, function, zip(*columns, strict=False), size)
-        mapping.top_up()
-        return mapping.results(end)
+        items = zip(*columns, strict=False)
+        return MapRun(self, function, items, size, ordered=ordered).start(end)
 
-
-class _Mapping:
-    """One `map` in progress: submits ahead of its consumer, within bounds."""
-
-    def __init__(
-        self,
-        submitter: _Submitter,
-        function: Callable[..., Any],
-        items: Iterator[tuple[Any, ...]],
-        size: int,
-    ) -> None:
-        self._submitter = submitter
-        self._function = function
-        self._items = items
-        self._size = size
-        self._jobs: collections.deque[PrimitiveJob[list[Any]]] = collections.deque()
-        self._finished: queue.SimpleQueue[None] = queue.SimpleQueue()  # wakes whoever waits
-        self._unfinished: collections.deque[PrimitiveJob[list[Any]]] = collections.deque()
-        self._most_unfinished = 2 * submitter._max_workers + 1
-
-    def top_up(self) -> None:
-        """Submit as many chunks as the bounds allow."""
-        while self._count_unfinished() < self._most_unfinished and len(self._jobs) < _MAP_AHEAD:
-            chunk = list(itertools.islice(self._items, self._size))
-            if not chunk:
-                break
-            job = self._submitter.submit(_run_chunk, self._function, chunk)
-            self._jobs.append(job)
-            self._unfinished.append(job)
-            # Holds the queue only: a mapping that is dropped is noticed, and cancels.
-            job._tracker.call_when_final(functools.partial(self._finished.put, None))
-
-    def _count_unfinished(self) -> int:
-        with contextlib.suppress(queue.Empty):  # what comes from now on is still to be heard
-            while True:
-                self._finished.get_nowait()
-        for _ in range(len(self._unfinished)):
-            job = self._unfinished.popleft()
-            if not job.in_final_state():
-                self._unfinished.append(job)
-        return len(self._unfinished)
-
-    def results(self, end: float | None) -> Iterator[Any]:
-        """Yield the results in order; ``end`` is on the monotonic clock."""
-        try:
-            while self._jobs:
-                while not self._jobs[0].in_final_state():
-                    self._wait(end)
-                    self.top_up()
-                chunk = self._jobs.popleft().result()
-                self.top_up()
-                chunk.reverse()
-                while chunk:
-                    yield chunk.pop()
-        finally:
-            for job in self._jobs:
-                job._ask_cancel()
-
-    def _wait(self, end: float | None) -> None:
-        try:
-            if end is None:
-                self._finished.get()
-            else:
-                self._finished.get(timeout=max(0.0, end - time.monotonic()))
-        except queue.Empty:
-            raise ResultTimeoutError("the next result of map() is not ready in time") from None
-
-    def __del__(self) -> None:
-        for job in self._jobs:  # an iterator that was never started has no finally to run
-            job._ask_cancel()
-
-
-def _run_chunk(function: Callable[..., T], chunk: list[tuple[Any, ...]]) -> list[T]:
-    return [function(*items) for items in chunk]
+    @abstractmethod
+    def _worker_count(self) -> int:
+        """Return how many jobs run at a time, now."""
 
 
 class JobPool(_Submitter):
@@ -285,6 +234,9 @@ class JobPool(_Submitter):
             made=made,
         )
 
+    def _worker_count(self) -> int:
+        return self._max_workers
+
     def options(self, **options: Any) -> PoolView:
         """Return a view of this pool whose jobs have these options; see `JobOptions`.
 
@@ -365,7 +317,9 @@ class PoolView(_Submitter):
         self._pool = pool
         self._options = options
         self._dispatcher = pool._dispatcher
-        self._max_workers = pool._max_workers
+
+    def _worker_count(self) -> int:
+        return self._pool._max_workers  # which a resize() changes
 
     def options(self, **options: Any) -> PoolView:
         """Return a view with these options added to those of this one."""

@@ -129,6 +129,7 @@ TABLE: dict[tuple[Any, str], tuple[Kind, Call]] = {
     (JobPool.map, "iterables"): (ITERABLE, lambda pool, job, bad: pool.map(use, [1], bad)),
     (JobPool.map, "timeout"): (SECONDS, lambda pool, job, bad: pool.map(use, [1], timeout=bad)),
     (JobPool.map, "chunksize"): (COUNT, lambda pool, job, bad: pool.map(use, [1], chunksize=bad)),
+    (JobPool.map, "ordered"): (BOOL, lambda pool, job, bad: pool.map(use, [1], ordered=bad)),
     (JobPool.cancel_all, "grace"): (GRACE, lambda pool, job, bad: pool.cancel_all(grace=bad)),
     (JobPool.resize, "max_workers"): (
         COUNT._replace(types=(*COUNT.types, None)),

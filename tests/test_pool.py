@@ -312,7 +312,7 @@ def test_raising_callback_is_logged(pool: JobPool, caplog: pytest.LogCaptureFixt
     assert record.exc_info[0] is SystemExit
 
 
-# --- as_completed, wait, map ---------------------------------------------------------------------
+# --- as_completed, wait --------------------------------------------------------------------------
 
 
 def test_as_completed(pool: JobPool, tmp_path: Path) -> None:
@@ -345,71 +345,6 @@ def test_wait(pool: JobPool, tmp_path: Path) -> None:
     assert wait([slow, quick, slow], PATIENCE, ALL_COMPLETED) == ({slow, quick}, set())
     with pytest.raises(ValueError, match="return_when"):
         wait([slow], return_when="SOME")
-
-
-def test_map(pool: JobPool) -> None:
-    assert list(pool.map(pow, [2, 3, 4], [1, 2])) == [2, 9]
-    assert list(pool.map(double, range(50), chunksize=7)) == [2 * i for i in range(50)]
-    assert list(pool.map(double, [])) == []
-    with pytest.raises(ValueError, match="chunksize"):
-        pool.map(double, [1], chunksize=0)
-    with pytest.raises(TypeError):
-        pool.map(double)
-
-
-def test_map_is_lazy(one: JobPool) -> None:
-    taken = itertools.count()
-    results = one.map(double, taken)
-    assert [next(results) for _ in range(20)] == [2 * i for i in range(20)]
-    assert next(taken) < 2000
-    results.close()  # type: ignore[attr-defined]
-    until(lambda: not one.jobs(), "the rest of the map cancelled")
-
-
-def test_map_raises_in_place(one: JobPool) -> None:
-    results = one.map(lambda x: 6 // x, [3, 2, 0, 1])
-    assert [next(results), next(results)] == [2, 3]
-    with pytest.raises(ZeroDivisionError):
-        next(results)
-    with pytest.raises(StopIteration):
-        next(results)
-
-
-def test_closing_map_cancels_the_rest(one: JobPool, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    results = one.map(lambda i: i if i == 0 else hold(gate, i), range(3))
-    assert next(results) == 0
-    jobs = one.jobs()
-    assert jobs
-    results.close()  # type: ignore[attr-defined]
-    wait(jobs, PATIENCE)
-    assert all(job.cancelled() for job in jobs)
-
-
-def test_dropping_a_started_map_cancels_the_rest(one: JobPool, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    results = one.map(lambda i: i if i == 0 else hold(gate, i), range(3))
-    assert next(results) == 0
-    jobs = one.jobs()
-    assert jobs
-    del results
-    assert not wait(jobs, PATIENCE).not_done
-    assert all(job.cancelled() for job in jobs)
-
-
-def test_dropping_an_unused_map_cancels_its_jobs(one: JobPool, tmp_path: Path) -> None:
-    results = one.map(hold, [tmp_path / "gate"])
-    jobs = one.jobs()
-    del results
-    assert not wait(jobs, PATIENCE).not_done
-    assert [job.cancelled() for job in jobs] == [True]
-
-
-def test_map_timeout(one: JobPool, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    with pytest.raises(ResultTimeoutError):
-        list(one.map(hold, [gate], timeout=0.05))
-    until(lambda: not one.jobs(), "the map's job cancelled")
 
 
 # --- the pool ------------------------------------------------------------------------------------

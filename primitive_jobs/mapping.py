@@ -1,0 +1,454 @@
+"""`MapRun`: one `map` in progress, between an iterable, a pool and a consumer.
+
+    iterable ─► rows ─► chunk's job ─► done ─► results
+                 ▲           │
+                 └ left over ┘
+
+Everything happens in the thread that asks for the next result: rows are taken, chunks submitted
+and results unpickled there. A job's end only puts its chunk into a queue.
+
+With automatic chunking `ChunkSize` learns from every chunk how many calls fill one. Since the next
+calls may be of another kind, a worker ends a chunk early when it takes too long, and the calls
+that were not made go back to the head of the line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import heapq
+import itertools
+import math
+import queue
+import time
+from collections.abc import Callable, Iterator
+from time import perf_counter
+from typing import Any, NamedTuple, Protocol
+
+from .chunks import (
+    NUMBERS,
+    Packed,
+    Reply,
+    Row,
+    all_plain,
+    is_packed,
+    pack_row,
+    run_chunk,
+    unpack_result,
+)
+from .errors import PoolClosedError, ResultTimeoutError, SerializationError
+from .job import PoolLink, PrimitiveJob
+from .options import JobOptions
+from .serialize import Packer, call_name, dump_call, handle_types, let_frames_go, load_exception
+from .status import JobStatus
+
+TARGET = 0.01  # s that a chunk should take: some hundred times what a job costs
+LIMIT = 0.02  # s after which a chunk ends early
+MOST_BYTES = 1 << 20  # of arguments, and of results, that a chunk should have
+MOST_CALLS = 5_000  # in a chunk
+GROWTH = 8  # a chunk has at most so many times the calls of one that was measured
+JOBS_AHEAD = 1000  # submitted and not yet consumed, at most
+ITEMS_AHEAD = 10_000  # the same for calls
+BYTES_AHEAD = 256 << 20  # of results that wait for the consumer; then no more work is taken
+
+
+class ChunkSize:
+    """How many calls a chunk should have, by how long those took that are back. Pure."""
+
+    def __init__(self) -> None:
+        self.calls = 1
+
+    def learn(self, calls: int, seconds: float, nbytes: int = 0) -> None:
+        """Take in what a chunk took, and how many bytes its results had.
+
+        One that was full sets the size down at once. One that was not says little about many
+        more calls than it had: so the size grows by steps.
+        """
+        fullness = max(seconds / TARGET, nbytes / MOST_BYTES)
+        if fullness >= 1:
+            self.calls = min(self.calls, max(1, int(calls / fullness)))
+        else:
+            most = min(GROWTH * calls, GROWTH * self.calls, MOST_CALLS)
+            fitting = most if fullness * most <= calls else int(calls / fullness)
+            self.calls = max(self.calls, fitting)
+
+
+class Pool(Protocol):
+    """What a mapping needs of a pool or a view of one; it keeps the pool alive."""
+
+    @property
+    def _dispatcher(self) -> PoolLink: ...
+
+    @property
+    def _options(self) -> JobOptions: ...
+
+    def _worker_count(self) -> int: ...
+
+
+class _Need:
+    """Among the arguments of a chunk's job: has it refer to shared data that packed rows need."""
+
+    __slots__ = ("source",)
+
+    def __init__(self, source: Any) -> None:
+        self.source = source
+
+
+handle_types[_Need] = lambda need: (need.source.number, need.source)
+
+
+class _Rows(NamedTuple):
+    """The arguments of consecutive calls, from the ``start``-th of the mapping on."""
+
+    start: int
+    rows: list[Row]
+    needs: tuple[_Need, ...]
+
+
+class _Chunk(NamedTuple):
+    """A job under way. Its rows are kept only where some may be left over."""
+
+    start: int
+    calls: int
+    kept: _Rows | None
+    job: PrimitiveJob[Reply]
+
+
+class _Done(NamedTuple):
+    """What has come back: values in reverse, so that each is dropped as it is taken."""
+
+    start: int
+    stop: int
+    values: list[Any]
+    failure: list[Any]  # bytes or an exception, to be raised after the values; or nothing
+    nbytes: int
+
+
+class MapRun:
+    """One `map`; see `JobPool.map`.
+
+    Args:
+        pool: Whose workers, and with which options.
+        function: What to call.
+        items: Its arguments, call by call.
+        chunksize: Calls a job; None: automatic.
+        ordered: Whether results come in the order of the items.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        function: Callable[..., Any],
+        items: Iterator[tuple[Any, ...]],
+        chunksize: int | None,
+        *,
+        ordered: bool,
+    ) -> None:
+        self._running: dict[int, _Chunk] = {}  # by start, as `_done`
+        self._pool = pool
+        self._function = function
+        self._items = items
+        self._chunksize = chunksize
+        self._ordered = ordered
+        self._size = ChunkSize()
+        self._label = pool._options.name or call_name(function)
+        self._options = pool._options.replace({"name": None})
+        self._lenient = _with_time_for(self._options, LIMIT)
+        self._taken = 0  # items
+        self._returned: list[_Rows] = []  # a heap
+        self._finished: queue.SimpleQueue[_Chunk] = queue.SimpleQueue()
+        self._done: dict[int, _Done] = {}
+        self._bytes_done = 0
+        self._yielded = 0  # items
+        # The end, once it is known: the first item that there will be no result of, and why.
+        self._failure: tuple[int, BaseException] | None = None
+
+    # --- for the consumer --------------------------------------------------------------------
+
+    def start(self, end: float | None) -> Iterator[Any]:
+        """Submit the first jobs; return the iterator over the results.
+
+        Their time is over at ``end`` on the monotonic clock.
+        """
+        try:
+            self._top_up()
+            results = self._results(end)
+            next(results)  # or its end would go unnoticed until it has yielded something
+            return results
+        except BaseException:  # an interrupt: nobody has a handle
+            self.cancel()
+            raise
+
+    def _results(self, end: float | None) -> Iterator[Any]:
+        try:
+            yield None
+            while (done := self._next_done(end)) is not None:
+                values = done.values
+                # No name here refers to a result while the consumer has it.
+                while values:
+                    if is_packed(values[-1]):
+                        place = done.stop - len(values)
+                        yield unpack_result(values.pop(), self._label, place)
+                    else:
+                        yield values.pop()
+                if done.failure:
+                    self._raise(done.failure)
+            if self._failure is not None:
+                failure = [self._failure[1]]
+                self._failure = None
+                self._raise(failure)
+        finally:
+            self.cancel()
+            # A traceback may keep this object for long, and with it what nobody will ask for.
+            self._done.clear()
+            self._returned.clear()
+            self._items = iter(())
+
+    def _raise(self, failures: list[Any]) -> None:
+        """Raise what is taken out of a list, so that no frame here holds it then."""
+        failure: bytes | BaseException = failures.pop()
+        if isinstance(failure, bytes):
+            failure = load_exception(failure)
+            BaseException.with_traceback(failure, None)  # it may have one of its own
+        try:
+            if isinstance(failure, StopIteration):  # it would end the consumer's loop in silence
+                name = call_name(self._function)
+                raise RuntimeError(f"{name}() raised StopIteration") from failure
+            raise failure
+        finally:
+            del failure
+
+    def cancel(self) -> None:
+        """Have everything cancelled that is under way; returns at once."""
+        try:
+            self._cancel_running()
+        except BaseException:  # an interrupt
+            self._cancel_running()
+            raise
+
+    def _cancel_running(self) -> None:
+        for chunk in list(self._running.values()):
+            chunk.job._ask_cancel()
+
+    def __del__(self) -> None:
+        self.cancel()  # where an interrupt came before there was an iterator
+
+    def _next_done(self, end: float | None) -> _Done | None:
+        """Wait for what comes next; None: nothing does, or only a failure."""
+        while True:
+            self._hear()
+            place = self._next_place()
+            done = self._done.pop(place, None)
+            if done is not None:
+                self._bytes_done -= done.nbytes
+                self._yielded += done.stop - done.start
+                self._top_up(in_hand=True)
+                return done
+            self._top_up()
+            if self._ordered and self._failure is not None and self._failure[0] == place:
+                return None
+            if self._running:
+                if self._next_place() not in self._done:
+                    self._wait(end)
+            elif not self._done:
+                return None
+
+    def _next_place(self) -> int:
+        """Where in `_done` is what the consumer gets next, once it is there."""
+        return self._yielded if self._ordered else next(iter(self._done), -1)
+
+    def _wait(self, end: float | None) -> None:
+        # In a fork of the process the jobs are final, and nobody puts anything into the queue.
+        oldest = next(iter(self._running.values()))
+        if oldest.job.in_final_state():
+            self._harvest(oldest)
+            return
+        try:
+            if end is None:
+                chunk = self._finished.get()
+            else:
+                chunk = self._finished.get(timeout=max(0.0, end - time.monotonic()))
+        except queue.Empty:
+            raise ResultTimeoutError("the next result of map() is not ready in time") from None
+        self._harvest(chunk)
+
+    # --- what comes back ---------------------------------------------------------------------
+
+    def _hear(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._harvest(self._finished.get_nowait())
+
+    def _harvest(self, chunk: _Chunk) -> None:
+        """Take in what a final job has brought, and let go of the job."""
+        if self._running.get(chunk.start) is not chunk:  # it was put into the queue twice
+            return
+        values: list[Any] = []
+        failure: list[Any] = []
+        nbytes = 0
+        try:
+            values, raised, seconds, nbytes = chunk.job.result()
+        except Exception as error:  # noqa: BLE001 - raised where the first result would stand
+            let_frames_go(error)
+            failure = [error]
+        else:
+            if raised is not None:
+                failure = [raised]
+            if values:
+                self._size.learn(len(values), seconds, nbytes)
+        stop = chunk.start + len(values)
+        if chunk.kept is not None and not failure and len(values) < chunk.calls:
+            _, rows, needs = chunk.kept
+            heapq.heappush(self._returned, _Rows(stop, rows[len(values) :], needs))
+        values.reverse()
+        self._done[chunk.start] = _Done(chunk.start, stop, values, failure, nbytes)
+        self._bytes_done += nbytes
+        del self._running[chunk.start]
+
+    # --- what goes out -----------------------------------------------------------------------
+
+    def _top_up(self, *, in_hand: bool = False) -> None:
+        """Submit as many chunks as the bounds allow.
+
+        But a consumer whose next result is there, or ``in_hand``, need not wait for slow items.
+        """
+        most_running = 2 * self._pool._worker_count() + 1
+        latest = perf_counter() + TARGET
+        while len(self._running) < most_running:
+            if perf_counter() >= latest:
+                self._hear()
+                if in_hand or self._next_place() in self._done:
+                    return
+            if self._returned:
+                part = self._take_returned()
+            elif self._failure is None and self._may_take(most_running):
+                part = self._take_items()
+            else:
+                return
+            if not part.rows:
+                return
+            self._submit(part)
+
+    def _may_take(self, most_running: int) -> bool:
+        jobs = len(self._running) + len(self._done)
+        few = jobs < JOBS_AHEAD and self._taken - self._yielded < ITEMS_AHEAD
+        return (few or jobs < most_running) and self._bytes_done < BYTES_AHEAD
+
+    def _take_returned(self) -> _Rows:
+        part = heapq.heappop(self._returned)
+        size = self._size.calls
+        if len(part.rows) > size:
+            rest = _Rows(part.start + size, part.rows[size:], part.needs)
+            heapq.heappush(self._returned, rest)
+            part = part._replace(rows=part.rows[:size])
+        return part
+
+    def _take_items(self) -> _Rows:
+        """The arguments of the next chunk; fewer where they are large or slow to come."""
+        size = self._chunksize or self._size.calls
+        start = self._taken
+        rows: list[Row] = []
+        needs: dict[int, _Need] = {}
+        most_bytes, latest = math.inf, math.inf
+        if self._chunksize is None:
+            most_bytes, latest = MOST_BYTES, perf_counter() + TARGET
+        packer = None
+        try:
+            for row in itertools.islice(self._items, size):
+                # A single one is pickled with its job, without a copy of large buffers. The
+                # second condition only saves time.
+                if size == 1 or (type(row[0]) in NUMBERS and len(row) == 1) or all_plain(row):
+                    rows.append(row)
+                else:
+                    packer = packer or Packer(referring=True)
+                    packed = self._pack(packer, start + len(rows), row)
+                    if packed is None:
+                        break
+                    packed_row, nbytes, sources = packed
+                    rows.append(packed_row)
+                    needs.update((source.number, _Need(source)) for source in sources)
+                    most_bytes -= nbytes
+                    if most_bytes <= 0:
+                        break
+                if perf_counter() >= latest:
+                    break
+        except Exception as error:  # noqa: BLE001 - the iterable's; raised in its place
+            _drop_outermost_frame(error)  # or it and this object would keep each other alive
+            self._fail(start + len(rows), error)
+        self._taken = start + len(rows)
+        return _Rows(start, rows, tuple(needs.values()))
+
+    def _submit(self, part: _Rows) -> None:
+        start, rows, needs = part
+        may_be_cut = self._chunksize is None and len(rows) > 1
+        limit = LIMIT if may_be_cut else None
+        job = PrimitiveJob(run_chunk, self._function, rows, limit, needs)
+        job._name = self._name(start, len(rows))
+        chunk = _Chunk(start, len(rows), part if may_be_cut else None, job)
+        self._running[start] = chunk  # first, so that an interrupt leaves nothing unseen
+        try:
+            job._submit_to(self._pool._dispatcher, self._lenient if may_be_cut else self._options)
+        except PoolClosedError as error:
+            del self._running[start]
+            let_frames_go(error)
+            self._fail(start, error)
+            return
+        if job.status() is JobStatus.ERROR and self._ended_unsent(part, job):
+            return
+        # It holds the queue only: a mapping that is dropped is noticed, and cancels.
+        job._tracker.call_when_final(functools.partial(self._finished.put, chunk))
+
+    def _ended_unsent(self, part: _Rows, job: PrimitiveJob[Reply]) -> bool:
+        """Whether a job could not be serialized; then its place is where the results end."""
+        if not isinstance(job.exception(), SerializationError):
+            return False
+        row = part.rows[0]
+        # What was packed is not to blame: then it is the function.
+        failure = self._not_serializable(part.start, row if isinstance(row, tuple) else ())
+        if failure is None:
+            return False
+        del self._running[part.start]
+        self._fail(part.start, failure)
+        return True
+
+    def _pack(
+        self, packer: Packer, place: int, row: tuple[Any, ...]
+    ) -> tuple[Packed, int, tuple[Any, ...]] | None:
+        try:
+            return pack_row(packer, row)
+        except Exception as error:  # noqa: BLE001 - whatever a __reduce__ raises
+            let_frames_go(error)
+            self._fail(place, self._not_serializable(place, row) or error)
+            return None
+
+    def _not_serializable(self, place: int, row: tuple[Any, ...]) -> SerializationError | None:
+        """What `result` would raise, had this call been a job of its own; None: nothing."""
+        try:
+            dump_call(self._function, row, {}, call_name(self._function))
+        except SerializationError as error:
+            let_frames_go(error)
+            failure = SerializationError(f"item {place} of map(): {error}")
+            failure.__cause__ = error.__cause__
+            return failure
+        return None
+
+    def _fail(self, place: int, error: BaseException) -> None:
+        """Let the results end before the ``place``-th, by ``error``; no item is taken any more."""
+        if self._failure is None or place < self._failure[0]:
+            self._failure = place, error
+
+    def _name(self, start: int, calls: int = 1) -> str:
+        items = str(start) if calls == 1 else f"{start}:{start + calls}"
+        return f"{self._label}[{items}]"
+
+
+def _with_time_for(options: JobOptions, seconds: float) -> JobOptions:
+    """The options with as much more of a timeout."""
+    if options.timeout is None:
+        return options
+    return options.replace({"timeout": options.timeout + seconds})
+
+
+def _drop_outermost_frame(error: BaseException) -> None:
+    trace = BaseException.__dict__["__traceback__"].__get__(error)
+    BaseException.with_traceback(error, None if trace is None else trace.tb_next)
