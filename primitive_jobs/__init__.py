@@ -9,9 +9,9 @@
                                  │      ▲ pidfd ready, timer due       │
        spawner thread: starts processes     reaper thread: kills trees, reaps
 
-Modules, each importing only from those before it: errors, status, options, messages, serialize,
-chunks, channel, shared, tracker, job, scheduler, memory, guard, worker, launch, process,
-dispatcher, mapping, pool, waiting.
+Modules, each importing only from those before it: errors, status, options, wire, messages,
+serialize, chunks, channel, shared, tracker, job, scheduler, memory, guard, worker, entry, launch,
+process, dispatcher, mapping, pool, waiting.
 
 The public names are imported when they are first used, so that a worker, which needs few of the
 modules, starts fast.
@@ -19,10 +19,10 @@ modules, starts fast.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # every worker imports this: it does without `typing`
 if TYPE_CHECKING:
+    from typing import Any
+
     from .errors import (
         InitializerError,
         JobCancelledError,
@@ -94,7 +94,9 @@ def __getattr__(name: str) -> Any:
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{home}", __name__), name)
+    from importlib import import_module
+
+    value = getattr(import_module(f".{home}", __name__), name)
     globals()[name] = value  # the next look-up does not get here
     return value
 

@@ -4,7 +4,7 @@ Two kinds behind one interface:
 
 * `PacketChannel`: ``SOCK_SEQPACKET``, so one datagram is one message and there is no framing. Up
   to `INLINE_LIMIT` bytes travel inside; more goes into a nameless file (``memfd_create``) whose
-  descriptor travels instead, and which the receiver maps privately: one copy, no name to leak.
+  descriptor follows, and which the receiver maps privately: one copy, no name to leak.
 * `StreamChannel`: length-prefixed messages over a stream socket, where either is missing.
 
 On the pool's side a channel never blocks; on the worker's side it always does. A channel is used
@@ -13,25 +13,30 @@ by one thread at a time. Nothing is shared between two channels.
 
 from __future__ import annotations
 
+import _socket as socket  # all that is needed here, without what `socket` imports
 import collections
 import contextlib
 import errno
 import mmap
 import os
-import socket
 import struct
 import sys
 import weakref
-from collections.abc import Sequence
-from typing import Any, Final, Protocol
 
-from .messages import Message
+from .wire import Message
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, Final
 
 INLINE_LIMIT = 128 * 1024  # bytes: 64 KB take 6.5 us inline and 55 us through a memfd
+_SMALL = 4 * 1024  # bytes: up to here joining header and body costs less than sending two parts
 _ALIGNMENT = 64  # bytes, of each out-of-band buffer: a cache line, and what SIMD code likes
 _HEADER = struct.Struct("<BBHIQQ")  # kind, flags, unused, number of buffers, attempt, size
 _IN_FILE = 1  # flag: the content is in the file whose descriptor came along
 _DESCRIPTOR = struct.Struct("i")
+_RIGHTS = b"."  # the datagram that a descriptor goes with
 _CLOEXEC: Final[int] = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 NO_DESCRIPTOR = (
     "no file descriptor is free for it; raise RLIMIT_NOFILE (ulimit -n), or stay below "
@@ -54,13 +59,14 @@ class Parcel:
     whose descriptor is closed by `close` or when the parcel is dropped.
     """
 
-    __slots__ = ("buffers", "data", "fd", "size")
+    __slots__ = ("buffers", "data", "fd", "refers_to", "size")
 
     def __init__(
         self, body: bytes, buffers: Sequence[memoryview] = (), *, to_file: bool = HAVE_PACKETS
     ) -> None:
         self.fd = -1
         self.buffers = len(buffers)
+        self.refers_to: Sequence[object] = ()  # lives for as long as this
         self.data: bytes | bytearray = b""
         parts = _lay_out(body, buffers) if buffers else [body]
         self.size = sum(map(len, parts))
@@ -105,6 +111,25 @@ class Parcel:
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError):  # an interrupt came before it was made
             self.close()
+
+
+Content = bytes | Parcel
+"""What a message carries: a short pickle without buffers as it is, anything else as a parcel."""
+
+
+def pack(
+    body: bytes,
+    buffers: Sequence[memoryview] = (),
+    refers_to: Sequence[object] = (),
+    *,
+    to_file: bool = HAVE_PACKETS,
+) -> Content:
+    """Make it ready to be sent; ``refers_to`` is kept alive with it."""
+    if not buffers and not refers_to and len(body) <= INLINE_LIMIT:
+        return body
+    parcel = Parcel(body, buffers, to_file=to_file)
+    parcel.refers_to = refers_to
+    return parcel
 
 
 def _lay_out(body: bytes, buffers: Sequence[memoryview]) -> list[bytes | memoryview]:
@@ -183,22 +208,32 @@ def _libc() -> Any:
     return libc
 
 
-class Channel(Protocol):
-    """One end of a link."""
+class Channel:
+    """One end of a link: a socket that blocks on the worker's side only.
 
-    wants_write: bool
-    """Whether something waits to be sent: call `flush` when the socket is writable."""
+    Attributes:
+        fd: The descriptor to wait on, while it is open.
+        wants_write: Whether something waits to be sent: call `flush` when the socket is writable.
+    """
+
+    def __init__(self, sock: socket.socket, *, blocking: bool) -> None:
+        sock.setblocking(blocking)
+        self._socket = sock
+        self.wants_write = False
+        self.fd = sock.fileno()
 
     def fileno(self) -> int:
         """The descriptor to wait on; -1 once closed."""
+        return self._socket.fileno()
 
-    def send(self, kind: int, attempt: int = 0, parcel: Parcel | None = None) -> None:
+    def send(self, kind: int, attempt: int = 0, content: Content | None = None) -> None:
         """Send one message.
 
         Raises:
             ChannelClosed: The other side is gone.
             OSError: It cannot be sent for another reason.
         """
+        raise NotImplementedError
 
     def receive(self) -> Message | None:
         """Return the next message; None where the pool's side would have to wait for it.
@@ -206,54 +241,61 @@ class Channel(Protocol):
         Raises:
             ChannelClosed: The other side is gone and everything it sent has been received.
         """
+        raise NotImplementedError
 
     def flush(self) -> None:
         """Send what waits, as far as it can be sent now; raises as `send` does."""
 
     def close(self) -> None:
         """Close this end; again is harmless."""
-
-
-class _SocketChannel:
-    """What both kinds share: a socket that blocks on the worker's side only."""
-
-    def __init__(self, sock: socket.socket, *, blocking: bool) -> None:
-        sock.setblocking(blocking)
-        self._socket = sock
-        self._blocking = blocking
-        self.wants_write = False
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def flush(self) -> None:
-        pass
-
-    def close(self) -> None:
         self._socket.close()
 
 
-class PacketChannel(_SocketChannel):
-    """One datagram is one message."""
+_Datagram = bytes | tuple[bytes, bytes | bytearray]
+
+
+def _joined(header: bytes, body: bytes | bytearray) -> _Datagram:
+    return header + body if len(body) <= _SMALL else (header, body)
+
+
+class PacketChannel(Channel):
+    """One datagram is one message; a file's descriptor follows in a datagram of its own.
+
+    Only for that one is ``recvmsg`` needed, which takes half as long again as ``recv``.
+    """
 
     def __init__(self, sock: socket.socket, *, blocking: bool) -> None:
         super().__init__(sock, blocking=blocking)
-        # What the kernel had no room for: only shared data, of which many small pieces may come at
-        # once, and orders to forget it, which a busy worker does not read.
-        self._outgoing: collections.deque[tuple[int, int, Parcel | None]] = collections.deque()
+        # What the kernel had no room for, as (datagram, parcel whose descriptor goes with it).
+        self._outgoing: collections.deque[tuple[_Datagram, Parcel | None]] = collections.deque()
         self._buffer = bytearray(_HEADER.size + INLINE_LIMIT)
-        self._view = memoryview(self._buffer)
-        self._ancillary = socket.CMSG_SPACE(_DESCRIPTOR.size)
+        self._announced: bytes | None = None  # header of a message whose file is to come
 
-    def send(self, kind: int, attempt: int = 0, parcel: Parcel | None = None) -> None:
-        if self._outgoing:
-            self._outgoing.append((kind, attempt, parcel))
-            return
+    def send(self, kind: int, attempt: int = 0, content: Content | None = None) -> None:
         try:
-            self._send_now(kind, attempt, parcel)
-        except BlockingIOError:
-            self._outgoing.append((kind, attempt, parcel))
-            self.wants_write = True
+            if content is None:
+                self._post(_HEADER.pack(kind, 0, 0, 0, attempt, 0))
+            elif isinstance(content, Parcel):
+                self._send_parcel(kind, attempt, content)
+            else:
+                header = _HEADER.pack(kind, 0, 0, 0, attempt, len(content))
+                if not self._post(_joined(header, content)):
+                    self._send_file(kind, attempt, Parcel(content))
+        except OSError as error:
+            if error.errno in _BROKEN:
+                raise ChannelClosed from error
+            raise
+
+    def try_to_send(self, kind: int, attempt: int, body: bytes) -> bool:
+        """Send a short message from a thread that does not own this; return whether it went out.
+
+        A datagram goes whole or not at all, so it can meet another one of the owner's.
+        """
+        try:
+            self._socket.send(_HEADER.pack(kind, 0, 0, 0, attempt, len(body)) + body)
+        except OSError:  # the owner will see the same, and act on it
+            return False
+        return True
 
     def flush(self) -> None:
         try:
@@ -262,57 +304,84 @@ class PacketChannel(_SocketChannel):
                 self._outgoing.popleft()
         except BlockingIOError:
             pass
-        self.wants_write = bool(self._outgoing)
-
-    def _send_now(self, kind: int, attempt: int, parcel: Parcel | None) -> None:
-        try:
-            if parcel is None:
-                self._socket.send(_HEADER.pack(kind, 0, 0, 0, attempt, 0))
-                return
-            if parcel.fd < 0 and parcel.size <= INLINE_LIMIT:
-                header = _HEADER.pack(kind, 0, 0, parcel.buffers, attempt, parcel.size)
-                try:
-                    self._socket.sendmsg([header, parcel.data])
-                    return
-                except OSError as error:
-                    if error.errno != errno.EMSGSIZE:  # a smaller limit than usual on this machine
-                        raise
-            fd = parcel.file()
-            header = _HEADER.pack(kind, _IN_FILE, 0, parcel.buffers, attempt, parcel.size)
-            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, _DESCRIPTOR.pack(fd))
-            self._socket.sendmsg([header], [rights])
         except OSError as error:
             if error.errno in _BROKEN:
                 raise ChannelClosed from error
             raise
+        self.wants_write = bool(self._outgoing)
+
+    def _post(self, datagram: _Datagram, parcel: Parcel | None = None) -> bool:
+        """Send it or keep it for `flush`; False if it is too long for a datagram."""
+        if self._outgoing:
+            self._outgoing.append((datagram, parcel))
+            return True
+        try:
+            self._send_now(datagram, parcel)
+        except BlockingIOError:
+            self._outgoing.append((datagram, parcel))
+            self.wants_write = True
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE:  # a smaller limit than usual on this machine
+                raise
+            return False
+        return True
+
+    def _send_now(self, datagram: _Datagram, parcel: Parcel | None) -> None:
+        if parcel is not None:
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, _DESCRIPTOR.pack(parcel.file()))
+            self._socket.sendmsg([_RIGHTS], [rights])
+        elif isinstance(datagram, bytes):
+            self._socket.send(datagram)
+        else:
+            self._socket.sendmsg(datagram)
+
+    def _send_parcel(self, kind: int, attempt: int, parcel: Parcel) -> None:
+        if parcel.fd < 0 and parcel.size <= INLINE_LIMIT:
+            header = _HEADER.pack(kind, 0, 0, parcel.buffers, attempt, parcel.size)
+            if self._post(_joined(header, parcel.data)):
+                return
+        self._send_file(kind, attempt, parcel)
+
+    def _send_file(self, kind: int, attempt: int, parcel: Parcel) -> None:
+        parcel.file()  # it may fail: before anything is announced
+        self._post(_HEADER.pack(kind, _IN_FILE, 0, parcel.buffers, attempt, parcel.size))
+        self._post(_RIGHTS, parcel)
 
     def receive(self) -> Message | None:
         try:
-            length, ancillary, _, _ = self._socket.recvmsg_into(
-                [self._buffer], self._ancillary, _CLOEXEC
-            )
+            if self._announced is not None:
+                return self._receive_file(self._announced)
+            if not self._socket.recv_into(self._buffer):
+                raise ChannelClosed
+            kind, where, _, count, attempt, size = _HEADER.unpack_from(self._buffer)
+            if where & _IN_FILE:
+                self._announced = bytes(self._buffer[: _HEADER.size])
+                return self._receive_file(self._announced)
         except BlockingIOError:
             return None
         except OSError as error:
             if error.errno in _BROKEN:
                 raise ChannelClosed from error
             raise
-        if length == 0:
-            raise ChannelClosed
-        kind, where, _, count, attempt, size = _HEADER.unpack_from(self._buffer)
-        if where & _IN_FILE:
-            return self._receive_file(kind, count, attempt, size, ancillary)
         if not size:
             return Message(kind, attempt)
-        content = bytearray(self._view[_HEADER.size : _HEADER.size + size])
+        content = self._buffer[_HEADER.size : _HEADER.size + size]
         if not count:
             return Message(kind, attempt, content)
         return Message(kind, attempt, *_unpack(memoryview(content), count))
 
-    @staticmethod
-    def _receive_file(
-        kind: int, count: int, attempt: int, size: int, ancillary: list[tuple[int, int, bytes]]
-    ) -> Message:
+    def _receive_file(self, header: bytes) -> Message:
+        kind, _, _, count, attempt, size = _HEADER.unpack(header)
+        while True:
+            length, ancillary, _, _ = self._socket.recvmsg_into(
+                [self._buffer], socket.CMSG_SPACE(_DESCRIPTOR.size), _CLOEXEC
+            )
+            if length == 0:
+                raise ChannelClosed
+            # Else a caller that was interrupted for long sends what its pool has sent for it.
+            if length == len(_RIGHTS):
+                break
+        self._announced = None
         if not ancillary:  # MSG_CTRUNC: this process has no descriptor free
             return Message(kind, attempt, lost=NO_DESCRIPTOR)
         (fd,) = _DESCRIPTOR.unpack_from(ancillary[0][2])
@@ -327,7 +396,7 @@ class PacketChannel(_SocketChannel):
         return Message(kind, attempt, *_unpack(content, count))
 
 
-class StreamChannel(_SocketChannel):
+class StreamChannel(Channel):
     """Header and content follow each other in a stream.
 
     The pool's side keeps what cannot be sent or is not complete yet, so that a worker that stops
@@ -343,13 +412,17 @@ class StreamChannel(_SocketChannel):
         self._content: bytearray | None = None
         self._filled = 0
 
-    def send(self, kind: int, attempt: int = 0, parcel: Parcel | None = None) -> None:
-        buffers, size = (parcel.buffers, parcel.size) if parcel else (0, 0)
-        header = _HEADER.pack(kind, 0, 0, buffers, attempt, size)
-        self._outgoing.append(memoryview(header))
-        if parcel is not None and size:
-            parcel.to_bytes()
-            self._outgoing.append(memoryview(parcel.data))
+    def send(self, kind: int, attempt: int = 0, content: Content | None = None) -> None:
+        buffers = 0
+        data: bytes | bytearray = b""
+        if isinstance(content, Parcel):
+            content.to_bytes()
+            buffers, data = content.buffers, content.data
+        elif content is not None:
+            data = content
+        self._outgoing.append(memoryview(_HEADER.pack(kind, 0, 0, buffers, attempt, len(data))))
+        if data:
+            self._outgoing.append(memoryview(data))
         self.flush()
 
     def flush(self) -> None:
@@ -415,6 +488,6 @@ def pair(*, packets: bool = HAVE_PACKETS) -> tuple[PacketChannel | StreamChannel
 def attach(fd: int) -> PacketChannel | StreamChannel:
     """Return the worker's end over the inherited descriptor ``fd``."""
     sock = socket.socket(fileno=fd)
-    sock.set_inheritable(False)
+    os.set_inheritable(fd, False)
     channel = PacketChannel if sock.type == socket.SOCK_SEQPACKET else StreamChannel
     return channel(sock, blocking=True)

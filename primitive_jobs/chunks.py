@@ -9,22 +9,25 @@ along as they are, a whole chunk in one pickle; what was pickled on its own is `
 
 from __future__ import annotations
 
-import math
+import _pickle as pickle
+import _signal as signal  # type: ignore[import-not-found]
 import os
-import pickle
-import signal
-from collections.abc import Callable, Iterable
 from time import perf_counter
-from typing import Any, TypeGuard
 
 from . import serialize
-from .errors import SerializationError
 
-Packed = bytes | list[Any]  # a pickle's body; if it is large or has buffers, a list of all these
-Row = tuple[Any, ...] | Packed  # the arguments of one call
-Reply = tuple[list[Any], bytes | None, float, int]
-"""Values of the calls made, in order; the exception that ended them, if one did (see
-`serialize.dump_exception`); seconds they took; bytes of the values that were pickled."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any, TypeGuard
+
+    Packed = (
+        bytes | list[Any]
+    )  # a pickle's body; if it is large or has buffers, a list of all these
+    Row = tuple[Any, ...] | Packed  # the arguments of one call
+    Reply = tuple[list[Any], bytes | None, float, int]
+    """Values of the calls made, in order; the exception that ended them, if one did (see
+    `serialize.dump_exception`); seconds they took; bytes of the values that were pickled."""
 
 NUMBERS = frozenset({type(None), bool, int, float, complex})
 _SHORT = 1024  # characters; a longer text is worth a pickle of its own, whose size is known
@@ -76,7 +79,7 @@ def run_chunk(
     number of values which are left.
     """
     pid = os.getpid()
-    latest = math.inf if limit is None else limit
+    latest = float("inf") if limit is None else limit
     copied = len(rows) > 1  # the next call may make use of the same buffers
     packer: serialize.Packer | None = None
     values: list[Any] = []
@@ -155,6 +158,8 @@ def unpack_result(packed: Packed, label: str, place: int) -> Any:
     try:
         return serialize.loads(*_parts(packed))
     except (Exception, SystemExit, GeneratorExit) as error:
+        from .errors import SerializationError
+
         raise SerializationError(
             f"result {label}[{place}] cannot be unpickled here: {serialize.one_line(error)}"
         ) from error

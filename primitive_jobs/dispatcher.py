@@ -15,13 +15,23 @@ memory        which workers are watched; it wakes up only while a running job ha
 There is no lock. Every thread says what it has to say by appending to the inbox, a deque, and
 waking the dispatcher; both can be done in a signal handler and in a finalizer. The dispatcher
 sets `_asleep` before it looks into the inbox for the last time, and a sender looks at `_asleep`
-after it appended: so no message is left lying while the dispatcher sleeps.
+after it appended: so no message is left lying while the dispatcher sleeps. A job alone need not
+wake it where its coming makes no difference before the next event (`_hungry`).
+
+Nor where its caller can give it to an idle worker itself, which saves the two wake-ups of a round
+trip that are not the worker's. Before the dispatcher sleeps it may make an *offer*: one idle worker
+and the number that the next attempt will have. The claims on it decide, as the gate of a job does,
+whose it is: the first job appended there or, with None, the dispatcher again, which takes each
+offer back before it does anything else. So a claimed job is seen by the dispatcher wherever its
+caller was interrupted. If the caller has not sent it by then, the dispatcher does so too: a worker
+takes no notice of an attempt that it has had.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import io
 import logging
 import math
@@ -37,7 +47,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .channel import ChannelClosed, Parcel
+from .channel import ChannelClosed, Content, PacketChannel, Parcel, pack
 from .errors import (
     InitializerError,
     JobError,
@@ -60,19 +70,16 @@ from .messages import (
     Cancelled,
     Close,
     Died,
-    Enlist,
     Event,
     Evidence,
     Fate,
-    Finished,
     Forget,
     Gone,
+    HandedOver,
     InitFailed,
     Kill,
-    Kind,
     Leave,
     Lost,
-    Message,
     NotInitialized,
     NotTaken,
     OutOfMemory,
@@ -94,32 +101,50 @@ from .messages import (
     Unspawn,
     Unwatch,
     Watch,
+    Withdrawn,
 )
+from .options import DEFAULT_OPTIONS
 from .process import WorkerConfig, WorkerProcess, the_guard
 from .scheduler import Scheduler
 from .serialize import one_line
 from .shared import Source
 from .status import JobStatus
-from .tracker import Outcome, cancelled
+from .tracker import HandOver, Outcome, StatusTracker, cancelled
+from .wire import Kind, Message
 
 logger = logging.getLogger("primitive_jobs")
 
 MEMORY_PAUSE = 0.1  # s between two looks at the memory of running jobs that have a limit
+_MANY_LETTERS = 1000  # in the inbox: then it is emptied, though nothing in it is urgent
+_MANY_FINAL = 16  # jobs at most whose ends are told together, while the workers are busy
+_LONGEST = 86400.0  # s of sleep: what is due later is looked at again then
 _READ = select.POLLIN
 _WRITE = select.POLLOUT
 
 
-class _Entry:
-    """A job that was taken in, and its serialized call: kept until the job is final, since a
-    worker may die before it has begun.
+class _Offer(HandOver):
+    """An idle worker that the next job may be given to by its caller.
+
+    Attributes:
+        claims: The first one has it: a job, or None for the dispatcher.
+        sent: The job certainly went out.
+        over: Whoever claimed it does not use the channel any more.
     """
 
-    __slots__ = ("job", "parcel", "shared")
+    __slots__ = ("attempt", "channel", "claims", "event", "over", "process", "sent")
 
-    def __init__(self, job: PrimitiveJob[Any], parcel: Parcel, shared: Sequence[Source]) -> None:
-        self.job = job
-        self.parcel = parcel
-        self.shared = shared
+    def __init__(self, process: WorkerProcess, channel: PacketChannel, attempt: int) -> None:
+        # All here, without a call of the base's: one is made for every job.
+        self.pid = process.pid
+        self.when = 0.0
+        self.noted = False
+        self.process = process
+        self.channel = channel
+        self.event = (channel.fd, _READ)  # what the poller says when the answer is there
+        self.attempt = attempt
+        self.claims: list[PrimitiveJob[Any] | None] = []
+        self.sent = False
+        self.over = False
 
 
 class _Order:
@@ -192,14 +217,25 @@ class Dispatcher:
         self.cancel_at_exit = cancel_at_exit
         self._config = config
         self._scheduler = Scheduler(max_workers, idle_timeout, max_jobs_per_worker, spare_workers)
-        self._jobs: dict[int, _Entry] = {}
+        self._jobs: dict[int, PrimitiveJob[Any]] = {}
         self._workers: dict[int, WorkerProcess] = {}
         self._orders: dict[int, _Order] = {}
         self._job_count = 0
-        self._files = 0  # parcels that hold a descriptor
+        self._in_files: set[int] = set()  # jobs whose payload holds a descriptor
         self._file_limit = _file_limit()
         self._inbox: collections.deque[Any] = collections.deque()
         self._asleep = False
+        # What follows from the scheduler's state; all but the numbers stays as it is while one job
+        # after the other is handed over and answered.
+        self._planned = False
+        self._deadline: float | None = None  # that of the scheduler, or an earlier one
+        self._hungry = False  # a job that comes while it sleeps should wake it
+        self._offer: _Offer | None = None  # set while it sleeps
+        self._next_offer: _Offer | None = None
+        self._in_limbo: list[_Offer] = []  # claimed by a caller that may still be sending
+        self._unclosed: set[WorkerProcess] = set()  # gone, but in use by such a caller
+        self._final: list[StatusTracker] = []  # whose waiters are to be told
+        self._postponed = 0  # of these, those that might have been told before
         self._ended = False
         self._abandoned = False
         self._callbacks_ended = False
@@ -214,8 +250,10 @@ class Dispatcher:
         except BaseException:
             self._bell.close()
             raise
+        self._poll = self._poller.poll
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._watch(self._bell.fileno(), self._bell.hush)
+        self._own_threads: set[int] = set()  # idents of all but the one for callbacks
         self._threads = [
             threading.Thread(target=target, name=f"primitive_jobs-{name}", daemon=True)
             for name, target in (
@@ -251,27 +289,53 @@ class Dispatcher:
 
     # --- for callers, on any thread ----------------------------------------------------------
 
-    def enlist(
-        self,
-        job: PrimitiveJob[Any],
-        body: bytes,
-        buffers: list[memoryview],
-        shared: tuple[Source, ...] = (),
-    ) -> None:
-        """Queue a serialized job; raises `PoolClosedError` if the pool takes none."""
-        self.check_open()
-        to_file = self._config.packets and self._files < self._file_limit
-        try:
-            parcel = Parcel(body, buffers, to_file=to_file)
-        except (OSError, MemoryError) as error:
-            failure = SerializationError(
-                f"no memory for the {len(body) + sum(b.nbytes for b in buffers)} bytes of the "
-                f"call of {job.name}(): {error}"
-            )
-            failure.__cause__ = error
-            job._tracker.end_early(Outcome(JobStatus.ERROR, failure))
+    def pack(
+        self, body: bytes, buffers: list[memoryview], refers_to: tuple[Source, ...]
+    ) -> Content:
+        """Make a serialized call ready to be sent; raises OSError or MemoryError."""
+        to_file = self._config.packets and len(self._in_files) < self._file_limit
+        return pack(body, buffers, refers_to, to_file=to_file)
+
+    def enlist(self, job: PrimitiveJob[Any]) -> None:
+        """Queue a job with its payload; raises `PoolClosedError` if the pool takes none."""
+        if not self.accepting:
+            self.check_open()
+        offer = self._offer  # first: see _hand_over
+        self._inbox.append(job)
+        if offer is not None and self._hand_over(offer, job):
             return
-        self._tell(Enlist(job, parcel, shared))
+        if self._asleep:
+            # One that holds a descriptor is to be counted before too many do.
+            if self._hungry or isinstance(job._payload, Parcel):
+                self._wake()
+        elif self._ended:
+            self._refuse()
+
+    def _hand_over(self, offer: _Offer, job: PrimitiveJob[Any]) -> bool:
+        """Give a job to the worker on offer; False if the dispatcher has to see to it."""
+        payload, options = job._payload, job._options
+        if type(payload) is not bytes:
+            return False
+        if options is not DEFAULT_OPTIONS and not options.unlimited:
+            return False
+        try:
+            if self._inbox[0] is not job:
+                return False  # others came first
+        except IndexError:  # the dispatcher has it
+            return False
+        # It took no job out of the inbox since the offer was read, unless it took back the offer.
+        claims = offer.claims
+        claims.append(job)
+        if claims[0] is not job:
+            return False
+        try:
+            offer.when = time.time()
+            if not job._tracker.take(offer):
+                return True  # cancelled meanwhile
+            offer.sent = offer.channel.try_to_send(Kind.RUN, offer.attempt, payload)
+            return offer.sent
+        finally:
+            offer.over = True
 
     def check_open(self) -> None:
         """Raise `PoolClosedError` unless jobs are accepted."""
@@ -282,6 +346,16 @@ class Dispatcher:
     def ask_cancel(self, job: PrimitiveJob[Any], grace: float) -> None:
         """Have a job stopped; returns at once."""
         self._tell(CancelJob(job, grace))
+
+    def withdraw(self, job: PrimitiveJob[Any]) -> None:
+        """Take a job that has ended out of the queue, where it may be; returns at once."""
+        command = CancelJob(job)
+        if self.accepting and len(self._inbox) < _MANY_LETTERS:
+            # No hurry: it will not be started, and holds no payload any more.
+            self._inbox.append(command)
+            if self.accepting:
+                return
+        self._tell(command)  # the pool's end may wait for it
 
     def ask_cancel_all(self, grace: float) -> None:
         """Have every unfinished job stopped; returns at once."""
@@ -304,7 +378,7 @@ class Dispatcher:
         self._check_thread()
 
     def _check_thread(self) -> None:
-        if threading.current_thread() in self._threads[:4]:
+        if threading.get_ident() in self._own_threads:
             # Foreign code gets here only through a finalizer that the collector runs.
             raise JobError("a pool's own thread cannot wait for a job of the pool")
 
@@ -313,10 +387,10 @@ class Dispatcher:
         self._check_thread()
         lock = threading.Lock()
         lock.acquire()
-        question = Ask(done=lock.release)
+        question = Ask(lock.release)
         self._tell(question)
         lock.acquire()
-        return list(question.answer)
+        return [job for job in question.answer if not job.in_final_state()]
 
     def resize(self, max_workers: int) -> None:
         """Have another number of workers from now on."""
@@ -360,6 +434,7 @@ class Dispatcher:
     # --- the dispatcher's thread -------------------------------------------------------------
 
     def _dispatch(self) -> None:
+        self._own_threads.add(threading.get_ident())
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             while not self._scheduler.closed:
@@ -371,15 +446,35 @@ class Dispatcher:
             self._end()
 
     def _turn(self) -> None:
-        while self._inbox:
-            self._take(self._inbox.popleft())
+        inbox = self._inbox
+        if inbox:
+            self._empty_inbox()
             if self._scheduler.closed:
                 return
-        deadline = self._scheduler.next_deadline()
-        self._asleep = True
-        timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-        events = self._poller.poll(0 if self._inbox else timeout)
+        if not self._planned:
+            self._plan()
+        self._offer = self._next_offer
+        deadline = self._deadline
+        timeout = -1.0  # no end
+        if deadline is not None:
+            timeout = min(max(0.0, deadline - time.monotonic()), _LONGEST)
+        events: list[tuple[int, int]] = []
+        if self._next_offer is None and self._postponed < len(self._final) < _MANY_FINAL:
+            # While more jobs end, some are told of together: each one told may mean two switches
+            # between threads.
+            self._postponed = len(self._final)
+            events = self._poll(0)
+        if not events:
+            self._asleep = True
+            if self._final:
+                # As late as can be: those who wake up want the interpreter's lock, and the offer.
+                self._tell_waiters()
+            events = self._poll(0 if inbox else timeout)
         self._asleep = False
+        if self._offer is not None:
+            events = self._take_offer_back(events)
+        if inbox:  # before a free worker is given what waits: one of them may come first
+            self._empty_inbox()
         for fd, mask in events:
             handler = self._handlers.get(fd)
             if handler is not None:
@@ -387,14 +482,99 @@ class Dispatcher:
         if deadline is not None and time.monotonic() >= deadline:
             self._feed(Tick())
 
+    def _empty_inbox(self) -> None:
+        for _ in range(len(self._inbox)):
+            self._take(self._inbox.popleft())
+            if self._scheduler.closed:
+                return
+
+    def _tell_waiters(self) -> None:
+        for tracker in self._final:
+            tracker.tell_waiters()
+        self._final.clear()
+        self._postponed = 0
+
+    def _plan(self) -> None:
+        self._planned = True
+        self._deadline = self._scheduler.next_deadline()
+        self._hungry = self._scheduler.hungry()
+        self._next_offer = None
+        place = self._scheduler.offer() if self.accepting else None
+        if place is not None:
+            process = self._workers[place[0]]
+            channel = process.channel
+            if isinstance(channel, PacketChannel) and not channel.wants_write:
+                self._next_offer = _Offer(process, channel, place[1])
+
+    def _take_offer_back(self, events: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """See whose the offer was; return the events that are still to be handled."""
+        offer, self._offer = self._offer, None
+        assert offer is not None
+        self._planned = False
+        offer.claims.append(None)
+        job = offer.claims[0]
+        if job is None:
+            return events
+        first = self._inbox.popleft()
+        assert first is job, "it claimed the offer as the first in the inbox"
+        offer.claims = [None]  # whoever comes late; and it does not hold the job any more
+        if not offer.over:
+            self._in_limbo.append(offer)
+        if not job._tracker.take():
+            return events  # cancelled meanwhile, and not sent
+        if offer.sent and len(events) == 1 and events[0] == offer.event:
+            self._on_answer(offer, job)
+            return []
+        self._begin(offer, job)
+        return events
+
+    def _begin(self, offer: _Offer, job: PrimitiveJob[Any]) -> None:
+        """A job that was handed over runs."""
+        job._tracker.note(offer)
+        self._register(job)
+        slot, options = offer.process.slot, job._options
+        self._feed(HandedOver(job.number, slot, offer.attempt, options.priority, options.retries))
+        if not offer.sent and not self._send(offer.process, Kind.RUN, offer.attempt, job._payload):
+            self._feed(NotTaken(slot, offer.attempt))
+
+    def _on_answer(self, offer: _Offer, job: PrimitiveJob[Any]) -> None:
+        """The first news of a job that was handed over is its worker's: its end, most likely."""
+        process = offer.process
+        try:
+            message = _receive(process)
+        except (ChannelClosed, OSError):
+            self._begin(offer, job)
+            self._on_lost_link(process)
+            return
+        if message is None:
+            self._begin(offer, job)
+        elif (
+            message.attempt == offer.attempt
+            and message.kind in _OUTCOMES
+            and self._scheduler.served(process.slot, offer.attempt, time.monotonic())
+        ):
+            job._tracker.ran(offer, _finished(job, message))
+            job._drop_payload()
+            self._final.append(job._tracker)
+            self._next_offer = _Offer(process, offer.channel, offer.attempt + 1)
+            self._planned = True
+        else:
+            self._begin(offer, job)
+            self._on_message(process, message)
+
+    def _register(self, job: PrimitiveJob[Any]) -> None:
+        self._job_count += 1
+        job.number = self._job_count
+        self._jobs[job.number] = job
+
     def _take(self, command: Any) -> None:
         match command:
-            case Enlist(job=job, parcel=parcel, shared=shared):
-                self._take_in(job, parcel, shared)
+            case PrimitiveJob():
+                self._take_in(command)
             case CancelJob(job=job, grace=grace):
                 self._feed(CancelAsked(job.number, grace))
             case Ask(answer=answer, done=done):
-                answer += [entry.job for entry in self._jobs.values()]
+                answer += self._jobs.values()
                 done()
             case _HasProcess(process=process):
                 self._has_process(process)
@@ -407,27 +587,29 @@ class Dispatcher:
                     self._orders.pop(command.slot, None)
                 self._feed(command)
 
-    def _take_in(self, job: PrimitiveJob[Any], parcel: Parcel, shared: Sequence[Source]) -> None:
-        if not job._tracker.take_in():
-            parcel.close()
+    def _take_in(self, job: PrimitiveJob[Any]) -> None:
+        if job.in_final_state():
             return
-        self._job_count += 1
-        job.number = self._job_count
-        self._jobs[job.number] = _Entry(job, parcel, shared)
-        self._files += parcel.fd >= 0
+        self._register(job)
+        if isinstance(job._payload, Parcel) and job._payload.fd >= 0:
+            self._in_files.add(job.number)
         options = job._options
         limit = options.memory_limit
         assert not isinstance(limit, str), "made a number when the options were made"
-        self._feed(Submitted(job.number, options.priority, options.timeout, limit, options.retries))
+        event = Submitted(job.number, options.priority, options.timeout, limit, options.retries)
+        if not self._scheduler.line_up(event):
+            self._feed(event)
 
     def _feed(self, event: Event) -> None:
         """Tell the scheduler, and do what it says; that may be an event again."""
-        events = [event]
-        for item in events:
-            for action in self._scheduler.handle(item, time.monotonic()):
-                follow_up = self._do(action)
-                if follow_up is not None:
-                    events.append(follow_up)
+        self._planned = False
+        follow_ups = []
+        for action in self._scheduler.handle(event, time.monotonic()):
+            follow_up = self._do(action)
+            if follow_up is not None:
+                follow_ups.append(follow_up)
+        for follow_up in follow_ups:
+            self._feed(follow_up)
 
     def _do(self, action: Action) -> Event | None:
         match action:
@@ -440,7 +622,7 @@ class Dispatcher:
             case Unwatch():
                 self._to_watch.put(action)
             case Requeue(job=number, began=began):
-                self._jobs[number].job._tracker.requeued(began=began)
+                self._jobs[number]._tracker.requeued(began=began)
             case Spawn(slot=slot):
                 self._orders[slot] = order = _Order(slot)
                 self._to_spawn.put(order)
@@ -458,15 +640,25 @@ class Dispatcher:
         return None
 
     def _assign(self, action: Assign) -> Event | None:
-        entry, process = self._jobs[action.job], self._workers[action.slot]
+        job, process = self._jobs[action.job], self._workers[action.slot]
         if action.room is not None and resident(process.pid) > action.room:
             return NotTaken(action.slot, action.attempt, unfit=True)
+        if not job._tracker.take():
+            self._drop(action.job)
+            return Withdrawn(action.slot, action.attempt)
         # Before the sending: whatever the job does, somebody who sees it sees RUNNING too.
-        entry.job._tracker.assigned(process.pid)
-        shared_there = not entry.shared or self._share(process, entry.shared)
-        if shared_there and self._send(process, Kind.RUN, action.attempt, entry.parcel):
+        job._tracker.assigned(process.pid)
+        payload = job._payload
+        refers_to: Any = payload.refers_to if isinstance(payload, Parcel) else ()
+        shared_there = not refers_to or self._share(process, refers_to)
+        if shared_there and self._send(process, Kind.RUN, action.attempt, payload):
             return None
         return NotTaken(action.slot, action.attempt)
+
+    def _drop(self, number: int) -> PrimitiveJob[Any]:
+        if self._in_files:
+            self._in_files.discard(number)
+        return self._jobs.pop(number)
 
     def _share(self, process: WorkerProcess, shared: Sequence[Source]) -> bool:
         """Send a worker what it has not yet of the data that a call refers to."""
@@ -486,13 +678,14 @@ class Dispatcher:
         for process in self._workers.values():
             if number in process.shared:
                 process.shared.discard(number)
+                self._planned = False  # its socket may be full
                 self._send(process, Kind.FORGET, number)  # where it fails, its death is coming
 
     def _send(
-        self, process: WorkerProcess, kind: Kind, attempt: int = 0, parcel: Parcel | None = None
+        self, process: WorkerProcess, kind: Kind, attempt: int = 0, content: Content | None = None
     ) -> bool:
         try:
-            process.channel.send(kind, attempt, parcel)
+            process.channel.send(kind, attempt, content)
         except (ChannelClosed, OSError, MemoryError):
             return False
         if process.channel.wants_write:
@@ -500,10 +693,11 @@ class Dispatcher:
         return True
 
     def _settle(self, number: int, fate: Fate) -> None:
-        entry = self._jobs.pop(number)
-        self._files -= entry.parcel.fd >= 0
-        entry.parcel.close()
-        entry.job._tracker.settle(_outcome_of(entry.job, fate))
+        job = self._drop(number)
+        outcome = _finished(job, fate) if type(fate) is Message else _outcome_of(job, fate)
+        if job._tracker.settle(outcome):
+            job._drop_payload()
+            self._final.append(job._tracker)
 
     # --- workers, on the dispatcher's thread -------------------------------------------------
 
@@ -520,30 +714,40 @@ class Dispatcher:
         self._orders.pop(slot, None)
         self._workers[slot] = process
         logger.debug("worker %d started in slot %d", process.pid, slot)
-        self._watch(process.channel.fileno(), lambda mask: self._on_socket(process, mask))
+        self._watch(process.channel.fileno(), functools.partial(self._on_socket, process))
         self._watch(process.death, lambda _: self._on_death(process))
         self._feed(Started(slot))
 
     def _on_socket(self, process: WorkerProcess, mask: int) -> None:
         try:
-            if mask & _WRITE and process.channel.wants_write:
+            if mask != _READ and mask & _WRITE:
                 process.channel.flush()
+                self._planned = False
                 if not process.channel.wants_write:
                     self._poller.modify(process.channel.fileno(), _READ)
-            if mask & ~_WRITE:
+            if mask != _WRITE:
                 message = _receive(process)
                 if message is not None:
-                    self._on_message(process.slot, message)
+                    self._on_message(process, message)
         except (ChannelClosed, OSError):
-            # It died, or its job closed the channel: it is of no use any more either way.
-            process.link_lost = True
-            self._unwatch(process.channel.fileno())
-            self._feed(Died(process.slot))
+            self._on_lost_link(process)
 
-    def _on_message(self, slot: int, message: Message) -> None:
-        match message.kind:
-            case Kind.RETURNED | Kind.RAISED:
+    def _on_lost_link(self, process: WorkerProcess) -> None:
+        # It died, or its job closed the channel: it is of no use any more either way.
+        process.link_lost = True
+        self._unwatch(process.channel.fileno())
+        self._feed(Died(process.slot))
+
+    def _on_message(self, process: WorkerProcess, message: Message) -> None:
+        slot = process.slot
+        if message.kind in _OUTCOMES:
+            step = self._scheduler.next_after(slot, message.attempt)
+            if step is None:
                 self._feed(Answered(slot, message.attempt, message))
+            else:
+                self._go_on(process, message, *step)
+            return
+        match message.kind:
             case Kind.READY:
                 self._feed(Ready(slot))
             case Kind.REFUSED:
@@ -554,6 +758,15 @@ class Dispatcher:
                 logger.warning("worker in slot %d sent an unknown message; it is replaced", slot)
                 self._feed(Died(slot))
 
+    def _go_on(
+        self, process: WorkerProcess, message: Message, ended: int, job: int, attempt: int
+    ) -> None:
+        """One job has ended, the next is for the same worker."""
+        follow_up = self._assign(Assign(process.slot, job, attempt))  # first: somebody waits for it
+        self._settle(ended, message)
+        if follow_up is not None:
+            self._feed(follow_up)
+
     def _on_death(self, process: WorkerProcess) -> None:
         self._unwatch(process.death)
         self._drain(process)
@@ -563,7 +776,7 @@ class Dispatcher:
         """Take in everything that it sent before."""
         with contextlib.suppress(ChannelClosed):
             while (message := _receive(process)) is not None:
-                self._on_message(process.slot, message)
+                self._on_message(process, message)
 
     def _on_gone(self, slot: int, event: Gone) -> None:
         process = self._workers[slot]
@@ -571,9 +784,18 @@ class Dispatcher:
         self._drain(process)
         self._unwatch(process.channel.fileno())
         del self._workers[slot]
-        process.close()
+        self._unclosed.add(process)
+        self._close_what_is_unused()
         logger.debug("worker %s of slot %d is gone", event.evidence.pid, slot)
         self._feed(event)
+
+    def _close_what_is_unused(self) -> None:
+        """Close the workers that are gone, but for one whose channel a caller may be using."""
+        self._in_limbo = [offer for offer in self._in_limbo if not offer.over]
+        in_use = {offer.process for offer in self._in_limbo}
+        for process in self._unclosed - in_use:
+            process.close()
+        self._unclosed &= in_use
 
     # --- the end, on the dispatcher's thread -------------------------------------------------
 
@@ -594,12 +816,14 @@ class Dispatcher:
         for thread in self._threads[1:4]:
             if thread.ident is not None:
                 thread.join()
-        for process in self._workers.values():
+        for process in {*self._workers.values(), *self._unclosed}:
             process.close()
+        self._tell_waiters()
         self._bell.close()
         self._poller.close()
         the_guard.release(self)
         _dispatchers.discard(self)
+        self._own_threads.clear()
         self._ended = True
         self._refuse()
         while self._end_waiters:
@@ -613,9 +837,9 @@ class Dispatcher:
             except IndexError:
                 return
             match command:
-                case Enlist(job=job, parcel=parcel):
-                    parcel.close()
-                    job._tracker.end_early(_outcome_of(job, TurnedAway()))
+                case PrimitiveJob():
+                    if command._tracker.end_early(_outcome_of(command, TurnedAway())):
+                        command._drop_payload()
                 case Ask(done=done):
                     done()
                 case _HasProcess(process=process):  # only after a bug in here: see _fail
@@ -631,25 +855,28 @@ class Dispatcher:
         error = JobError(_OF_THE_PARENT)
         while self._inbox:
             command = self._inbox.popleft()
-            if isinstance(command, Enlist):
-                command.job._tracker.abandon(error)
-                command.parcel.close()
+            if isinstance(command, PrimitiveJob):
+                command._tracker.abandon(error)
+                command._drop_payload()
             elif isinstance(command, _HasProcess):
                 command.process.close()
-        for entry in list(self._jobs.values()):
-            entry.job._tracker.abandon(error)
-            entry.parcel.close()
-        for process in list(self._workers.values()):
+        for job in list(self._jobs.values()):
+            job._tracker.abandon(error)
+            job._drop_payload()
+        for process in {*self._workers.values(), *self._unclosed}:
             process.close()
         self._bell.close()
         self._poller.close()
         self._asleep = False
+        self._offer = None
         self._ended = True
         self._threads = []
+        self._own_threads.clear()
 
     # --- the other threads -------------------------------------------------------------------
 
     def _spawn(self) -> None:
+        self._own_threads.add(threading.get_ident())
         while (order := self._to_spawn.get()) is not None:
             if not order.wanted:
                 self._tell(StartFailed(order.slot, Evidence()))
@@ -665,6 +892,7 @@ class Dispatcher:
                 del process
 
     def _reap(self) -> None:
+        self._own_threads.add(threading.get_ident())
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while (process := self._to_reap.get()) is not None:
             try:
@@ -676,6 +904,7 @@ class Dispatcher:
             del process
 
     def _watch_memory(self) -> None:
+        self._own_threads.add(threading.get_ident())
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         watched: dict[int, _Watched] = {}
         look = math.inf  # when the next one is due
@@ -754,28 +983,29 @@ class _Bell:
 
 
 class _Poller:
-    """epoll where there is one, else poll; timeouts in s."""
+    """epoll where there is one, else poll.
+
+    Attributes:
+        poll: Waits at most so many seconds (-1: without an end), rounded up to milliseconds;
+            returns (descriptor, mask) pairs.
+    """
 
     def __init__(self) -> None:
-        self._in_milliseconds = not hasattr(select, "epoll")
-        self._poll: Any = select.poll() if self._in_milliseconds else select.epoll()
+        self._poll: Any = select.epoll() if hasattr(select, "epoll") else select.poll()
         self.register = self._poll.register
         self.modify = self._poll.modify
         self.unregister = self._poll.unregister
+        self.poll: Callable[[float], list[tuple[int, int]]] = (
+            self._poll.poll if hasattr(select, "epoll") else self._poll_in_milliseconds
+        )
 
-    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
-        """Wait; return (descriptor, mask) pairs."""
-        if timeout is None:
-            return self._poll.poll()  # type: ignore[no-any-return]
-        timeout = min(timeout, 86400.0)
+    def _poll_in_milliseconds(self, timeout: float) -> list[tuple[int, int]]:
         # Rounded up, or the last millisecond would be spent waiting for nothing many times.
-        milliseconds = math.ceil(timeout * 1000)
-        wait = milliseconds if self._in_milliseconds else milliseconds / 1000
-        return self._poll.poll(wait)  # type: ignore[no-any-return]
+        return self._poll.poll(math.ceil(timeout * 1000))  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Give its descriptor back."""
-        if not self._in_milliseconds:
+        if hasattr(self._poll, "close"):
             self._poll.close()
 
 
@@ -791,6 +1021,9 @@ def _receive(process: WorkerProcess) -> Message | None:
         raise ChannelClosed from error
 
 
+_OUTCOMES = (int(Kind.RETURNED), int(Kind.RAISED))
+
+
 def _file_limit() -> int:
     """How many queued calls may hold a descriptor: a quarter of what the process may have."""
     import resource
@@ -802,14 +1035,17 @@ def _file_limit() -> int:
 # --- from fates to outcomes -----------------------------------------------------------------------
 
 
+def _finished(job: PrimitiveJob[Any], message: Message) -> Outcome:
+    if message.lost:
+        failure = f"the outcome of job {job.name} was not received: {message.lost}"
+        return Outcome(JobStatus.ERROR, SerializationError(failure))
+    return Outcome(JobStatus.DONE if message.kind == Kind.RETURNED else JobStatus.ERROR, message)
+
+
 def _outcome_of(job: PrimitiveJob[Any], fate: Fate) -> Outcome:
     match fate:
-        case Finished(message=message):
-            if message.lost:
-                failure = f"the outcome of job {job.name} was not received: {message.lost}"
-                return Outcome(JobStatus.ERROR, SerializationError(failure))
-            done = message.kind == Kind.RETURNED
-            return Outcome(JobStatus.DONE if done else JobStatus.ERROR, message)
+        case Message():
+            return _finished(job, fate)
         case Cancelled():
             return cancelled()
         case TimedOut(limit=limit):

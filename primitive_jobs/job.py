@@ -13,8 +13,10 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
+from .channel import INLINE_LIMIT, Parcel
 from .errors import JobError, ResultTimeoutError, SerializationError
 from .options import DEFAULT_OPTIONS, JobOptions, check_callable, check_grace, check_seconds
 from .serialize import call_name, dump_call, dumps_whole, let_frames_go
@@ -74,17 +76,19 @@ class BasePrimitiveJob(ABC, Generic[ResultT, StatusT]):
 class PoolLink(Protocol):
     """What a pool hands to the jobs that are submitted to it."""
 
-    def enlist(
-        self,
-        job: PrimitiveJob[Any],
-        body: bytes,
-        buffers: list[memoryview],
-        shared: tuple[Any, ...],
-    ) -> None:
-        """Queue a serialized job; raises `PoolClosedError` if the pool takes none."""
+    def pack(
+        self, body: bytes, buffers: list[memoryview], refers_to: tuple[Any, ...]
+    ) -> bytes | Parcel:
+        """Make a serialized call ready to be sent; raises OSError or MemoryError."""
+
+    def enlist(self, job: PrimitiveJob[Any]) -> None:
+        """Queue a job with its payload; raises `PoolClosedError` if the pool takes none."""
 
     def ask_cancel(self, job: PrimitiveJob[Any], grace: float) -> None:
         """Have a queued or running job stopped; returns at once."""
+
+    def withdraw(self, job: PrimitiveJob[Any]) -> None:
+        """Take a job that has ended out of the queue, where it may be; returns at once."""
 
     def call_back(self, callback: Callable[[], object]) -> None:
         """Call ``callback`` on the pool's thread for callbacks."""
@@ -119,6 +123,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
         "_link",
         "_name",
         "_options",
+        "_payload",
         "_submits",
         "_tracker",
         "metadata",
@@ -128,20 +133,24 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
     def __init__(
         self, function: Callable[P, ResultT], /, *args: P.args, **kwargs: P.kwargs
     ) -> None:
-        check_callable("function", function)
+        if not callable(function):
+            check_callable("function", function)
         self._call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]] | None = (
             function,
             args,
             kwargs,
         )
         self._id: list[str] = []
-        self._name = call_name(function)
+        self._name = (
+            function.__qualname__ if type(function) is FunctionType else call_name(function)
+        )
         self._options = DEFAULT_OPTIONS
-        self._submits: list[object] = []
+        self._submits: list[object] | None = []  # whoever is first submits it; None: it is done
         self._link: PoolLink | None = None
         self._tracker = StatusTracker()
         self.metadata: dict[str, Any] = {}
         self.number = 0  # its pool's, from the day it is taken in
+        self._payload: bytes | Parcel | None = None  # what a worker is sent; its pool's
 
     # --- submitting --------------------------------------------------------------------------
 
@@ -175,41 +184,68 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
         self.submit()
 
     def _submit_to(self, link: PoolLink, options: JobOptions) -> Self:
+        submits = self._submits
         token = object()
         try:
-            self._submits.append(token)
-            if self._submits[0] is not token:
+            if submits is not None:
+                submits.append(token)
+            if submits is None or submits[0] is not token:
                 raise JobError(f"job {self.name} was submitted before")
             self._options = options
             if options.metadata:
                 self.metadata.update(options.metadata)
             call = self._call
-            if self._tracker.outcome is not None or call is None:
+            tracker = self._tracker
+            if not tracker.submitted() or call is None:
                 raise JobError(f"job {self.name} was cancelled before it was submitted")
-            self._tracker.submitted()
             self._link = link
             self._call = None
-            packed = self._serialize(*call)
-            if packed is not None and self._tracker.serialized():
-                link.enlist(self, *packed)
+            if self._serialize(link, call):
+                if tracker.serialized():
+                    link.enlist(self)
+                else:
+                    self._drop_payload()
+            self._submits = None
             return self
         except BaseException:
             # Whoever called has no handle, or cannot know what became of it: it must not run.
-            if self._submits[:1] == [token]:
+            if submits is not None and submits[:1] == [token]:
                 self._link = link
                 self._ask_cancel()
             raise
 
     # Not written out in _submit_to: Python 3.12 has an inner `try` line outside of the outer `try`.
     def _serialize(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[bytes, list[memoryview], tuple[Any, ...]] | None:
+        self, link: PoolLink, call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+    ) -> bool:
+        """Make the payload; where that fails the job ends, and this is False."""
+        failure: SerializationError
         try:
-            return dump_call(function, args, kwargs, self._name)
+            body, buffers, refers_to = dump_call(*call, self._name)
+            if len(body) <= INLINE_LIMIT and not buffers and not refers_to:
+                self._payload = body
+                return True
         except SerializationError as error:
             let_frames_go(error)
-            self._tracker.end_early(Outcome(JobStatus.ERROR, error))
-            return None
+            failure = error
+        else:
+            try:
+                self._payload = link.pack(body, buffers, refers_to)
+                return True
+            except (OSError, MemoryError) as error:
+                failure = SerializationError(
+                    f"no memory for the {len(body) + sum(b.nbytes for b in buffers)} bytes of the "
+                    f"call of {self.name}(): {error}"
+                )
+                failure.__cause__ = error
+        self._tracker.end_early(Outcome(JobStatus.ERROR, failure))
+        return False
+
+    def _drop_payload(self) -> None:
+        """Free what would be sent. Only for whoever has ended the job: two at once would clash."""
+        payload, self._payload = self._payload, None
+        if isinstance(payload, Parcel):
+            payload.close()
 
     # --- Qiskit's eight ----------------------------------------------------------------------
 
@@ -254,7 +290,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
             JobError: It was not submitted.
             BaseException: Whatever the function raised, with the remote traceback as cause.
         """
-        value, error = self._await_outcome(timeout).load(self.name)
+        value, error = self._await_outcome(timeout).load(self)
         if error is None:
             return value  # type: ignore[no-any-return]
         try:
@@ -286,8 +322,13 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
 
     def _ask_cancel(self, grace: float = 0.0) -> bool:
         """Set a cancel going; return whether its end is still to be waited for."""
-        if self._tracker.outcome is not None or self._tracker.end_early(cancelled()):
+        if self._tracker.outcome is not None:
+            return False
+        if self._tracker.end_early(cancelled()):
             self._call = None
+            self._drop_payload()
+            if self._link is not None:
+                self._link.withdraw(self)
             return False
         # The dispatcher has it, or it has ended this moment; a link was set before either.
         if self._link is None:
@@ -305,7 +346,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
             ResultTimeoutError, SerializationError, JobError: As in `result`.
         """
         outcome = self._await_outcome(timeout)
-        error = outcome.load(self.name)[1]
+        error = outcome.load(self)[1]
         if outcome.status is JobStatus.CANCELLED and error is not None:
             raise BaseException.with_traceback(error, None)
         return error
@@ -320,7 +361,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
         self._check_submitted()
         if self._link is not None and self._tracker.outcome is None:
             self._link.check_may_wait()
-        return self._tracker.wait(seconds)
+        return self._tracker.wait(seconds) is not None
 
     def wait_for_final_state(self, timeout: float | None = None) -> None:
         """Wait until the job is final.
@@ -434,7 +475,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
     def __reduce__(self) -> tuple[Any, ...]:
         """Wait for the end; then everything but function and arguments travels."""
         outcome = self._await_outcome(None)
-        value, error = outcome.load(self.name)
+        value, error = outcome.load(self)
         loaded = dumps_whole((value, error))
         cause = None if error is None else error.__cause__
         state = (
@@ -452,14 +493,20 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
     # --- helpers -----------------------------------------------------------------------------
 
     def _check_submitted(self) -> None:
-        if not self._submits and self._tracker.outcome is None:
+        if self._submits == [] and self._tracker.outcome is None:
             raise JobError(f"job {self.name} was not submitted: call submit() first")
 
     def _await_outcome(self, timeout: float | None) -> Outcome:
         outcome = self._tracker.outcome
         if outcome is None:
-            self.wait_for_final_state(timeout)
-            outcome = self._tracker.outcome
+            if timeout is not None:
+                self.wait_for_final_state(timeout)
+                outcome = self._tracker.outcome
+            else:
+                self._check_submitted()
+                if self._link is not None:
+                    self._link.check_may_wait()
+                outcome = self._tracker.wait()
             assert outcome is not None
         elif timeout is not None:
             check_seconds("timeout", timeout)
@@ -478,14 +525,15 @@ def _rebuild(cls: type[PrimitiveJob[Any]], state: tuple[Any, ...]) -> PrimitiveJ
     job._id = [job_id]
     job._name = name
     job._options = DEFAULT_OPTIONS
-    job._submits = [None]
+    job._submits = None
     job._link = None
     job.metadata = metadata
     job.number = 0
+    job._payload = None
     tracker = StatusTracker()
     tracker._outcome = Outcome.loaded(status, value, error)
     tracker._status = status
     tracker._walk = list(walk)
-    tracker.attempts = attempts
+    tracker._attempts = attempts
     job._tracker = tracker
     return job

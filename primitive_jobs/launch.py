@@ -6,15 +6,17 @@ Imported by a pool's spawner at its first start, since it imports loky.
 from __future__ import annotations
 
 import contextlib
+import marshal
 import os
 import sys
 import tempfile
-from io import BytesIO
 from multiprocessing import context, resource_tracker, util
 from typing import Any
 
-from loky.backend import fork_exec, popen_loky_posix, process, reduction, spawn
+from loky.backend import fork_exec, popen_loky_posix, process, spawn
 from loky.backend import resource_tracker as loky_tracker
+
+from . import entry
 
 
 def nameless_file(name: str) -> int:
@@ -33,7 +35,7 @@ class _Launch(popen_loky_posix.Popen):  # type: ignore[misc]
     their buffers is inherited.
     """
 
-    def __init__(self, process_obj: Any) -> None:
+    def __init__(self, process_obj: Process) -> None:
         self.returncode = None
         self._fds: list[int] = []
         self._launch(process_obj)
@@ -43,19 +45,16 @@ class _Launch(popen_loky_posix.Popen):  # type: ignore[misc]
         self._fds.append(fd)
         return fd
 
-    def _launch(self, process_obj: Any) -> None:
+    def _launch(self, process_obj: Process) -> None:
         context.set_spawning_popen(self)
         try:
-            start = BytesIO()
-            facts = spawn.get_preparation_data(process_obj.name, init_main_module=False)
-            reduction.dump(facts, start)
-            reduction.dump(process_obj, start)
+            content = marshal.dumps(_facts(process_obj))
         finally:
             context.set_spawning_popen(None)
         with contextlib.ExitStack() as ours:
             file = nameless_file("primitive_jobs-start")
             ours.callback(os.close, file)
-            rest = memoryview(start.getvalue())
+            rest = memoryview(content)
             while rest:
                 rest = rest[os.write(file, rest) :]
             os.lseek(file, 0, os.SEEK_SET)
@@ -64,9 +63,8 @@ class _Launch(popen_loky_posix.Popen):  # type: ignore[misc]
             self.close = util.Finalize(self, os.close, (self.sentinel,))  # calls it once
             ours.callback(os.close, theirs)
             trackers = [t._resource_tracker.getfd() for t in (loky_tracker, resource_tracker)]
-            inherited = [*self._fds, file, theirs, *trackers]
-            command = [sys.executable, "-m", popen_loky_posix.__name__]
-            command += ["--process-name", process_obj.name, "--pipe", str(file)]
+            inherited = [*self._fds, *process_obj.inherited, file, theirs, *trackers]
+            command = [sys.executable, entry.__file__, str(file)]
             try:
                 self.pid = fork_exec.fork_exec(command, inherited, env=process_obj.env)
             except BaseException:
@@ -74,12 +72,36 @@ class _Launch(popen_loky_posix.Popen):  # type: ignore[misc]
                 raise
 
 
-class Process(process.LokyProcess):  # type: ignore[misc]
-    """loky's process, started by our launch."""
+def _facts(process_obj: Process) -> dict[str, Any]:
+    """What `entry` takes in: loky's own preparation, and what the worker is told."""
+    facts = spawn.get_preparation_data(process_obj.name, init_main_module=False)
+    for name in ("sys_path", "sys_argv"):
+        # A subclass of str, or a Path, may mean something to somebody here, but not there.
+        facts[name] = [str.__str__(part) for part in facts[name] if isinstance(part, str)]
+    told = process_obj.told
+    if told["initializer"] is not None:
+        told = {**told, "initializer": told["initializer"].dumps()}
+    return {**facts, "parent_name": process_obj._parent_name, "worker": told}
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # In the worker it is loky's own, which needs nothing of this module.
-        return object.__new__, (process.LokyProcess,), vars(self)
+
+class Process(process.LokyProcess):  # type: ignore[misc]
+    """loky's process, with our launch here and our own first lines there.
+
+    loky's own script imports all of loky, which takes longer than everything else together.
+
+    Args:
+        name: For multiprocessing.
+        env: Environment variables besides those of this process.
+        told: The arguments of `worker.main`.
+        inherited: Descriptors that it gets, under the same numbers.
+    """
+
+    def __init__(
+        self, name: str, env: dict[str, str], told: dict[str, Any], inherited: list[int]
+    ) -> None:
+        super().__init__(name=name, env=env)
+        self.told = told
+        self.inherited = inherited
 
     @staticmethod
     def _Popen(process_obj: Any) -> _Launch:  # noqa: N802 - as multiprocessing has it

@@ -23,24 +23,17 @@ import queue
 import time
 from collections.abc import Callable, Iterator
 from time import perf_counter
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from .chunks import (
-    NUMBERS,
-    Packed,
-    Reply,
-    Row,
-    all_plain,
-    is_packed,
-    pack_row,
-    run_chunk,
-    unpack_result,
-)
+from .chunks import NUMBERS, all_plain, is_packed, pack_row, run_chunk, unpack_result
 from .errors import PoolClosedError, ResultTimeoutError, SerializationError
 from .job import PoolLink, PrimitiveJob
 from .options import JobOptions
 from .serialize import Packer, call_name, dump_call, handle_types, let_frames_go, load_exception
 from .status import JobStatus
+
+if TYPE_CHECKING:
+    from .chunks import Packed, Reply, Row
 
 TARGET = 0.01  # s that a chunk should take: some hundred times what a job costs
 LIMIT = 0.02  # s after which a chunk ends early

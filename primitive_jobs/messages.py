@@ -1,50 +1,62 @@
 """The facts that travel between the parts of a pool: one frozen type for each, and no behaviour.
 
-* wire: what a worker and its pool say to each other (`Kind`, `Message`)
+* what a worker and its pool say to each other: `Kind`, `Message` of `wire`
 * events: what happened, told to the scheduler
 * actions: what the scheduler wants done about it
 
 Jobs, slots and attempts are plain ints here, unique within their pool and never used again. A
 slot is one worker process from the order to start it until its last trace is gone.
+
+All of them are frozen dataclasses for the type checker. At run time `Fact` takes the place of that
+decorator, which takes 1 ms for each class when this is imported; and those that every job needs
+have an `__init__` written out, in which they are made in 0.25 us instead of 0.7 us.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
 
-# --- wire ----------------------------------------------------------------------------------------
+from .wire import Message
 
+if TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
+else:
 
-class Kind(enum.IntEnum):
-    """What a message on the channel says."""
-
-    RUN = 1  # pool -> worker: a call to make
-    STOP = 2  # pool -> worker: leave
-    READY = 3  # worker -> pool: a job may come
-    RETURNED = 4  # worker -> pool: the job's result
-    RAISED = 5  # worker -> pool: the job's exception, or why it has no result
-    REFUSED = 6  # worker -> pool: the call could not be received, it was not started
-    INIT_FAILED = 7  # worker -> pool: the initializer's exception
-    SHARE = 8  # pool -> worker: data that calls may refer to; its number stands for the attempt's
-    FORGET = 9  # pool -> worker: no call refers to it any more
+    def dataclass_transform(**_: object) -> Callable[[type], type]:
+        """Change nothing."""
+        return lambda cls: cls
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One message as received.
+@dataclass_transform(frozen_default=True)
+class Fact:
+    """A record whose fields are its annotations; equal to another of its kind with equal fields."""
 
-    `body` is a pickle (b"" where the kind says all), `buffers` its out-of-band data. `lost` says
-    why the receiver could not take the content in, None where it did.
-    """
+    _fields: ClassVar[tuple[str, ...]] = ()
 
-    kind: int
-    attempt: int = 0
-    body: bytes | bytearray | memoryview = b""
-    buffers: Sequence[memoryview] = ()
-    lost: str | None = None
+    if not TYPE_CHECKING:
+
+        def __init_subclass__(cls) -> None:
+            cls._fields = cls.__match_args__ = tuple(cls.__annotations__)
+
+        def __init__(self, *values: object, **named: object) -> None:
+            if len(values) > len(self._fields) or not named.keys() <= set(self._fields):
+                raise TypeError(f"{type(self).__name__}{self._fields} got {values} and {named}")
+            self.__dict__.update(zip(self._fields, values, strict=False), **named)
+
+    def _values(self) -> tuple[object, ...]:
+        return tuple(getattr(self, name) for name in self._fields)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._values()))
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={getattr(self, name)!r}" for name in self._fields)
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 # --- why a job has no outcome of its own ---------------------------------------------------------
@@ -58,8 +70,7 @@ class Reason(enum.Enum):
     MEMORY = "memory"
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(Fact):
     """What is known of a worker after its death."""
 
     pid: int | None = None
@@ -73,63 +84,49 @@ class Evidence:
     error: BaseException | None = None  # why it could not be started at all
 
 
-# --- fates: how a job ends, as the scheduler decides it ------------------------------------------
+# --- fates: how a job ends, as the scheduler decides it; a worker's own message is one too -------
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The function returned or raised; `message` is the worker's own."""
-
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Cancelled:
+class Cancelled(Fact):
     """It was cancelled, and nothing of it is left."""
 
 
-@dataclass(frozen=True, slots=True)
-class TimedOut:
+class TimedOut(Fact):
     """It passed its time limit, and nothing of it is left."""
 
     limit: float
 
 
-@dataclass(frozen=True, slots=True)
-class OutOfMemory:
+class OutOfMemory(Fact):
     """It passed its memory limit, and nothing of it is left; both in bytes."""
 
     limit: int
     peak: int
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(Fact):
     """Its worker died under it, or no worker could be started for it."""
 
     evidence: Evidence
 
 
-@dataclass(frozen=True, slots=True)
-class NotInitialized:
+class NotInitialized(Fact):
     """The initializer raised (`message`) or died (`evidence`) while the job waited for it."""
 
     message: Message | None
     evidence: Evidence | None
 
 
-@dataclass(frozen=True, slots=True)
-class TurnedAway:
+class TurnedAway(Fact):
     """It came after the pool was shut down."""
 
 
-Fate = Finished | Cancelled | TimedOut | OutOfMemory | Lost | NotInitialized | TurnedAway
+Fate = Message | Cancelled | TimedOut | OutOfMemory | Lost | NotInitialized | TurnedAway
 
 # --- events: what happened -----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Submitted:
+class Submitted(Fact):
     """A job came in."""
 
     job: int
@@ -138,63 +135,97 @@ class Submitted:
     memory_limit: int | None = None  # bytes
     retries: int = 0
 
+    if not TYPE_CHECKING:
 
-@dataclass(frozen=True, slots=True)
-class CancelAsked:
+        def __init__(self, job, priority=0, timeout=None, memory_limit=None, retries=0):
+            self.job = job
+            self.priority = priority
+            self.timeout = timeout
+            self.memory_limit = memory_limit
+            self.retries = retries
+
+
+class HandedOver(Fact):
+    """A job came in, and its caller gave it to the idle worker of `Scheduler.offer`."""
+
+    job: int
+    slot: int
+    attempt: int
+    priority: int = 0
+    retries: int = 0
+
+    if not TYPE_CHECKING:
+
+        def __init__(self, job, slot, attempt, priority=0, retries=0):
+            self.job = job
+            self.slot = slot
+            self.attempt = attempt
+            self.priority = priority
+            self.retries = retries
+
+
+class Withdrawn(Fact):
+    """A job was cancelled before its worker got it; the worker is as it was."""
+
+    slot: int
+    attempt: int
+
+
+class CancelAsked(Fact):
     """Somebody wants a job to stop, after `grace` s of SIGTERM."""
 
     job: int
     grace: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class CancelAllAsked:
+class CancelAllAsked(Fact):
     """The same for every unfinished job."""
 
     grace: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(Fact):
     """A slot has its process."""
 
     slot: int
 
 
-@dataclass(frozen=True, slots=True)
-class StartFailed:
+class StartFailed(Fact):
     """A slot gets no process; `evidence.error` is None where the start was called off."""
 
     slot: int
     evidence: Evidence
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(Fact):
     """A worker waits for its first job."""
 
     slot: int
 
 
-@dataclass(frozen=True, slots=True)
-class InitFailed:
+class InitFailed(Fact):
     """A worker's initializer raised; it leaves."""
 
     slot: int
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(Fact):
     """A worker sent a job's outcome and waits for the next one."""
 
     slot: int
     attempt: int
     message: Message
 
+    if not TYPE_CHECKING:
 
-@dataclass(frozen=True, slots=True)
-class NotTaken:
+        def __init__(self, slot, attempt, message):
+            self.slot = slot
+            self.attempt = attempt
+            self.message = message
+
+
+class NotTaken(Fact):
     """A job did not reach its worker: the sending failed, or the worker refused it.
 
     `unfit` says that nothing was sent, nor told to the job, since the worker holds more memory
@@ -206,8 +237,7 @@ class NotTaken:
     unfit: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class OverMemory:
+class OverMemory(Fact):
     """A watched worker and those below it hold `peak` bytes, more than their job may."""
 
     slot: int
@@ -215,40 +245,34 @@ class OverMemory:
     peak: int
 
 
-@dataclass(frozen=True, slots=True)
-class Died:
+class Died(Fact):
     """A worker's process ended; everything it sent before has been read."""
 
     slot: int
 
 
-@dataclass(frozen=True, slots=True)
-class Gone:
+class Gone(Fact):
     """A worker is reaped, its process tree is gone, everything it sent has been read."""
 
     slot: int
     evidence: Evidence
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(Fact):
     """Time passed, and something may be due."""
 
 
-@dataclass(frozen=True, slots=True)
-class Resized:
+class Resized(Fact):
     """The pool shall have another number of workers."""
 
     max_workers: int
 
 
-@dataclass(frozen=True, slots=True)
-class RestartAsked:
+class RestartAsked(Fact):
     """Every worker that is there now shall be replaced, a busy one after its job."""
 
 
-@dataclass(frozen=True, slots=True)
-class ShutDown:
+class ShutDown(Fact):
     """No job comes any more; `cancel` also ends those that are there."""
 
     cancel: bool = False
@@ -256,6 +280,8 @@ class ShutDown:
 
 Event = (
     Submitted
+    | HandedOver
+    | Withdrawn
     | CancelAsked
     | CancelAllAsked
     | Started
@@ -276,22 +302,19 @@ Event = (
 # --- actions: what to do -------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Spawn:
+class Spawn(Fact):
     """Start a process for a slot."""
 
     slot: int
 
 
-@dataclass(frozen=True, slots=True)
-class Unspawn:
+class Unspawn(Fact):
     """Call a start off, if it has not begun."""
 
     slot: int
 
 
-@dataclass(frozen=True, slots=True)
-class Assign:
+class Assign(Fact):
     """Give a job to an idle worker, if that itself holds at most `room` bytes (None: any)."""
 
     slot: int
@@ -299,9 +322,16 @@ class Assign:
     attempt: int
     room: int | None = None
 
+    if not TYPE_CHECKING:
 
-@dataclass(frozen=True, slots=True)
-class Watch:
+        def __init__(self, slot, job, attempt, room=None):
+            self.slot = slot
+            self.job = job
+            self.attempt = attempt
+            self.room = room
+
+
+class Watch(Fact):
     """From now on, tell if a worker and those below it hold more than `limit` bytes."""
 
     slot: int
@@ -309,52 +339,51 @@ class Watch:
     limit: int
 
 
-@dataclass(frozen=True, slots=True)
-class Unwatch:
+class Unwatch(Fact):
     """Its memory does not matter any more."""
 
     slot: int
 
 
-@dataclass(frozen=True, slots=True)
-class Requeue:
+class Requeue(Fact):
     """Tell that a job waits again: it certainly never started, or (`began`) it is retried."""
 
     job: int
     began: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Settle:
+class Settle(Fact):
     """Tell a job how it ended."""
 
     job: int
     fate: Fate
 
+    if not TYPE_CHECKING:
 
-@dataclass(frozen=True, slots=True)
-class Leave:
+        def __init__(self, job, fate):
+            self.job = job
+            self.fate = fate
+
+
+class Leave(Fact):
     """Ask an idle worker to end by itself."""
 
     slot: int
 
 
-@dataclass(frozen=True, slots=True)
-class Terminate:
+class Terminate(Fact):
     """Send a worker SIGTERM."""
 
     slot: int
 
 
-@dataclass(frozen=True, slots=True)
-class Kill:
+class Kill(Fact):
     """End a worker and all below it, and reap it."""
 
     slot: int
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(Fact):
     """Nothing is left to do, ever."""
 
 
@@ -364,36 +393,27 @@ Action = (
 
 Actions = list[Action]
 
-# --- commands: what callers put into a pool's inbox ----------------------------------------------
+# --- commands: what callers put into a pool's inbox; a job that is enlisted stands for itself ----
 
 
-@dataclass(frozen=True, slots=True)
-class Enlist:
-    """Take a job in. `job` is the caller's PrimitiveJob, `parcel` its serialized call."""
-
-    job: Any
-    parcel: Any
-    shared: Sequence[Any] = ()  # what the call refers to
-
-
-@dataclass(frozen=True, slots=True)
-class Forget:
+class Forget(Fact):
     """Shared data that nobody can refer to any more."""
 
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class CancelJob:
+class CancelJob(Fact):
     """Stop a job; it may already be final."""
 
     job: Any
     grace: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
 class Ask:
     """Put a snapshot of the unfinished jobs into `answer`, then call `done`."""
 
-    answer: list[Any] = field(default_factory=list)
-    done: Any = None
+    __match_args__ = ("answer", "done")
+
+    def __init__(self, done: Callable[[], object]) -> None:
+        self.answer: list[Any] = []
+        self.done = done

@@ -179,6 +179,11 @@ class JobOptions:
         object.__setattr__(self, "memory_limit", check_bytes("memory_limit", self.memory_limit))
         object.__setattr__(self, "retries", check_count("retries", self.retries, least=0))
 
+    @property
+    def unlimited(self) -> bool:
+        """Whether nobody has to watch such a job's time or memory."""
+        return self.timeout is None and self.memory_limit is None
+
     def replace(self, changes: Mapping[str, Any]) -> JobOptions:
         """Return these options with ``changes`` made; an unknown name is a `TypeError`."""
         if not changes:

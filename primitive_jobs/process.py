@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from . import guard, worker
 from .channel import HAVE_PACKETS, PacketChannel, StreamChannel, pair
 from .errors import InitializerError
-from .memory import oom_kills
+from .memory import has_children, oom_kills
 from .messages import Evidence
 from .serialize import one_line, reduce_code
 
@@ -56,29 +56,17 @@ class Initializer:
     def __init__(self, function: Callable[..., object], args: tuple[Any, ...]) -> None:
         self._call = (function, args)
 
-    def __reduce__(self) -> tuple[type[bytes], tuple[bytes]]:
+    def dumps(self) -> bytes:
+        """Pickle them."""
         from loky.backend import reduction
 
         try:
             reducers = {types.CodeType: reduce_code}
-            return bytes, (bytes(reduction.dumps(self._call, reducers, protocol=5)),)
+            return bytes(reduction.dumps(self._call, reducers, protocol=5))
         except BaseException as error:
             raise InitializerError(
                 f"the initializer or its arguments cannot be serialized: {one_line(error)}"
             ) from error
-
-
-class _Inherited:
-    """A descriptor that the process being started gets under the same number."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def __reduce__(self) -> tuple[type[int], tuple[int]]:
-        from multiprocessing.context import get_spawning_popen
-
-        popen: Any = get_spawning_popen()
-        return int, (popen.duplicate_for_child(self._fd),)
 
 
 @dataclass(frozen=True)
@@ -116,7 +104,7 @@ class WorkerProcess:
         try:
             self.channel, theirs = pair(packets=config.packets)
             try:
-                with theirs:
+                with contextlib.closing(theirs):
                     self._process = self._start(theirs.fileno(), config)
             except BaseException:
                 self.channel.close()
@@ -136,18 +124,16 @@ class WorkerProcess:
         from .launch import Process
 
         _hold_terminal_signals()
-        initializer = Initializer(*config.initializer) if config.initializer else None
-        start = worker.WorkerStart(
-            channel_fd=_Inherited(fd),  # type: ignore[arg-type]
-            page_fd=_Inherited(self._page),  # type: ignore[arg-type]
-            parent_pid=os.getpid(),
-            cpu_share=config.cpu_share,
-            preload=config.preload,
-            initializer=initializer,
-        )
-        process = Process(
-            target=worker.main, args=(start,), env=dict(config.env), name=f"job-worker-{self.slot}"
-        )
+        told = {
+            "channel_fd": fd,
+            "page_fd": self._page,
+            "parent_pid": os.getpid(),
+            "cpu_share": config.cpu_share,
+            "preload": config.preload,
+            "initializer": Initializer(*config.initializer) if config.initializer else None,
+        }
+        name = f"job-worker-{self.slot}"
+        process = Process(name, dict(config.env), told, [fd, self._page])
         try:
             process.start()
         finally:
@@ -204,13 +190,20 @@ class WorkerProcess:
 
     def _kill_tree(self) -> list[psutil.Process]:
         """Send SIGKILL to all of it; return the processes below the worker."""
+        # Stopped, the group starts no process any more; and an orphan of what is killed below
+        # becomes the worker's child, so that the next look finds it.
+        self._signal_group(signal.SIGSTOP)
+        below = [] if has_children(self.pid) is False else self._kill_below()
+        self._signal_group(signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it may not lead its group yet
+            os.kill(self.pid, signal.SIGKILL)
+        return below
+
+    def _kill_below(self) -> list[psutil.Process]:
         import psutil
 
         below: list[psutil.Process] = []
         give_up = time.monotonic() + GIVE_UP
-        # Stopped, the group starts no process any more; and an orphan of what is killed below
-        # becomes the worker's child, so that the next look finds it.
-        self._signal_group(signal.SIGSTOP)
         try:
             root = psutil.Process(self.pid)
             while new := [p for p in root.children(recursive=True) if p not in below]:
@@ -235,9 +228,6 @@ class WorkerProcess:
                 self.pid,
                 error,
             )
-        self._signal_group(signal.SIGKILL)
-        with contextlib.suppress(ProcessLookupError):  # it may not lead its group yet
-            os.kill(self.pid, signal.SIGKILL)
         return below
 
     def _signal_group(self, number: signal.Signals) -> None:
@@ -309,6 +299,8 @@ def _wait_until_gone(processes: list[psutil.Process]) -> None:
 
     They are nobody's that we know, so there is nothing to wait on but their state.
     """
+    if not processes:
+        return
     import psutil
 
     def state(process: psutil.Process) -> str | None:

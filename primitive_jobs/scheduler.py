@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import enum
 import heapq
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -30,11 +31,10 @@ from .messages import (
     Event,
     Evidence,
     Fate,
-    Finished,
     Gone,
+    HandedOver,
     InitFailed,
     Kill,
-    Kind,
     Leave,
     Lost,
     NotInitialized,
@@ -59,23 +59,31 @@ from .messages import (
     Unspawn,
     Unwatch,
     Watch,
+    Withdrawn,
 )
+from .wire import Kind
 
 MAX_STARTS = 3  # failures in a row to start a worker, or a job, before those who wait are told
 START_PAUSE = 1.0  # s between tries to start more workers after that, while others do the work
 LEAVE_TIME = 5.0  # s that an idle worker has to end by itself, for the sake of its atexit handlers
 
 
-class SlotState(enum.Enum):
+class SlotState(enum.IntEnum):
     """Where a worker process is in its life."""
 
-    STARTING = enum.auto()  # ordered; no process known yet
-    WARMING = enum.auto()  # the process imports and initializes
-    IDLE = enum.auto()  # ready for a job
-    BUSY = enum.auto()  # has a job
-    GRACE = enum.auto()  # has a job and was sent SIGTERM
-    LEAVING = enum.auto()  # was asked to end
-    DYING = enum.auto()  # is being killed and reaped; may hold a job whose end is not known yet
+    STARTING = 0  # ordered; no process known yet
+    WARMING = 1  # the process imports and initializes
+    IDLE = 2  # ready for a job
+    BUSY = 3  # has a job
+    GRACE = 4  # has a job and was sent SIGTERM
+    LEAVING = 5  # was asked to end
+    DYING = 6  # is being killed and reaped; may hold a job whose end is not known yet
+
+
+# A member looked up in its class, or hashed, takes longer than the rest of most lines here.
+STARTING, WARMING, IDLE, BUSY, GRACE, LEAVING, DYING = SlotState
+_HAS_JOB = tuple(int(state in (BUSY, GRACE)) for state in SlotState)
+_IS_LIVE = tuple(int(state not in (LEAVING, DYING)) for state in SlotState)
 
 
 class Job:
@@ -92,12 +100,19 @@ class Job:
         "unstarted",
     )
 
-    def __init__(self, event: Submitted) -> None:
-        self.number = event.job
-        self.priority = event.priority
-        self.timeout = event.timeout
-        self.memory_limit = event.memory_limit
-        self.retries = event.retries  # that are left
+    def __init__(
+        self,
+        number: int,
+        priority: int = 0,
+        timeout: float | None = None,
+        memory_limit: int | None = None,
+        retries: int = 0,
+    ) -> None:
+        self.number = number
+        self.priority = priority
+        self.timeout = timeout
+        self.memory_limit = memory_limit
+        self.retries = retries  # that are left
         self.slot: Slot | None = None
         self.unstarted = 0  # attempts that never began
         self.cancel_asked = False
@@ -124,8 +139,8 @@ class Slot:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.state = SlotState.STARTING
-        self.was = SlotState.STARTING  # the state before DYING
+        self.state = STARTING
+        self.was = STARTING  # the state before DYING
         self.job: Job | None = None
         self.attempt = 0
         self.reason: Reason | None = None  # the first one recorded stays
@@ -138,7 +153,72 @@ class Slot:
         self.peak = 0  # bytes, where that was too much
 
 
-_COMING = frozenset({SlotState.STARTING, SlotState.WARMING})
+class _Queue:
+    """The waiting jobs: those of the highest priority first, in the order of their numbers.
+
+    Those that were removed are marked and passed over, until they are more than the others.
+    """
+
+    __slots__ = ("_gone", "_priorities", "_rows", "count")
+
+    def __init__(self) -> None:
+        self._rows: dict[int, deque[Job]] = {}  # by priority
+        self._priorities: list[int] = []  # heap of the rows' priorities, negated
+        self.count = 0  # of those that wait
+        self._gone: set[Job] = set()
+
+    def push(self, job: Job) -> None:
+        """Take a job in: before all later ones, if it returns."""
+        if self._gone and job in self._gone:
+            self._sweep()
+        row = self._rows.get(job.priority)
+        if row is None:
+            row = self._rows[job.priority] = deque()
+            heapq.heappush(self._priorities, -job.priority)
+        if not row or row[-1].number < job.number:
+            row.append(job)
+        else:
+            place = 0
+            while row[place].number < job.number:  # others that returned: few
+                place += 1
+            row.insert(place, job)
+        self.count += 1
+
+    def first(self) -> Job:
+        """The next one; there must be one."""
+        while True:
+            row = self._rows[-self._priorities[0]]
+            while row:
+                if not self._gone or row[0] not in self._gone:
+                    return row[0]
+                self._gone.discard(row.popleft())
+            del self._rows[-heapq.heappop(self._priorities)]
+
+    def pop(self) -> Job:
+        """Take the next one out."""
+        job = self.first()
+        self._rows[job.priority].popleft()
+        self.count -= 1
+        return job
+
+    def remove(self, job: Job) -> None:
+        """Take any one out."""
+        self._gone.add(job)
+        self.count -= 1
+        if len(self._gone) > 64 and len(self._gone) > self.count:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        for priority, row in self._rows.items():
+            self._rows[priority] = deque(job for job in row if job not in self._gone)
+        self._gone.clear()
+
+    def numbers(self) -> list[int]:
+        """For tests: of all that wait."""
+        return [job.number for row in self._rows.values() for job in row if job not in self._gone]
+
+
+_COMING = frozenset({STARTING, WARMING})
 
 
 class Scheduler:
@@ -167,10 +247,10 @@ class Scheduler:
         self.slots: dict[int, Slot] = {}
         self.closing = False
         self.closed = False
-        self._queue: list[tuple[int, int]] = []  # heap of (-priority, job); may hold gone jobs
-        self._waiting = 0  # jobs in the queue, those gone not counted
+        self._queue = _Queue()
         self._idle: list[Slot] = []  # the longest idle first; the last one is used next
-        self._counts = dict.fromkeys(SlotState, 0)  # slots in each state
+        self._busy = 0  # slots that have a job
+        self._live = 0  # slots that may have one now or later
         self._warm = False  # a job has ended: spares may be started
         self._spares_failed = False  # the last start failed, and nobody waited for it
         self._limited: set[Slot] = set()  # slots with a deadline
@@ -182,6 +262,8 @@ class Scheduler:
         self._actions: Actions = []
         self._handlers: dict[type, Callable[[Any], None]] = {
             Submitted: self._on_submitted,
+            HandedOver: self._on_handed_over,
+            Withdrawn: self._on_withdrawn,
             Answered: self._on_answered,
             CancelAsked: self._on_cancel,
             CancelAllAsked: self._on_cancel_all,
@@ -213,12 +295,104 @@ class Scheduler:
 
     def next_deadline(self) -> float | None:
         """When a `Tick` is due, on the clock of `handle`; None: nothing is due."""
-        due = [slot.deadline for slot in self._limited if slot.deadline is not None]
-        if self._idle and self.idle_timeout is not None and not self._full():
+        due = []
+        if self._limited:
+            due += [slot.deadline for slot in self._limited if slot.deadline is not None]
+        if self._idle and self.idle_timeout is not None and self._busy < self.max_workers:
             due.append(self._idle[0].idle_since + self.idle_timeout)
-        if self._hold_until is not None and self._waiting:
+        if self._hold_until is not None and self._queue.count:
             due.append(self._hold_until)
-        return min(due, default=None)
+        return min(due) if due else None
+
+    def offer(self) -> tuple[int, int] | None:
+        """The (slot, attempt) of an idle worker that the next job may be given to by its caller.
+
+        None where its coming would need more than that. It holds until the next event; a job
+        that is given is told of by `HandedOver`, which has to be that event.
+        """
+        if not self._idle or self._queue.count or self.closing or self._busy >= self.max_workers:
+            return None
+        if self._missing(0, self._busy + 1) > 0:  # of spares, that is
+            return None
+        return self._idle[-1].number, self._attempt_count + 1
+
+    # --- short ways: what an event comes to where it asks for nothing unusual, in a fraction of the
+    # time. Each either does all of it, or returns a false value and has done nothing.
+
+    def served(self, slot_number: int, attempt: int, now: float) -> bool:
+        """Take in that the worker on offer got a job and has answered it already.
+
+        Stands for `HandedOver` and `Answered` where they only end the job; then the next attempt
+        on the same worker is on offer.
+        """
+        slot = self._idle[-1]
+        assert slot.number == slot_number, "it was offered, and nothing has happened since"
+        if slot.served + 1 == self.max_jobs_per_worker:
+            return False
+        self._attempt_count += 1
+        slot.attempt = attempt
+        slot.served += 1
+        self._warm = True
+        slot.idle_since = now
+        if self._busy + 1 >= self.max_workers:  # see _set_idle
+            for spare in self._idle:
+                spare.idle_since = now
+        return True
+
+    def line_up(self, event: Submitted) -> bool:
+        """Take in a job that has to wait, since all workers are busy: stands for the event."""
+        if self._busy < self.max_workers or self._spares_failed or self.closing:
+            return False
+        if self._missing(0, self._busy) > 0:  # a spare, that is
+            return False
+        self._on_submitted(event)
+        return True
+
+    def next_after(self, slot_number: int, attempt: int) -> tuple[int, int, int] | None:
+        """Take in that a busy worker has answered, where it gets the next job at once.
+
+        Stands for `Answered` and the two actions that follow, `Settle` and `Assign`; returns the
+        job that has ended, the next one, and the attempt's number.
+        """
+        slot = self.slots.get(slot_number)
+        queue = self._queue
+        if (
+            slot is None
+            or slot.attempt != attempt
+            or slot.state is not BUSY
+            or slot.deadline is not None
+            or slot.watched
+            or slot.retiring
+            or slot.served + 1 == self.max_jobs_per_worker
+            or slot.job is None
+            or not queue.count
+            or self._live != self.max_workers + self.spare_workers  # else one starts, or leaves
+            or self._busy > self.max_workers
+            or (self._busy < self.max_workers and self._idle)
+            or self.closing
+        ):
+            return None
+        job = queue.first()
+        if job.timeout is not None or job.memory_limit is not None:
+            return None
+        queue.pop()
+        ended = slot.job.number
+        del self.jobs[ended]
+        self._warm = True
+        slot.served += 1
+        self._give(slot, job)
+        return ended, job.number, slot.attempt
+
+    def hungry(self) -> bool:
+        """Whether a plain job that came now would make a difference before the next event."""
+        if self.closing:
+            return True  # it would be turned away
+        if self._busy >= self.max_workers:
+            failed, self._spares_failed = self._spares_failed, False  # as it would do
+            missing = self._missing(0, self._busy)
+            self._spares_failed = failed
+            return missing > 0
+        return bool(self._idle) or self._missing(self._queue.count + 1, self._busy) > 0
 
     # --- jobs --------------------------------------------------------------------------------
 
@@ -227,63 +401,68 @@ class Scheduler:
             self._do(Settle(event.job, TurnedAway()))
             return
         self._spares_failed = False
-        self._enqueue(Job(event))
+        self._enqueue(
+            Job(event.job, event.priority, event.timeout, event.memory_limit, event.retries)
+        )
+
+    def _on_handed_over(self, event: HandedOver) -> None:
+        slot = self._idle.pop()
+        assert slot.number == event.slot, "it was offered, and nothing has happened since"
+        job = Job(event.job, event.priority, retries=event.retries)
+        self.jobs[job.number] = job
+        self._give(slot, job)
+        assert slot.attempt == event.attempt
+
+    def _on_withdrawn(self, event: Withdrawn) -> None:
+        slot = self._slot_with(event.slot, event.attempt)
+        if slot is not None and slot.job is not None and slot.state is BUSY:
+            del self.jobs[slot.job.number]
+            slot.job = None
+            self._set_deadline(slot, None)
+            self._unwatch(slot)
+            self._set_idle(slot)
 
     def _enqueue(self, job: Job) -> None:
-        # Numbers grow with submission, so one that returns stands before all later ones.
         job.slot = None
         self.jobs[job.number] = job
-        heapq.heappush(self._queue, (-job.priority, job.number))
-        self._waiting += 1
-
-    def _pop_queue(self) -> Job | None:
-        while self._queue:
-            job = self.jobs.get(heapq.heappop(self._queue)[1])
-            if job is not None and job.slot is None:
-                self._waiting -= 1
-                return job
-        return None
+        self._queue.push(job)
 
     def _settle(self, job: Job, fate: Fate) -> None:
         """End a job; its slot, if any, is without a job from now on."""
         del self.jobs[job.number]
         if job.slot is None:
-            self._waiting -= 1
-            if len(self._queue) > 64 and len(self._queue) > 2 * self._waiting:
-                self._drop_gone_entries()
+            self._queue.remove(job)
         else:
             job.slot.job = None
             job.slot = None
-        self._do(Settle(job.number, fate))
-
-    def _drop_gone_entries(self) -> None:
-        jobs = self.jobs
-        self._queue = [e for e in self._queue if (j := jobs.get(e[1])) and j.slot is None]
-        heapq.heapify(self._queue)
+        self._actions.append(Settle(job.number, fate))
 
     def _on_answered(self, event: Answered) -> None:
         slot = self._slot_with(event.slot, event.attempt)
         if slot is None or slot.job is None:
             return
-        returned = event.message.kind == Kind.RETURNED
+        message = event.message
         self._warm = True
-        if slot.state is SlotState.BUSY:
-            self._settle(slot.job, Finished(event.message))
-            self._set_deadline(slot, None)
+        if slot.state is BUSY:
+            self._settle(slot.job, message)
+            if slot.deadline is not None:
+                self._set_deadline(slot, None)
             self._unwatch(slot)
             slot.served += 1
             if slot.retiring or slot.served == self.max_jobs_per_worker:
                 self._ask_to_leave(slot)
+            elif self._queue.count and self._busy <= self.max_workers:
+                self._assign(slot, self._queue.pop())
             else:
                 self._set_idle(slot)
-        elif slot.state is SlotState.GRACE:
+        elif slot.state is GRACE:
             # What was sent SIGTERM is not used again: the signal may still be on its way.
-            if returned:
-                self._settle(slot.job, Finished(event.message))
+            if message.kind == Kind.RETURNED:
+                self._settle(slot.job, message)
             self._kill(slot)
-        else:  # DYING: it was faster than the kill
-            if returned or slot.was is not SlotState.GRACE:
-                self._settle(slot.job, Finished(event.message))
+        elif message.kind == Kind.RETURNED or slot.was is not GRACE:
+            # DYING: it was faster than the kill
+            self._settle(slot.job, message)
 
     def _on_not_taken(self, event: NotTaken) -> None:
         slot = self._slot_with(event.slot, event.attempt)
@@ -296,14 +475,14 @@ class Scheduler:
             self._unwatch(slot)
             self._ask_to_leave(slot)
             return
-        if slot.state is SlotState.BUSY:
+        if slot.state is BUSY:
             self._give_back(slot.job, Evidence())
         self._kill(slot)
 
     def _on_over_memory(self, event: OverMemory) -> None:
         slot = self._slot_with(event.slot, event.attempt)
-        if slot is not None and slot.state in (SlotState.BUSY, SlotState.GRACE):
-            if slot.state is SlotState.BUSY:
+        if slot is not None and slot.state in (BUSY, GRACE):
+            if slot.state is BUSY:
                 slot.reason, slot.peak = Reason.MEMORY, event.peak
             self._kill(slot)
 
@@ -345,7 +524,7 @@ class Scheduler:
         job.cancel_asked = True
         if slot is None:
             self._settle(job, Cancelled())
-        elif slot.state in (SlotState.BUSY, SlotState.GRACE):
+        elif slot.state in (BUSY, GRACE):
             slot.reason = Reason.CANCEL
             if grace <= 0:
                 self._kill(slot)
@@ -353,8 +532,8 @@ class Scheduler:
                 until = self._now + grace
                 if slot.deadline is None or until < slot.deadline:
                     self._set_deadline(slot, until)
-                if slot.state is SlotState.BUSY:
-                    self._move(slot, SlotState.GRACE)
+                if slot.state is BUSY:
+                    self._move(slot, GRACE)
                     self._do(Terminate(slot.number))
 
     # --- slots -------------------------------------------------------------------------------
@@ -375,34 +554,36 @@ class Scheduler:
             self._limited.add(slot)
 
     def _move(self, slot: Slot, state: SlotState) -> None:
-        self._counts[slot.state] -= 1
-        self._counts[state] += 1
+        before = slot.state
+        self._busy += _HAS_JOB[state] - _HAS_JOB[before]
+        self._live += _IS_LIVE[state] - _IS_LIVE[before]
         slot.state = state
 
     def _forget(self, number: int) -> Slot:
         slot = self.slots.pop(number)
-        self._counts[slot.state] -= 1
+        self._busy -= _HAS_JOB[slot.state]
+        self._live -= _IS_LIVE[slot.state]
         return slot
 
     def _set_idle(self, slot: Slot) -> None:
-        if self._full():  # the spares were of use as long as it was; they do not leave at once
+        if self._busy >= self.max_workers:  # spares were of use till now: they do not leave at once
             for spare in self._idle:
                 spare.idle_since = self._now
-        self._move(slot, SlotState.IDLE)
+        self._move(slot, IDLE)
         slot.idle_since = self._now
         self._idle.append(slot)
 
     def _kill(self, slot: Slot) -> None:
-        if slot.state is SlotState.DYING:
+        if slot.state is DYING:
             return
         self._set_deadline(slot, None)
         self._unwatch(slot)
-        if slot.state is SlotState.IDLE:
+        if slot.state is IDLE:
             self._idle.remove(slot)
         slot.was = slot.state
-        self._move(slot, SlotState.DYING)
+        self._move(slot, DYING)
         # Without a process yet there is nothing to kill: see _on_started.
-        self._do(Unspawn(slot.number) if slot.was is SlotState.STARTING else Kill(slot.number))
+        self._do(Unspawn(slot.number) if slot.was is STARTING else Kill(slot.number))
 
     def _unwatch(self, slot: Slot) -> None:
         if slot.watched:
@@ -411,29 +592,29 @@ class Scheduler:
 
     def _ask_to_leave(self, slot: Slot) -> None:
         """End a worker that has no job."""
-        if slot.state is SlotState.IDLE:
+        if slot.state is IDLE:
             self._idle.remove(slot)
-        self._move(slot, SlotState.LEAVING)
+        self._move(slot, LEAVING)
         self._set_deadline(slot, self._now + LEAVE_TIME)
         self._do(Leave(slot.number))
 
     def _on_started(self, event: Started) -> None:
         slot = self.slots[event.slot]
-        if slot.state is SlotState.STARTING:
-            self._move(slot, SlotState.WARMING)
+        if slot.state is STARTING:
+            self._move(slot, WARMING)
         else:  # called off meanwhile, too late
             self._do(Kill(slot.number))
 
     def _on_start_failed(self, event: StartFailed) -> None:
         slot = self._forget(event.slot)
-        if slot.state is SlotState.STARTING:
+        if slot.state is STARTING:
             self._count_failure(event.evidence)
 
     def _count_failure(self, evidence: Evidence) -> None:
         """A worker did not get ready: try again, but not for ever if there is no other."""
         self._start_failures += 1
         self._spares_failed = True
-        usable = self._counts[SlotState.IDLE] + self._counts[SlotState.BUSY] > 0
+        usable = any(other.state in (IDLE, BUSY) for other in self.slots.values())
         if self._start_failures < MAX_STARTS:
             return
         if usable:
@@ -443,13 +624,12 @@ class Scheduler:
             self._fail_waiting(Lost(evidence))
 
     def _fail_waiting(self, fate: Fate) -> None:
-        while (job := self._pop_queue()) is not None:
-            self._waiting += 1  # _settle takes it off again
-            self._settle(job, fate)
+        while self._queue.count:
+            self._settle(self._queue.first(), fate)
 
     def _on_ready(self, event: Ready) -> None:
         slot = self.slots.get(event.slot)
-        if slot is not None and slot.state is SlotState.WARMING:
+        if slot is not None and slot.state is WARMING:
             self._start_failures = 0
             self._spares_failed = False
             self._hold_until = None
@@ -462,7 +642,7 @@ class Scheduler:
 
     def _on_init_failed(self, event: InitFailed) -> None:
         slot = self.slots.get(event.slot)
-        if slot is not None and slot.state is SlotState.WARMING:
+        if slot is not None and slot.state is WARMING:
             self._kill(slot)
             self._initializer_failed(NotInitialized(event.message, None))
 
@@ -476,7 +656,7 @@ class Scheduler:
 
     def _on_died(self, event: Died) -> None:
         slot = self.slots.get(event.slot)
-        if slot is not None and slot.state is not SlotState.DYING:
+        if slot is not None and slot.state is not DYING:
             slot.died = True
             self._kill(slot)
 
@@ -498,7 +678,7 @@ class Scheduler:
                 self._retry(job, slot)
             else:
                 self._settle(job, Lost(evidence))
-        elif slot.was is SlotState.WARMING and slot.died:
+        elif slot.was is WARMING and slot.died:
             if evidence.initializing:
                 self._initializer_failed(NotInitialized(None, evidence))
             else:
@@ -509,22 +689,22 @@ class Scheduler:
         now = self._now
         late = [s for s in self._limited if s.deadline is not None and s.deadline <= now]
         for slot in sorted(late, key=lambda slot: slot.number):
-            if slot.state is SlotState.BUSY:
+            if slot.state is BUSY:
                 slot.reason = Reason.TIMEOUT
             self._kill(slot)
-        if self.idle_timeout is not None and not self._full():
+        if self.idle_timeout is not None and self._busy < self.max_workers:
             while self._idle and self._idle[0].idle_since + self.idle_timeout <= now:
                 self._ask_to_leave(self._idle[0])
 
     def _on_resized(self, event: Resized) -> None:
         self.max_workers = event.max_workers
-        while self._idle and self._live() > self.max_workers:  # spares come when they are of use
+        while self._idle and self._live > self.max_workers:  # spares come when they are of use
             self._ask_to_leave(self._idle[0])
 
     def _on_restart(self, event: RestartAsked) -> None:
         del event
         for slot in list(self.slots.values()):
-            if slot.state is SlotState.IDLE:
+            if slot.state is IDLE:
                 self._ask_to_leave(slot)
             elif slot.state in _COMING:  # it may have begun to import what has changed since
                 self._kill(slot)
@@ -542,38 +722,31 @@ class Scheduler:
 
     def _fill(self) -> None:
         """Bring queue and slots together; every event ends here."""
-        while self._idle and self._live() > self.max_workers + self.spare_workers:
-            self._ask_to_leave(self._idle[0])
-        while self._waiting and self._idle and not self._full():
-            job = self._pop_queue()
-            if job is None:
-                break
-            self._assign(self._idle.pop(), job)
-        if self._waiting or (self._warm and self.spare_workers):
+        if self._idle:
+            while self._live > self.max_workers + self.spare_workers and self._idle:
+                self._ask_to_leave(self._idle[0])
+            while self._queue.count and self._idle and self._busy < self.max_workers:
+                self._assign(self._idle.pop(), self._queue.pop())
+        # What is busy beyond the limit, after a resize, may have a spare too.
+        if self._live < max(self.max_workers, self._busy) + self.spare_workers:
             self._spawn()
-        if self.closing and not self._waiting:
+        if self.closing and not self._queue.count:
             self._close()
 
-    def _busy(self) -> int:
-        return self._counts[SlotState.BUSY] + self._counts[SlotState.GRACE]
-
-    def _full(self) -> bool:
-        """Whether as many jobs run as may; who is idle then is a spare."""
-        return self._busy() >= self.max_workers
-
-    def _live(self) -> int:
-        counts = self._counts
-        return len(self.slots) - counts[SlotState.DYING] - counts[SlotState.LEAVING]
-
-    def _assign(self, slot: Slot, job: Job) -> None:
+    def _give(self, slot: Slot, job: Job) -> None:
+        """A worker, taken off the list of the idle ones, has a job."""
         self._attempt_count += 1
         slot.attempt = self._attempt_count
-        self._move(slot, SlotState.BUSY)
+        if slot.state is not BUSY:
+            self._move(slot, BUSY)
         slot.job, job.slot = job, slot
+
+    def _assign(self, slot: Slot, job: Job) -> None:
+        self._give(slot, job)
         if job.timeout is not None:
             self._set_deadline(slot, self._now + job.timeout)
         if job.memory_limit is None:
-            self._do(Assign(slot.number, job.number, slot.attempt))
+            self._actions.append(Assign(slot.number, job.number, slot.attempt))
             return
         # What earlier jobs left behind in the worker shall not count against this one.
         room = job.memory_limit if slot.served else None
@@ -581,22 +754,25 @@ class Scheduler:
         slot.watched = True
         self._do(Watch(slot.number, slot.attempt, job.memory_limit))
 
+    def _missing(self, waiting: int, busy: int) -> int:
+        """How many workers to start, with so many jobs that wait, and that run."""
+        if busy < self.max_workers:
+            wanted = min(waiting, self.max_workers - busy)
+        elif self._warm and not self._spares_failed and not self.closing:
+            wanted = self.spare_workers
+        else:
+            return 0
+        return wanted - (self._live - busy)
+
     def _spawn(self) -> None:
         if self._hold_until is not None:
             if self._now < self._hold_until:
                 return
             self._hold_until = None
-        busy = self._busy()
-        if busy < self.max_workers:
-            wanted = min(self._waiting, self.max_workers - busy)
-        elif self._warm and not self._spares_failed and not self.closing:
-            wanted = self.spare_workers
-        else:
-            return
-        for _ in range(wanted - (self._live() - busy)):
+        for _ in range(self._missing(self._queue.count, self._busy)):
             self._slot_count += 1
             self.slots[self._slot_count] = Slot(self._slot_count)
-            self._counts[SlotState.STARTING] += 1
+            self._live += 1
             self._do(Spawn(self._slot_count))
 
     def _close(self) -> None:
@@ -613,24 +789,24 @@ class Scheduler:
 
     def check(self) -> None:
         """Raise `AssertionError` if the state contradicts itself."""
-        waiting = {n for n, job in self.jobs.items() if job.slot is None}
-        queued = [n for _, n in self._queue if n in waiting]
-        assert sorted(queued) == sorted(waiting), "a waiting job is in the queue exactly once"
-        assert self._waiting == len(waiting), "the waiting are counted right"
+        waiting = sorted(n for n, job in self.jobs.items() if job.slot is None)
+        assert sorted(self._queue.numbers()) == waiting, "a waiting job is in the queue, once"
+        assert self._queue.count == len(waiting), "the waiting are counted right"
         for job in self.jobs.values():
             assert job.slot is None or job.slot.job is job, "job and slot agree"
         for number, slot in self.slots.items():
             assert slot.number == number
             assert slot.job is None or self.jobs.get(slot.job.number) is slot.job
-            has_job = slot.state in (SlotState.BUSY, SlotState.GRACE)
+            has_job = slot.state in (BUSY, GRACE)
             assert not has_job or slot.job is not None, "a busy slot has a job"
-            may_have = has_job or slot.state is SlotState.DYING
+            may_have = has_job or slot.state is DYING
             assert slot.job is None or may_have, "only a busy or dying slot has a job"
-            assert (slot in self._idle) == (slot.state is SlotState.IDLE), "idle slots are listed"
+            assert (slot in self._idle) == (slot.state is IDLE), "idle slots are listed"
             assert (slot.deadline is None) == (slot not in self._limited)
             assert not slot.watched or has_job, "only a busy worker's memory is watched"
-        for state, count in self._counts.items():
-            assert count == sum(slot.state is state for slot in self.slots.values())
+        states = [slot.state for slot in self.slots.values()]
+        assert self._busy == states.count(BUSY) + states.count(GRACE)
+        assert self._live == len(states) - states.count(LEAVING) - states.count(DYING)
         assert all(slot.number in self.slots for slot in self._limited)
-        may_run = self._idle and not self._full()
-        assert not (self._waiting and may_run), "nobody waits while a worker may have it"
+        may_run = self._idle and self._busy < self.max_workers
+        assert not (self._queue.count and may_run), "nobody waits while a worker may have it"

@@ -22,6 +22,11 @@ class JobStatus(enum.Enum):
     DONE = "job has successfully run"
     ERROR = "job incurred error"
 
+    bit: int
+    """A power of two of its own."""
+    next_bits: int
+    """The bits of those that may follow, as `TRANSITIONS` has it."""
+
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
@@ -50,3 +55,9 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.ERROR: frozenset(),
 }
 """Every legal move of a job's status; any other is a bug and raises."""
+
+# A look into the table takes two calls of a Python function, and every job asks four times.
+for _place, _status in enumerate(JobStatus):
+    _status.bit = 1 << _place
+for _status, _followers in TRANSITIONS.items():
+    _status.next_bits = sum(follower.bit for follower in _followers)

@@ -4,27 +4,31 @@
                              ▲            │
                              └ requeued ──┘
 
-A job is first its caller's, who makes, serializes and enlists it; then its pool's dispatcher's.
-The change of hands is the one race there is, and `_gate` decides it without a lock, so that a
-signal handler or a finalizer can cancel at any point: whoever appends to it first, the dispatcher
-(`take_in`) or somebody with a final outcome, has the job. From `take_in` on, only the dispatcher's
-thread writes.
+A job is first its caller's, who makes, serializes and enlists it; once a worker is to have it, it
+is its pool's dispatcher's. The change of hands is the one race there is, and `_gate` decides it
+without a lock, so that a signal handler or a finalizer can cancel at any point: whoever appends to
+it first, somebody who gives the job to a worker (`take`) or somebody with a final outcome, has the
+job. After a `take` only the dispatcher's thread writes.
 """
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import InitializerError, JobCancelledError
-from .messages import Kind, Message
 from .serialize import load_exception, load_result, what_was_raised
-from .status import FINAL_STATES, TRANSITIONS, JobStatus
+from .status import FINAL_STATES, JobStatus
+from .wire import Kind, Message
+
+if TYPE_CHECKING:
+    from .serialize import Named
 
 Waiter = Callable[[], object]
+_INITIALIZING, _VALIDATING = JobStatus.INITIALIZING, JobStatus.VALIDATING
+_QUEUED, _RUNNING, _DONE = JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.DONE
 
 
 class Outcome:
@@ -40,7 +44,7 @@ class Outcome:
         self._source = source
         self._loaded: list[tuple[Any, BaseException | None]] = []
 
-    def load(self, name: str) -> tuple[Any, BaseException | None]:
+    def load(self, job: Named) -> tuple[Any, BaseException | None]:
         """Return (value, exception), the same objects each time; one of them is None.
 
         Raises:
@@ -49,21 +53,21 @@ class Outcome:
         source = self._source  # read before `_loaded`: it is dropped only after that is filled
         if not self._loaded:
             # Two threads may both get here; whoever appends first is whom both believe.
-            self._loaded.append(self._read(source, name))
+            self._loaded.append(self._read(source, job))
             self._source = None
         return self._loaded[0]
 
     def _read(
-        self, source: Message | BaseException | None, name: str
+        self, source: Message | BaseException | None, job: Named
     ) -> tuple[Any, BaseException | None]:
         if isinstance(source, Message):
-            if self.status is JobStatus.DONE:
-                return load_result(source.body, source.buffers, name), None
+            if self.status is _DONE:
+                return load_result(source.body, source.buffers, job), None
             if source.kind == Kind.INIT_FAILED:
-                return None, _initializer_failed(source, name)
+                return None, _initializer_failed(source, job.name)
             return None, load_exception(source.body)
         if source is None:
-            return None, JobCancelledError(f"job {name} was cancelled")
+            return None, JobCancelledError(f"job {job.name} was cancelled")
         return None, source
 
     @classmethod
@@ -87,28 +91,47 @@ def cancelled() -> Outcome:
     return Outcome(JobStatus.CANCELLED, None)
 
 
-class _TakenIn:
-    """What the dispatcher puts into a job's gate."""
+class Taken:
+    """What stands first in the gate of a job that a worker is to have."""
 
-    status = None
+    __slots__ = ()
 
 
-_TAKEN_IN = _TakenIn()
+class HandOver(Taken):
+    """The same, where the caller itself gave the job to an idle worker.
+
+    From then on the job runs, whenever the dispatcher hears of it and writes it down.
+
+    Attributes:
+        pid: The worker's process id.
+        when: Seconds since the epoch; set by the caller.
+        noted: Whether the dispatcher has written it down.
+    """
+
+    __slots__ = ("noted", "pid", "when")
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.when = 0.0
+        self.noted = False
+
+
+_TAKEN = Taken()
 
 
 class StatusTracker:
     """Status, history, outcome and waiters of one job."""
 
-    __slots__ = ("_gate", "_outcome", "_status", "_waiters", "_walk", "attempts", "pid")
+    __slots__ = ("_attempts", "_gate", "_outcome", "_pid", "_status", "_waiters", "_walk")
 
     def __init__(self) -> None:
-        self._gate: list[Outcome | _TakenIn] = []
+        self._gate: list[Outcome | Taken] = []
         self._outcome: Outcome | None = None
         self._waiters: list[Waiter] = []
-        self._status = JobStatus.INITIALIZING
-        self._walk: list[Any] = [JobStatus.INITIALIZING, time.time()]
-        self.pid: int | None = None
-        self.attempts = 0
+        self._status = _INITIALIZING
+        self._walk: list[Any] = [_INITIALIZING, time.time()]
+        self._pid: int | None = None
+        self._attempts = 0
 
     # --- facts, for any thread ---------------------------------------------------------------
 
@@ -123,11 +146,34 @@ class StatusTracker:
     def status(self) -> JobStatus:
         """What is true now."""
         outcome = self.outcome
-        return self._status if outcome is None else outcome.status
+        if outcome is not None:
+            return outcome.status
+        return self._status if self._unnoted() is None else _RUNNING
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the worker that has it."""
+        handed = self._unnoted()
+        return self._pid if handed is None else handed.pid
+
+    @property
+    def attempts(self) -> int:
+        """How often a worker got it."""
+        return self._attempts + (self._unnoted() is not None)
+
+    def _unnoted(self) -> HandOver | None:
+        """What the dispatcher has not heard of yet."""
+        gate = self._gate
+        if gate and isinstance(gate[0], HandOver) and not gate[0].noted:
+            return gate[0]
+        return None
 
     def history(self) -> tuple[tuple[JobStatus, float], ...]:
         """Each status with the wall-clock time (s since the epoch) it was entered at."""
+        handed = self._unnoted()  # before the copy: what is noted meanwhile would come twice else
         walk = self._walk.copy()
+        if handed is not None and walk[-2] is _QUEUED:
+            walk += (_RUNNING, handed.when)
         pairs = []
         for status, when in zip(walk[::2], walk[1::2], strict=False):
             pairs.append((status, when))
@@ -141,16 +187,17 @@ class StatusTracker:
 
     # --- while the job is its caller's -------------------------------------------------------
 
-    def submitted(self) -> None:
-        """It is being serialized."""
-        self._move(JobStatus.VALIDATING)
+    def submitted(self) -> bool:
+        """It is being serialized; False if somebody cancelled it before."""
+        if self._gate:
+            return False
+        self._move(_VALIDATING)
+        return True
 
     def serialized(self) -> bool:
         """It is ready to be enlisted; False if somebody cancelled it meanwhile."""
-        if self.outcome is not None:
-            return False
-        self._move(JobStatus.QUEUED)
-        return self.outcome is None
+        self._move(_QUEUED)
+        return not self._gate
 
     def end_early(self, outcome: Outcome) -> bool:
         """End a job that no dispatcher has yet; False if one has, or if it has ended already."""
@@ -165,30 +212,54 @@ class StatusTracker:
             raise
         return True
 
-    # --- once it is the dispatcher's ---------------------------------------------------------
+    # --- the change of hands -----------------------------------------------------------------
 
-    def take_in(self) -> bool:
-        """Make the job the dispatcher's; False if it ended before."""
-        self._gate.append(_TAKEN_IN)
-        return self._gate[0] is _TAKEN_IN
+    def take(self, how: Taken = _TAKEN) -> bool:
+        """Make the job the dispatcher's, since a worker is to have it; False if it has ended."""
+        gate = self._gate
+        if not gate:
+            gate.append(how)
+        return isinstance(gate[0], Taken)
+
+    # --- once it is the dispatcher's ---------------------------------------------------------
 
     def assigned(self, pid: int | None) -> None:
         """A worker gets it."""
-        self.pid = pid
-        self.attempts += 1
-        self._move(JobStatus.RUNNING)
+        self._pid = pid
+        self._attempts += 1
+        self._move(_RUNNING)
+
+    def note(self, handed: HandOver) -> None:
+        """Write down that its caller gave it to a worker."""
+        self._pid = handed.pid
+        self._attempts = 1
+        self._move(_RUNNING)
+        self._walk[-1] = handed.when or self._walk[-1]
+        handed.noted = True
+        self._gate[0] = _TAKEN  # which holds nothing
+
+    def ran(self, handed: HandOver, outcome: Outcome) -> None:
+        """What `note` and `settle` do, for a job that is over when the dispatcher hears of it."""
+        if self._status is not _QUEUED:
+            raise RuntimeError(f"illegal end of a job that was handed over: {self._status.name}")
+        self._status = _RUNNING
+        self._attempts = 1
+        self._walk += (_RUNNING, handed.when, outcome.status, time.time())
+        self._outcome = outcome
+        handed.noted = True
+        self._gate[0] = _TAKEN
 
     def requeued(self, *, began: bool) -> None:
         """It waits for another worker: it never started, or (`began`) is tried again."""
-        self.pid = None
-        self.attempts -= not began
+        self._pid = None
+        self._attempts -= not began
         self._move(JobStatus.QUEUED)
 
     def settle(self, outcome: Outcome) -> bool:
-        """End it; False if it has ended already."""
-        if self._outcome is not None:
+        """End it; False if it has ended already. The waiters have to be told then."""
+        if self._outcome is not None or not self.take():
             return False
-        self._finish(outcome)
+        self._end(outcome)
         return True
 
     def abandon(self, error: BaseException) -> None:
@@ -218,31 +289,34 @@ class StatusTracker:
             return False
         return True
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Block until the job is final, at most ``timeout`` s; return whether it is."""
-        if self.outcome is not None:
-            return True
+    def wait(self, timeout: float | None = None) -> Outcome | None:
+        """Block until the job is final, at most ``timeout`` s; return how it ended, None if not."""
         if timeout is not None and timeout <= 0:
-            return False
+            return self.outcome
         lock = threading.Lock()
         lock.acquire()
 
         def release() -> None:
-            with contextlib.suppress(RuntimeError):  # it is released already
+            try:
                 lock.release()
+            except RuntimeError:  # it is released already
+                pass
 
         self._waiters.append(release)
         try:
-            if self.outcome is None:
+            outcome = self.outcome
+            if outcome is None:
                 lock.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+                outcome = self.outcome
+            return outcome
         finally:
-            self.forget(release)
-        return self.outcome is not None
+            if self._waiters:
+                self.forget(release)
 
     # --- the writing itself ------------------------------------------------------------------
 
     def _move(self, status: JobStatus) -> None:
-        if status not in TRANSITIONS[self._status]:
+        if not self._status.next_bits & status.bit:
             raise RuntimeError(
                 f"illegal move of a job from {self._status.name} to {status.name}; "
                 f"its walk was {[str(s.name) for s in self._walk[::2]]}"
@@ -254,18 +328,27 @@ class StatusTracker:
         # An interrupt may come between any two steps (in the caller's thread): every waiter is
         # told all the same, and each of the steps may be done twice.
         try:
-            self.pid = None
-            if outcome.status not in TRANSITIONS[self._status]:
+            self._end(outcome)
+        finally:
+            self._outcome = outcome
+            self.tell_waiters()
+
+    def _end(self, outcome: Outcome) -> None:
+        try:
+            self._pid = None
+            if not self._status.next_bits & outcome.status.bit:
                 raise RuntimeError(
                     f"illegal end of a job: {self._status.name} to {outcome.status.name}"
                 )
         finally:
-            if self._walk[-2] not in FINAL_STATES:
+            if self._walk[-2].next_bits:  # not final
                 self._walk += (outcome.status, time.time())
             self._outcome = outcome
-            self._tell_waiters()
 
-    def _tell_waiters(self) -> None:
+    def tell_waiters(self) -> None:
+        """Call those who wait for the end, each once if no interrupt comes."""
+        if not self._waiters:
+            return
         try:
             self._call_waiters()
         except BaseException:
@@ -274,8 +357,11 @@ class StatusTracker:
 
     def _call_waiters(self) -> None:
         """Call each, and only then take it off: no interrupt loses one, but one may come twice."""
-        while self._waiters:
-            with contextlib.suppress(IndexError):
-                waiter = self._waiters[0]
-                waiter()
-                self.forget(waiter)
+        waiters = self._waiters
+        while waiters:
+            try:
+                waiter = waiters[0]
+            except IndexError:  # taken back meanwhile
+                return
+            waiter()
+            self.forget(waiter)

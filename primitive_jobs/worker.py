@@ -7,26 +7,37 @@ it gets SIGKILL from the kernel when its pool's process dies.
 
 from __future__ import annotations
 
+import _signal as signal  # type: ignore[import-not-found]
 import atexit
 import contextlib
 import faulthandler
-import importlib
 import mmap
-import multiprocessing
 import os
 import resource
-import signal
 import struct
 import sys
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass
-from types import FrameType, MethodType
-from typing import Any
+from types import MethodType
 
 from . import serialize
-from .channel import HAVE_PACKETS, ChannelClosed, PacketChannel, Parcel, StreamChannel, attach
-from .messages import Kind, Message
+from .channel import (
+    HAVE_PACKETS,
+    ChannelClosed,
+    Content,
+    PacketChannel,
+    StreamChannel,
+    attach,
+    pack,
+)
+from .wire import Kind, Message
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+    from typing import Any
+
+# `_signal` is what the module `signal` wraps so that it returns enums: that takes up to 2 us a
+# call, of which there are several for each job, and some milliseconds to be imported.
 
 PAGE_SIZE = mmap.PAGESIZE  # bytes shared with the pool; the stack of a crash follows behind them
 NOTES = struct.Struct("<QQQ")  # the attempt that began, whether the initializer runs, and
@@ -34,35 +45,41 @@ NOTES = struct.Struct("<QQQ")  # the attempt that began, whether the initializer
 _NOTE = struct.Struct("<QQ")  # the first two
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 _SIGTERM_EXIT = 128 + signal.SIGTERM
+_OURS = (signal.SIGTERM, signal.SIGINT)
+_RUN = int(Kind.RUN)
+_TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
 cpu_share: int | None = None
 """In a worker: how many workers a pool nested in it should have. None elsewhere."""
 
 
-@dataclass(frozen=True)
-class WorkerStart:
-    """What a worker is told when it is started."""
+def main(
+    *,
+    channel_fd: int,
+    page_fd: int,
+    parent_pid: int,
+    cpu_share: int,
+    preload: tuple[str, ...],
+    initializer: bytes | None,
+) -> None:
+    """Be a worker until told to leave, or until the pool is gone.
 
-    channel_fd: int
-    page_fd: int
-    parent_pid: int
-    cpu_share: int
-    preload: tuple[str, ...]  # modules to import
-    initializer: Any  # process.Initializer; bytes once it is here, or None
-
-
-def main(start: WorkerStart) -> None:
-    """Be a worker until told to leave, or until the pool is gone."""
-    global cpu_share
-    cpu_share = start.cpu_share
-    _settle_in(start.parent_pid)
-    page = mmap.mmap(start.page_fd, PAGE_SIZE)
+    Args:
+        channel_fd: Its end of the link.
+        page_fd: The file for its notes, shared with the pool.
+        parent_pid: Of the pool's process.
+        cpu_share: How many workers a pool nested in this one should have.
+        preload: Modules to import.
+        initializer: A pickled function with its arguments, or None.
+    """
+    globals()["cpu_share"] = cpu_share
+    _settle_in(parent_pid)
+    page = mmap.mmap(page_fd, PAGE_SIZE)
     # That of the pool's own process: Linux lets it survive fork and exec (getrusage(2)).
     NOTES.pack_into(page, 0, 0, 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    _record_crashes(start.page_fd)
-    multiprocessing.set_start_method(None, force=True)  # or Process() in a job would be loky's
-    worker = _Worker(attach(start.channel_fd), page)
-    if worker.initialize(start.preload, start.initializer):
+    _record_crashes(page_fd)
+    worker = _Worker(attach(channel_fd), page)
+    if worker.initialize(preload, initializer):
         worker.serve()
     _leave()
 
@@ -90,8 +107,10 @@ def _record_crashes(page_fd: int) -> None:
 
 def _leave() -> None:
     """End as an interpreter does, without taking its modules apart, which nobody can notice."""
-    with contextlib.suppress(Exception):
-        threading._shutdown()  # type: ignore[attr-defined]
+    threading: Any = sys.modules.get("threading")
+    if threading is not None:
+        with contextlib.suppress(Exception):
+            threading._shutdown()
     with contextlib.suppress(Exception):
         atexit._run_exitfuncs()
     _flush()
@@ -99,11 +118,14 @@ def _leave() -> None:
 
 
 def _flush() -> None:
-    for name in ("stdout", "stderr"):
-        try:
-            getattr(sys, name).flush()
-        except BaseException:  # noqa: BLE001 - a job may have closed, replaced or deleted it
-            pass
+    try:
+        sys.stdout.flush()
+    except BaseException:  # noqa: BLE001 - a job may have closed, replaced or deleted it
+        pass
+    try:
+        sys.stderr.flush()
+    except BaseException:  # noqa: BLE001
+        pass
 
 
 class _Leave(BaseException):
@@ -115,6 +137,7 @@ class _Worker:
 
     def __init__(self, channel: PacketChannel | StreamChannel, page: mmap.mmap) -> None:
         self._channel = channel
+        self._packets = HAVE_PACKETS and isinstance(channel, PacketChannel)
         self._page = page
         self._pid = os.getpid()
         self._recursion_limit = sys.getrecursionlimit()
@@ -122,6 +145,7 @@ class _Worker:
         self._idle = False
         self._told_to_leave = False
         self._unfit = False  # shared data could not be received
+        self._last = 0  # the last attempt that was begun
         self._on_signal: Callable[[int, FrameType | None], None] = MethodType(
             _Worker._handle_signal, self
         )
@@ -132,14 +156,14 @@ class _Worker:
 
     def _take_signals(self) -> None:
         """Set our handlers again: a job may have changed them."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _OURS:
             if signal.getsignal(number) is not self._on_signal:
                 signal.signal(number, self._on_signal)
 
     def _undo(self) -> None:
         """Take back what a job may have left that would strike the loop or the next job."""
         self._in_job = False
-        for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+        for timer in _TIMERS:
             signal.setitimer(timer, 0)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
@@ -170,7 +194,7 @@ class _Worker:
             if preload or initializer is not None:
                 _NOTE.pack_into(self._page, 0, 0, 1)
                 for name in preload:
-                    importlib.import_module(name)
+                    __import__(name)
                 if initializer is not None:
                     function, args = serialize.loads(initializer)
                     function(*args)
@@ -185,8 +209,8 @@ class _Worker:
             self._exit_if_forked()
             self._undo()
             with contextlib.suppress(ChannelClosed):
-                parcel = self._parcel(serialize.dump_exception(error, skip_frames=1))
-                self._channel.send(Kind.INIT_FAILED, 0, parcel)
+                content = self._pack(serialize.dump_exception(error, skip_frames=1))
+                self._channel.send(Kind.INIT_FAILED, 0, content)
             return False
         return True
 
@@ -197,24 +221,29 @@ class _Worker:
                 self._idle = True
                 message = self._channel.receive()
                 self._idle = False
-                if message is None or message.kind == Kind.STOP:
+                if message is None:
                     return
-                if message.kind != Kind.RUN:
+                if message.kind != _RUN:
+                    if message.kind == Kind.STOP:
+                        return
                     self._keep_or_forget(message)
                     continue
-                if message.lost or self._unfit:
-                    self._channel.send(Kind.REFUSED, message.attempt)
-                    continue
                 attempt = message.attempt
+                if attempt <= self._last:
+                    continue  # its caller and the dispatcher have both sent it
+                if message.lost or self._unfit:
+                    self._channel.send(Kind.REFUSED, attempt)
+                    continue
+                self._last = attempt
                 _NOTE.pack_into(self._page, 0, attempt, 0)
                 calls = [message]
                 del message
-                kind, parcel = self._run(calls)
+                kind, content = self._run(calls)
                 self._exit_if_forked()
                 self._take_signals()
                 _flush()
-                self._channel.send(kind, attempt, parcel)
-                del parcel
+                self._channel.send(kind, attempt, content)
+                del content
         except (ChannelClosed, _Leave, OSError):  # OSError: a job closed or replaced the channel
             return
 
@@ -228,7 +257,7 @@ class _Worker:
         else:
             serialize.received[number] = message
 
-    def _run(self, calls: list[Message]) -> tuple[Kind, Parcel]:
+    def _run(self, calls: list[Message]) -> tuple[Kind, Content]:
         """Make one call. Function, arguments and result are gone when this returns."""
         message = calls.pop()
         limit = self._recursion_limit
@@ -238,7 +267,7 @@ class _Worker:
                 function, args, kwargs = serialize.loads(message.body, message.buffers)
             except BaseException as error:  # noqa: BLE001 - whatever unpickling raises
                 self._undo()
-                return Kind.RAISED, self._parcel(serialize.dump_unloadable(error))
+                return Kind.RAISED, self._pack(serialize.dump_unloadable(error))
             del message
             result = function(*args, **kwargs)
             sys.setrecursionlimit(limit)  # here: with a low one no call might be possible
@@ -246,14 +275,13 @@ class _Worker:
         except BaseException as error:  # noqa: BLE001 - whatever the job raises
             sys.setrecursionlimit(limit)
             self._undo()
-            return Kind.RAISED, self._parcel(serialize.dump_exception(error, skip_frames=1))
+            return Kind.RAISED, self._pack(serialize.dump_exception(error, skip_frames=1))
         try:
             body, buffers = serialize.dumps(result)
-            return Kind.RETURNED, self._parcel(body, buffers)
+            return Kind.RETURNED, self._pack(body, buffers)
         except BaseException as error:  # noqa: BLE001 - whatever pickling raises
             name = serialize.call_name(function)
-            return Kind.RAISED, self._parcel(serialize.dump_unpicklable_result(error, result, name))
+            return Kind.RAISED, self._pack(serialize.dump_unpicklable_result(error, result, name))
 
-    def _parcel(self, body: bytes, buffers: list[memoryview] | None = None) -> Parcel:
-        to_file = HAVE_PACKETS and isinstance(self._channel, PacketChannel)
-        return Parcel(body, buffers or (), to_file=to_file)
+    def _pack(self, body: bytes, buffers: list[memoryview] | None = None) -> Content:
+        return pack(body, buffers or (), to_file=self._packets)

@@ -22,7 +22,7 @@ from primitive_jobs.channel import (
     attach,
     pair,
 )
-from primitive_jobs.messages import Kind, Message
+from primitive_jobs.wire import Kind, Message
 
 PATIENCE_MS = 20_000  # ms, after which what is waited for will not come
 SIZES = (0, 1, 1000, INLINE_LIMIT - 1, INLINE_LIMIT, INLINE_LIMIT + 1, 3 * 2**20)
@@ -250,14 +250,19 @@ def test_a_refused_size_goes_through_a_file(monkeypatch: pytest.MonkeyPatch) -> 
     ours, sock = pair(packets=True)
     theirs = attach(sock.detach())
     small_limit = 4096
-    real = socket.socket.sendmsg
+    real, real_parts = socket.socket.send, socket.socket.sendmsg
 
     class Small(socket.socket):
+        def send(self, data, *args):  # type: ignore[no-untyped-def]
+            if len(data) > small_limit:
+                raise OSError(90, "Message too long")
+            return real(self, data, *args)
+
         def sendmsg(self, buffers, *args):  # type: ignore[no-untyped-def]
             buffers = list(buffers)
             if sum(map(len, buffers)) > small_limit:
                 raise OSError(90, "Message too long")
-            return real(self, buffers, *args)
+            return real_parts(self, buffers, *args)
 
     inner = Small(fileno=os.dup(ours.fileno()))
     ours.close()

@@ -6,6 +6,7 @@ descriptor, a thread (the gate of conftest.py) or an answer.
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import errno
 import functools
@@ -98,12 +99,13 @@ PLACES: dict[str, tuple[Any, str, Exception]] = {
     "page or parcel": (os, "memfd_create", OSError(errno.EMFILE, "no descriptor")),
     "content": (os, "write", OSError(errno.ENOSPC, "no memory")),
     "size": (os, "ftruncate", OSError(errno.ENOMEM, "no memory")),
-    "sockets": (socket, "socketpair", OSError(errno.EMFILE, "no descriptor")),
+    "sockets": (_socket, "socketpair", OSError(errno.EMFILE, "no descriptor")),
     "pidfd": (os, "pidfd_open", OSError(errno.EMFILE, "no descriptor")),
     "sending": (socket.socket, "sendmsg", OSError(errno.ENOBUFS, "no buffer")),
     "sending without content": (socket.socket, "send", OSError(errno.ENOBUFS, "no buffer")),
     "waking": (os, "eventfd", OSError(errno.EMFILE, "no descriptor")),
-    "receiving": (socket.socket, "recvmsg_into", OSError(errno.ENOMEM, "no memory")),
+    "receiving": (socket.socket, "recv_into", OSError(errno.ENOMEM, "no memory")),
+    "receiving a descriptor": (socket.socket, "recvmsg_into", OSError(errno.ENOMEM, "no memory")),
     "guard": (subprocess, "Popen", OSError(errno.EAGAIN, "no process")),
     "reaping": (os, "wait4", ChildProcessError(errno.ECHILD, "no child")),
     "signalling": (os, "killpg", PermissionError(errno.EPERM, "not allowed")),
@@ -116,6 +118,11 @@ def test_a_call_that_fails_once(
     what: str, marks: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     owner, name, error = PLACES[what]
+    # The sockets that are in use have no methods that can be replaced; their subclass's can.
+    bare = _socket.socketpair
+    monkeypatch.setattr(
+        _socket, "socketpair", lambda *a: [socket.socket(fileno=s.detach()) for s in bare(*a)]
+    )
     for place in range(1, 40):
         fault = Fault(getattr(owner, name), error, place)
         folder = marks / str(place)

@@ -16,6 +16,7 @@ LAYERS = [
     "errors",
     "status",
     "options",
+    "wire",
     "messages",
     "serialize",
     "chunks",
@@ -27,6 +28,7 @@ LAYERS = [
     "memory",
     "guard",
     "worker",
+    "entry",
     "launch",
     "process",
     "dispatcher",
@@ -38,7 +40,7 @@ LAYERS = [
 ]
 # A job finds the default pool by itself; nothing is imported before somebody submits to it.
 ALLOWED_UPWARD = {("job", "pool")}
-PURE = {"errors", "status", "options", "messages", "memory", "guard"}
+PURE = {"errors", "status", "options", "wire", "memory", "guard"}
 
 
 def imports_of(module: str) -> Iterator[str]:
@@ -65,7 +67,9 @@ def test_no_module_imports_a_higher_one() -> None:
     for place, module in enumerate(LAYERS):
         for other in imports_of(module):
             if other == "__init__":
-                assert module in ("demo", "__main__"), f"{module} imports the package itself"
+                assert module in ("demo", "__main__", "entry"), (
+                    f"{module} imports the package itself"
+                )
             elif (module, other) not in ALLOWED_UPWARD:
                 assert other in LAYERS[:place], f"{module} must not import {other}"
 
@@ -73,16 +77,19 @@ def test_no_module_imports_a_higher_one() -> None:
 def test_the_lowest_are_pure() -> None:
     for module in PURE:
         assert not list(imports_of(module)), f"{module} imports something of the package"
-    assert set(imports_of("scheduler")) == {"messages"}
+    assert set(imports_of("scheduler")) == {"messages", "wire"}
 
 
 def test_a_worker_loads_little() -> None:
     with JobPool(1) as pool:
         loaded = pool.submit(eval, "sorted(__import__('sys').modules)").result(30)
     ours = {name for name in loaded if name.split(".")[0] == "primitive_jobs"}
-    parts = {"errors", "messages", "serialize", "channel", "worker"}
+    parts = {"wire", "serialize", "channel", "worker"}
     assert ours == {"primitive_jobs"} | {f"primitive_jobs.{part}" for part in parts}
-    assert not {"numpy", "asyncio"} & set(loaded)
+    # Each costs some milliseconds at every start of a worker.
+    dear = {"loky", "multiprocessing", "threading", "typing", "re", "pickle", "socket"}
+    dear |= {"numpy", "asyncio", "dataclasses"}
+    assert not dear & {*loaded}
 
 
 def test_an_import_of_the_package_loads_little() -> None:

@@ -29,9 +29,9 @@ from primitive_jobs import (
 from primitive_jobs import pool as pool_module
 from primitive_jobs.channel import ChannelClosed, Parcel, StreamChannel
 from primitive_jobs.dispatcher import Dispatcher
-from primitive_jobs.messages import Kind, Message
 from primitive_jobs.process import WorkerConfig, WorkerProcess, the_guard
 from primitive_jobs.serialize import dump_call, load_exception, loads
+from primitive_jobs.wire import Kind, Message
 
 PATIENCE = 30.0  # s, after which what is waited for will not come
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from typing import Any
 
@@ -21,14 +22,12 @@ from primitive_jobs.messages import (
     Died,
     Event,
     Evidence,
-    Finished,
     Gone,
+    HandedOver,
     InitFailed,
     Kill,
-    Kind,
     Leave,
     Lost,
-    Message,
     NotInitialized,
     NotTaken,
     OutOfMemory,
@@ -50,6 +49,7 @@ from primitive_jobs.messages import (
     Unspawn,
     Unwatch,
     Watch,
+    Withdrawn,
 )
 from primitive_jobs.scheduler import (
     LEAVE_TIME,
@@ -58,6 +58,7 @@ from primitive_jobs.scheduler import (
     Scheduler,
     SlotState,
 )
+from primitive_jobs.wire import Kind, Message
 
 RETURNED = Message(Kind.RETURNED)
 RAISED = Message(Kind.RAISED)
@@ -75,12 +76,14 @@ class Script:
     ) -> None:
         self.scheduler = Scheduler(max_workers, idle_timeout, max_jobs, spares)
         self.now = 0.0
+        self.settled: list[int] = []  # jobs, in the order of their ends
 
     def __call__(self, *events: Event) -> list[Action]:
         actions: list[Action] = []
         for event in events:
             actions += self.scheduler.handle(event, self.now)
             self.scheduler.check()
+        self.settled += [action.job for action in actions if isinstance(action, Settle)]
         return actions
 
     def warm(self, count: int = 1) -> None:
@@ -102,7 +105,7 @@ def test_a_job_from_start_to_end() -> None:
     assert play(Submitted(1)) == [Spawn(1)]
     assert play(Started(1)) == []
     assert play(Ready(1)) == [Assign(1, 1, 1)]
-    assert play(Answered(1, 1, RETURNED)) == [Settle(1, Finished(RETURNED))]
+    assert play(Answered(1, 1, RETURNED)) == [Settle(1, RETURNED)]
     assert play(Submitted(2)) == [Assign(1, 2, 2)]
 
 
@@ -116,6 +119,101 @@ def test_higher_priority_first_and_in_order_within() -> None:
         assert isinstance(assign, Assign)
         order.append(assign.job)
     assert order == [4, 1, 3]
+
+
+def test_the_order_of_the_waiting() -> None:
+    play = Script()
+    priorities = {1: 0, 2: 3, 3: 0, 4: -1, 5: 3, 6: 0}
+    play(*(Submitted(number, priority) for number, priority in priorities.items()))
+    play(CancelAsked(3), Started(1), Ready(1))
+    for attempt in range(1, 6):
+        play(Answered(1, attempt, RETURNED))
+    assert not play.scheduler.jobs
+    assert play.settled == [3, 2, 5, 1, 6, 4]
+
+
+def test_what_returns_keeps_its_place_among_those_that_returned() -> None:
+    play = Script(3)
+    play.warm(3)
+    play(*(Submitted(number) for number in range(1, 6)))
+    busy = {slot.job.number: n for n, slot in play.scheduler.slots.items() if slot.job}
+    for job in (2, 1, 3):
+        play(Died(busy[job]), Gone(busy[job], Evidence(1, -9, noted=0)))
+    waiting = [play.scheduler._queue.pop().number for _ in range(5)]
+    assert waiting == [1, 2, 3, 4, 5]
+
+
+def test_a_queue_forgets_what_was_removed() -> None:
+    play = Script()
+    play(*(Submitted(number, number % 3) for number in range(1, 501)))
+    for number in range(2, 501):
+        play(CancelAsked(number))
+    assert sum(map(len, play.scheduler._queue._rows.values())) < 150
+    assert play(Started(1), Ready(1)) == [Assign(1, 1, 1)]
+
+
+# --- offers --------------------------------------------------------------------------------------
+
+
+def test_an_idle_worker_is_on_offer_and_nobody_else() -> None:
+    play = Script(2)
+    scheduler = play.scheduler
+    assert scheduler.offer() is None
+    play.warm()
+    assert scheduler.offer() == (1, 2)
+    assert play(HandedOver(1, 1, 2)) == []
+    assert scheduler.offer() is None
+    assert play(Answered(1, 2, RETURNED)) == [Settle(1, RETURNED)]
+    assert scheduler.offer() == (1, 3)
+    play(ShutDown())
+    assert scheduler.offer() is None
+
+
+def test_what_was_handed_over_is_a_job_like_any_other() -> None:
+    play = Script()
+    play.warm()
+    play(HandedOver(1, 1, 2, retries=1))
+    assert play(Submitted(2)) == []
+    assert play(Died(1)) == [Kill(1), Spawn(2)]
+    assert play(Gone(1, Evidence(1, -11, noted=2))) == [Requeue(1, began=True)]
+    play(Started(2))
+    assert play(Ready(2)) == [Assign(2, 1, 3)]
+    assert play(CancelAsked(1)) == [Kill(2), Spawn(3)]
+
+
+def test_no_offer_where_a_spare_would_have_to_be_started() -> None:
+    play = Script(1, spares=1)
+    play(Submitted(1), Started(1), Ready(1), Answered(1, 1, RETURNED))
+    assert play.scheduler.offer() is None
+    assert play(Submitted(2)) == [Assign(1, 2, 2), Spawn(2)]
+    play(Started(2), Ready(2), Answered(1, 2, RETURNED))
+    assert play.scheduler.offer() == (1, 3)
+
+
+def test_a_job_cancelled_on_its_way_leaves_the_worker_as_it_was() -> None:
+    play = Script(1, idle_timeout=9.0)
+    play.warm()
+    assert play(Submitted(1, 0, 3.0, 100))[0] == Assign(1, 1, 2, room=100)
+    assert play(Withdrawn(1, 2)) == [Unwatch(1)]
+    assert play.scheduler.next_deadline() == 9.0
+    assert play(Withdrawn(1, 2), CancelAsked(1)) == []
+    assert play(Submitted(2)) == [Assign(1, 2, 3)]
+
+
+def test_hungry() -> None:
+    play = Script(2)
+    scheduler = play.scheduler
+    assert scheduler.hungry()
+    play(Submitted(1))
+    assert scheduler.hungry(), "a second worker would be started"
+    play(Submitted(2))
+    assert not scheduler.hungry()
+    play(Started(1), Ready(1), Started(2), Ready(2))
+    assert not scheduler.hungry()
+    play(Answered(1, 1, RETURNED))
+    assert scheduler.hungry()
+    play(Submitted(3), ShutDown())
+    assert scheduler.hungry(), "it would be turned away"
 
 
 def test_no_more_workers_than_jobs_or_the_limit() -> None:
@@ -152,7 +250,7 @@ def test_a_job_faster_than_the_kill_has_finished(answer: Message) -> None:
     play = Script()
     play.warm()
     play(Submitted(1), CancelAsked(1))
-    assert settled(play(Answered(1, 2, answer))) == {1: Finished(answer)}
+    assert settled(play(Answered(1, 2, answer))) == {1: answer}
     assert play(Gone(1, Evidence(1, -9, noted=2))) == []
 
 
@@ -171,7 +269,7 @@ def test_a_grace() -> None:
 
 
 def test_a_return_within_the_grace_counts_an_exception_does_not() -> None:
-    for answer, fate in [(RETURNED, Finished(RETURNED)), (RAISED, Cancelled())]:
+    for answer, fate in [(RETURNED, RETURNED), (RAISED, Cancelled())]:
         play = Script()
         play.warm()
         play(Submitted(1), CancelAsked(1, 5.0))
@@ -292,8 +390,8 @@ def test_a_shutdown_finishes_what_is_there() -> None:
     play.warm()
     play(Submitted(1), Submitted(2), ShutDown())
     assert play(Submitted(3)) == [Settle(3, TurnedAway())]
-    assert play(Answered(1, 2, RETURNED)) == [Settle(1, Finished(RETURNED)), Assign(1, 2, 3)]
-    assert play(Answered(1, 3, RETURNED)) == [Settle(2, Finished(RETURNED)), Leave(1)]
+    assert play(Answered(1, 2, RETURNED)) == [Settle(1, RETURNED), Assign(1, 2, 3)]
+    assert play(Answered(1, 3, RETURNED)) == [Settle(2, RETURNED), Leave(1)]
     assert play(Died(1)) == [Kill(1)]
     assert play(Gone(1, Evidence(1, 0))) == [Close()]
 
@@ -375,7 +473,7 @@ def test_no_retry_after_our_own_kill(submitted: Submitted, event: Event, fate: A
 def test_no_retry_after_an_exception() -> None:
     play = Script()
     play(Submitted(1, retries=9), Started(1), Ready(1))
-    assert settled(play(Answered(1, 1, RAISED))) == {1: Finished(RAISED)}
+    assert settled(play(Answered(1, 1, RAISED))) == {1: RAISED}
 
 
 def test_a_cancel_between_death_and_retry() -> None:
@@ -388,7 +486,7 @@ def test_a_worker_is_replaced_after_so_many_jobs() -> None:
     play = Script(max_jobs=2)
     play(Submitted(1), Submitted(2), Submitted(3), Started(1), Ready(1))
     assert Assign(1, 2, 2) in play(Answered(1, 1, RETURNED))
-    assert play(Answered(1, 2, RETURNED)) == [Settle(2, Finished(RETURNED)), Leave(1), Spawn(2)]
+    assert play(Answered(1, 2, RETURNED)) == [Settle(2, RETURNED), Leave(1), Spawn(2)]
     play(Died(1), Gone(1, Evidence(1, 0)), Started(2))
     assert play(Ready(2)) == [Assign(2, 3, 3)]
 
@@ -437,6 +535,7 @@ STATES: dict[SlotState, list[Event]] = {
 }
 EVENTS: list[Event] = [
     Submitted(9),
+    Withdrawn(1, 1),
     CancelAsked(1),
     CancelAsked(1, 2.0),
     CancelAllAsked(),
@@ -475,7 +574,7 @@ def with_spare(idle_timeout: float | None = None) -> Script:
     """One place, in which worker 1 has job 2 after job 1; worker 2 is the spare."""
     play = Script(1, idle_timeout, spares=1)
     assert play(Submitted(1), Started(1), Ready(1)) == [Spawn(1), Assign(1, 1, 1)]
-    assert play(Answered(1, 1, RETURNED)) == [Settle(1, Finished(RETURNED))]
+    assert play(Answered(1, 1, RETURNED)) == [Settle(1, RETURNED)]
     assert play(Submitted(2)) == [Assign(1, 2, 2), Spawn(2)]  # all are busy now
     assert play(Started(2), Ready(2)) == []
     return play
@@ -544,6 +643,24 @@ def test_spares_and_the_number_of_workers() -> None:
     assert play(ShutDown())[0].__class__ is Leave
 
 
+def state_of(scheduler: Scheduler) -> object:
+    """All that its future depends on."""
+    slots = {
+        number: {name: getattr(slot, name) for name in slot.__slots__ if name != "job"}
+        for number, slot in scheduler.slots.items()
+    }
+    rest = {k: v for k, v in vars(scheduler).items() if isinstance(v, (int, float, type(None)))}
+    rest.pop("_now")
+    places = {n: job.slot and job.slot.number for n, job in scheduler.jobs.items()}
+    return (
+        slots,
+        rest,
+        places,
+        [slot.number for slot in scheduler._idle],
+        sorted(scheduler._queue.numbers()),
+    )
+
+
 class World(RuleBasedStateMachine):
     """Processes, as the scheduler orders them, and a user who does anything at any time."""
 
@@ -566,8 +683,10 @@ class World(RuleBasedStateMachine):
     def have_spares(self, spares: int) -> None:
         self.scheduler.spare_workers = spares
 
-    def tell(self, event: Event) -> None:
-        for action in self.scheduler.handle(event, self.now):
+    def tell(self, event: Event) -> int:
+        """Do what the scheduler says; return how many actions that were."""
+        actions = self.scheduler.handle(event, self.now)
+        for action in actions:
             match action:
                 case Spawn(slot=slot):
                     self.starting.add(slot)
@@ -600,6 +719,7 @@ class World(RuleBasedStateMachine):
                     assert not self.starting
                 case _:
                     pass
+        return len(actions)
 
     def pick(self, data: st.DataObject, options: Any) -> Any:
         return data.draw(st.sampled_from(sorted(options)))
@@ -615,7 +735,64 @@ class World(RuleBasedStateMachine):
     ) -> None:
         self.jobs += 1
         self.retries[self.jobs] = retries
-        self.tell(Submitted(self.jobs, priority, timeout, memory_limit, retries))
+        hungry = self.scheduler.hungry()
+        event = Submitted(self.jobs, priority, timeout, memory_limit, retries)
+        long_way = copy.deepcopy(self.scheduler)
+        if self.scheduler.line_up(event):
+            assert long_way.handle(event, self.now) == []
+            assert state_of(self.scheduler) == state_of(long_way)
+            assert self.scheduler.hungry() == hungry
+            return
+        done = self.tell(event)
+        assert hungry or not done, "nobody would have woken the dispatcher for it"
+
+    @precondition(lambda self: self.scheduler.offer())
+    @rule(priority=st.integers(-1, 1), retries=st.integers(0, 2))
+    def hand_over(self, priority: int, retries: int) -> None:
+        offer = self.scheduler.offer()
+        assert offer is not None
+        slot, attempt = offer
+        assert self.processes[slot] in ("ready", "dead")
+        assert slot not in self.killed
+        self.jobs += 1
+        self.retries[self.jobs] = retries
+        self.running[slot] = (self.jobs, attempt)
+        done = self.tell(HandedOver(self.jobs, slot, attempt, priority, retries))
+        assert not done, "an offer is made only where nothing else is to be done"
+
+    @precondition(lambda self: self.scheduler.offer())
+    @rule(seconds=st.floats(0.0, 40.0))
+    def serve(self, seconds: float) -> None:
+        """The short way comes to the same as the long one, or is not taken."""
+        offer = self.scheduler.offer()
+        assert offer is not None
+        slot, attempt = offer
+        self.jobs += 1
+        self.now += seconds
+        long_way = copy.deepcopy(self.scheduler)
+        assert long_way.handle(HandedOver(self.jobs, slot, attempt), self.now) == []
+        actions = long_way.handle(Answered(slot, attempt, RETURNED), self.now)
+        if self.scheduler.served(slot, attempt, self.now):
+            assert actions == [Settle(self.jobs, RETURNED)]
+            assert state_of(self.scheduler) == state_of(long_way)
+            assert self.scheduler.offer() == (slot, attempt + 1)
+            self.begun[self.jobs] += 1
+            self.ends[self.jobs] += 1
+        else:
+            assert len(actions) > 1
+            self.jobs -= 1
+
+    def withdrawable(self) -> list[int]:
+        slots = self.scheduler.slots
+        return [slot for slot in self.running if slots[slot].state is SlotState.BUSY]
+
+    @precondition(lambda self: self.withdrawable())
+    @rule(data=st.data())
+    def withdraw(self, data: st.DataObject) -> None:
+        slot = self.pick(data, self.withdrawable())
+        job, attempt = self.running.pop(slot)
+        self.ends[job] += 1  # by its canceller
+        self.tell(Withdrawn(slot, attempt))
 
     @precondition(lambda self: self.watched)
     @rule(data=st.data())
@@ -674,7 +851,21 @@ class World(RuleBasedStateMachine):
         slot = self.pick(data, self.running)
         job, attempt = self.running.pop(slot)
         self.begun[job] += 1
-        self.tell(Answered(slot, attempt, message))
+        event = Answered(slot, attempt, message)
+        long_way = copy.deepcopy(self.scheduler)
+        plan = (self.scheduler.next_deadline(), self.scheduler.offer())
+        step = self.scheduler.next_after(slot, attempt)
+        if step is None:
+            self.tell(event)
+            return
+        ended, follower, number = step
+        actions = [Settle(ended, message), Assign(slot, follower, number)]
+        assert long_way.handle(event, self.now) == actions
+        assert state_of(self.scheduler) == state_of(long_way)
+        assert (self.scheduler.next_deadline(), self.scheduler.offer()) == plan
+        assert ended == job
+        self.ends[ended] += 1
+        self.running[slot] = (follower, number)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())

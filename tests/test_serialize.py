@@ -8,6 +8,7 @@ import pickle
 import threading
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -325,7 +326,7 @@ def test_wrapped_answers() -> None:
 def test_result_that_cannot_be_loaded(error: BaseException) -> None:
     body, buffers = dumps(RaisesWhenLoaded(error))
     with pytest.raises(SerializationError, match=r"the result of job sim cannot be unpickled"):
-        load_result(body, buffers, "sim")
+        load_result(body, buffers, SimpleNamespace(name="sim"))
 
 
 def test_sources_are_filled_in() -> None:

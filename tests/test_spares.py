@@ -33,7 +33,8 @@ def workers() -> set[int]:
     found = set()
     for child in psutil.Process().children():
         try:
-            if os.getsid(child.pid) == child.pid and "popen_loky" in " ".join(child.cmdline()):
+            ours = any(part.endswith("primitive_jobs/entry.py") for part in child.cmdline())
+            if ours and os.getsid(child.pid) == child.pid:
                 found.add(child.pid)
         except (psutil.Error, OSError):  # it ended while we looked
             continue

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
 
 from primitive_jobs.errors import JobCancelledError, SerializationError
-from primitive_jobs.messages import Kind, Message
 from primitive_jobs.serialize import dump_exception, dumps
 from primitive_jobs.status import FINAL_STATES, JobStatus
-from primitive_jobs.tracker import Outcome, StatusTracker, cancelled
+from primitive_jobs.tracker import HandOver, Outcome, StatusTracker, cancelled
+from primitive_jobs.wire import Kind, Message
+
+
+class F:
+    name = "f"
+
 
 Step = Callable[[StatusTracker], object]
 
@@ -24,40 +30,48 @@ def failed() -> Outcome:
     return Outcome(JobStatus.ERROR, ValueError("no"))
 
 
+def settle(tracker: StatusTracker, outcome: Outcome) -> bool:
+    settled = tracker.settle(outcome)
+    tracker.tell_waiters()
+    return settled
+
+
 STEPS: dict[str, Step] = {
     "submitted": StatusTracker.submitted,
     "serialized": StatusTracker.serialized,
-    "take_in": StatusTracker.take_in,
+    "take": StatusTracker.take,
     "assigned": lambda tracker: tracker.assigned(42),
     "requeued": lambda tracker: tracker.requeued(began=False),
     "cancelled early": lambda tracker: tracker.end_early(cancelled()),
     "failed early": lambda tracker: tracker.end_early(failed()),
-    "done": lambda tracker: tracker.settle(done()),
-    "failed": lambda tracker: tracker.settle(failed()),
-    "cancelled": lambda tracker: tracker.settle(cancelled()),
+    "done": lambda tracker: settle(tracker, done()),
+    "failed": lambda tracker: settle(tracker, failed()),
+    "cancelled": lambda tracker: settle(tracker, cancelled()),
 }
 WALKS: dict[str, list[str]] = {
     "INITIALIZING": [],
     "VALIDATING": ["submitted"],
-    "QUEUED": ["submitted", "serialized", "take_in"],
-    "RUNNING": ["submitted", "serialized", "take_in", "assigned"],
-    "DONE": ["submitted", "serialized", "take_in", "assigned", "done"],
-    "ERROR": ["submitted", "serialized", "take_in", "assigned", "failed"],
-    "CANCELLED": ["submitted", "serialized", "take_in", "assigned", "cancelled"],
+    "QUEUED": ["submitted", "serialized"],
+    "REQUEUED": ["submitted", "serialized", "take", "assigned", "requeued"],
+    "RUNNING": ["submitted", "serialized", "take", "assigned"],
+    "DONE": ["submitted", "serialized", "take", "assigned", "done"],
+    "ERROR": ["submitted", "serialized", "take", "assigned", "failed"],
+    "CANCELLED": ["submitted", "serialized", "take", "assigned", "cancelled"],
 }
 # What each event makes of each state; "!" stands for an illegal move, which raises, "-" for False.
 # The rest is as it was.
 EXPECTED = """
-                INITIALIZING VALIDATING QUEUED    RUNNING
-submitted       VALIDATING   !          !         !
-serialized      !            QUEUED     !         QUEUED
-assigned        !            !          RUNNING   !
-requeued        !            QUEUED     !         QUEUED
-cancelled_early CANCELLED    CANCELLED  -         -
-failed_early    !            ERROR      -         -
-done            !            !          !         DONE
-failed          !            ERROR      ERROR     ERROR
-cancelled       CANCELLED    CANCELLED  CANCELLED CANCELLED
+                INITIALIZING VALIDATING QUEUED    REQUEUED  RUNNING
+submitted       VALIDATING   !          !         -         -
+serialized      !            QUEUED     !         !         QUEUED
+take            INITIALIZING VALIDATING QUEUED    QUEUED    RUNNING
+assigned        !            !          RUNNING   RUNNING   !
+requeued        !            QUEUED     !         !         QUEUED
+cancelled_early CANCELLED    CANCELLED  CANCELLED -         -
+failed_early    !            ERROR      ERROR     -         -
+done            !            !          !         !         DONE
+failed          !            ERROR      ERROR     ERROR     ERROR
+cancelled       CANCELLED    CANCELLED  CANCELLED CANCELLED CANCELLED
 """
 
 
@@ -65,7 +79,7 @@ def in_state(name: str) -> StatusTracker:
     tracker = StatusTracker()
     for step in WALKS[name]:
         STEPS[step](tracker)
-    assert tracker.status is JobStatus[name]
+    assert tracker.status is JobStatus[name.removeprefix("RE")]
     return tracker
 
 
@@ -89,7 +103,7 @@ def test_every_state_with_every_event(state: str, event: str, expected: str) -> 
     answer = STEPS[event](tracker)
     if expected == "-":
         assert answer is False
-        expected = state
+        expected = state.removeprefix("RE")
     assert tracker.status is JobStatus[expected]
     assert tracker.history()[-1][0] is JobStatus[expected]
 
@@ -110,7 +124,7 @@ def test_a_final_state_is_never_left(state: str, event: str) -> None:
 
 def test_the_walk() -> None:
     tracker = StatusTracker()
-    for step in ["submitted", "serialized", "take_in", "assigned", "requeued", "assigned", "done"]:
+    for step in ["submitted", "serialized", "take", "assigned", "requeued", "assigned", "done"]:
         STEPS[step](tracker)
     names = [status.name for status, _ in tracker.history()]
     assert names == ["INITIALIZING", "VALIDATING", "QUEUED", "RUNNING", "QUEUED", "RUNNING", "DONE"]
@@ -122,13 +136,60 @@ def test_whoever_is_first_has_the_job() -> None:
     tracker = in_state("VALIDATING")
     assert tracker.end_early(cancelled())
     assert not tracker.serialized()
-    assert not tracker.take_in()
+    assert not tracker.take()
     assert tracker.status is JobStatus.CANCELLED
     tracker = in_state("VALIDATING")
     tracker.serialized()
-    assert tracker.take_in()
+    assert tracker.take()
     assert not tracker.end_early(cancelled())
     assert tracker.status is JobStatus.QUEUED
+    tracker = in_state("QUEUED")
+    assert tracker.end_early(cancelled())
+    assert not tracker.take()
+    assert not tracker.settle(failed()), "the dispatcher comes too late with another end"
+    assert tracker.status is JobStatus.CANCELLED
+
+
+def handed_over() -> tuple[StatusTracker, HandOver]:
+    tracker, how = in_state("QUEUED"), HandOver(77)
+    how.when = time.time()
+    assert tracker.take(how)
+    return tracker, how
+
+
+def seen(tracker: StatusTracker) -> tuple[object, ...]:
+    return tracker.status.name, tracker.pid, tracker.attempts, tracker.history()[-1][0].name
+
+
+def test_what_was_handed_over_runs_before_it_is_written_down() -> None:
+    tracker, how = handed_over()
+    assert seen(tracker) == ("RUNNING", 77, 1, "RUNNING")
+    history = tracker.history()
+    assert not tracker.end_early(cancelled())
+    tracker.note(how)
+    assert seen(tracker) == ("RUNNING", 77, 1, "RUNNING")
+    assert tracker.history() == history
+    tracker.requeued(began=False)
+    assert seen(tracker) == ("QUEUED", None, 0, "QUEUED")
+    tracker.assigned(78)
+    assert seen(tracker) == ("RUNNING", 78, 1, "RUNNING")
+
+
+def test_what_was_handed_over_may_be_over_when_it_is_heard_of() -> None:
+    tracker, how = handed_over()
+    tracker.ran(how, done())
+    assert seen(tracker) == ("DONE", None, 1, "DONE")
+    names = [status.name for status, _ in tracker.history()]
+    assert names == ["INITIALIZING", "VALIDATING", "QUEUED", "RUNNING", "DONE"]
+    with pytest.raises(RuntimeError, match="illegal"):
+        in_state("RUNNING").ran(how, done())
+
+
+def test_a_hand_over_comes_too_late_for_what_has_ended() -> None:
+    tracker = in_state("QUEUED")
+    assert tracker.end_early(cancelled())
+    assert not tracker.take(HandOver(77))
+    assert seen(tracker) == ("CANCELLED", None, 0, "CANCELLED")
 
 
 def test_pid_is_there_while_it_runs() -> None:
@@ -141,7 +202,7 @@ def test_pid_is_there_while_it_runs() -> None:
     tracker.requeued(began=True)
     tracker.assigned(44)
     assert tracker.attempts == 2
-    tracker.settle(done())
+    settle(tracker, done())
     assert tracker.pid is None
 
 
@@ -157,11 +218,11 @@ def test_waiters_are_called_once() -> None:
     assert tracker.forget(taken_back)
     assert not tracker.forget(taken_back)
     assert calls == []
-    tracker.settle(done())
+    settle(tracker, done())
     assert calls == ["before"]
     tracker.call_when_final(lambda: calls.append("after"))
     assert calls == ["before", "after"]
-    assert not tracker.settle(failed())
+    assert not settle(tracker, failed())
     assert calls == ["before", "after"]
 
 
@@ -173,7 +234,7 @@ def test_wait() -> None:
     threads = [threading.Thread(target=tracker.wait) for _ in range(3)]
     for thread in threads:
         thread.start()
-    tracker.settle(done())
+    settle(tracker, done())
     for thread in threads:
         thread.join(10)
         assert not thread.is_alive()
@@ -191,16 +252,16 @@ def test_an_abandoned_job_tells_nobody() -> None:
 
 def test_outcomes() -> None:
     outcome = done()
-    value, error = outcome.load("f")
+    value, error = outcome.load(F)
     assert value == [7]
     assert error is None
-    assert outcome.load("f")[0] is value, "the same object each time"
+    assert outcome.load(F)[0] is value, "the same object each time"
     raised = Outcome(JobStatus.ERROR, Message(Kind.RAISED, 1, dump_exception(KeyError("k"))))
-    _, error = raised.load("f")
+    _, error = raised.load(F)
     assert isinstance(error, KeyError)
-    assert raised.load("f")[1] is error
-    assert isinstance(cancelled().load("f")[1], JobCancelledError)
+    assert raised.load(F)[1] is error
+    assert isinstance(cancelled().load(F)[1], JobCancelledError)
     broken = Outcome(JobStatus.DONE, Message(Kind.RETURNED, 1, b"no pickle"))
     for _ in range(2):
         with pytest.raises(SerializationError, match="job f"):
-            broken.load("f")
+            broken.load(F)

@@ -1,0 +1,107 @@
+"""What a worker process runs first: a script of its own (``python entry.py FD``), since nothing of
+the program that starts it can be imported yet.
+
+It imports as little as can be: an interpreter is there in some 10 ms, and each module that every
+worker imports is paid for at every start. What multiprocessing and loky are to know of the parent,
+they are told if a job ever imports them.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Any
+
+
+def main(fd: int) -> None:
+    """Take in what `launch` has written into the file ``fd``; be a worker."""
+    with open(fd, "rb") as file:
+        start: dict[str, Any] = marshal.load(file)
+    sys.path[:] = start["sys_path"]
+    sys.argv[:] = start["sys_argv"]
+    os.chdir(start["dir"])
+    _let_stdin_go()
+    sys.meta_path.insert(0, AfterImport(_settings(start)))
+    from primitive_jobs import worker
+
+    worker.main(**start["worker"])
+
+
+def _let_stdin_go() -> None:
+    """Leave the terminal's or a pipe's input to the parent, as multiprocessing does."""
+    try:
+        if sys.stdin is not None:
+            sys.stdin.close()
+    except (OSError, ValueError):
+        pass
+    sys.stdin = open(os.open(os.devnull, os.O_RDONLY), encoding="utf-8", closefd=False)  # noqa: SIM115
+
+
+class AfterImport:
+    """A finder that has functions called with modules, by name, once these are imported."""
+
+    def __init__(self, functions: dict[str, Callable[[ModuleType], object]]) -> None:
+        self._functions = functions
+
+    def find_spec(
+        self,
+        name: str,
+        path: Sequence[str] | None = None,
+        target: ModuleType | None = None,
+    ) -> ModuleSpec | None:
+        """Have the other finders find it, and its loader call the function."""
+        if name not in self._functions:
+            return None
+        others = (finder for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, (f.find_spec(name, path, target) for f in others)), None)
+        loader: Any = None if spec is None else spec.loader
+        if loader is not None:
+            execute = loader.exec_module
+
+            def execute_and_call(module: ModuleType) -> None:
+                execute(module)
+                function = self._functions.pop(name, None)
+                if function is not None:
+                    function(module)
+
+            loader.exec_module = execute_and_call
+        return spec
+
+
+def _settings(start: dict[str, Any]) -> dict[str, Callable[[Any], object]]:
+    def know_the_parent(process: Any) -> None:
+        me = process.current_process()
+        me.name = start["name"]
+        me.authkey = start["authkey"]
+        process.ORIGINAL_DIR = start["orig_dir"]
+        process._parent_process = process._ParentProcess(
+            start["parent_name"], start["worker"]["parent_pid"], None
+        )
+
+    def log(util: Any) -> None:
+        if start.get("log_to_stderr"):
+            util.log_to_stderr(start.get("log_level"))
+        elif "log_level" in start:
+            util.get_logger().setLevel(start["log_level"])
+
+    return {
+        "multiprocessing.process": know_the_parent,
+        "multiprocessing.util": log,
+        "multiprocessing.resource_tracker": lambda m: _use(m, start["mp_tracker_fd"]),
+        "loky.backend.resource_tracker": lambda m: _use(m, start["tracker_fd"]),
+    }
+
+
+def _use(tracker_module: Any, fd: int) -> None:
+    tracker_module._resource_tracker._fd = fd
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,303 @@
+"""A caller that gives its job to an idle worker itself: what is told, and who may come between."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from primitive_jobs import JobPool, JobStatus, PrimitiveJob, WorkerDiedError
+from primitive_jobs.channel import PacketChannel
+from primitive_jobs.dispatcher import Dispatcher
+
+PATIENCE = 30.0  # s
+
+
+def until(true: Callable[[], object], what: str) -> None:
+    end = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < end, f"waited in vain for: {what}"
+        time.sleep(0.002)
+
+
+def hold(gate: str) -> int:
+    until(Path(gate).exists, "the gate")
+    return os.getpid()
+
+
+def leave_mark(folder: str) -> None:
+    """Be counted."""
+    os.close(os.open(f"{folder}/{time.monotonic_ns()}", os.O_CREAT | os.O_EXCL))
+
+
+def offered(pool: JobPool) -> None:
+    """Wait until the dispatcher sleeps, and the worker is on offer."""
+    dispatcher = pool._dispatcher
+    until(lambda: dispatcher._asleep and dispatcher._offer, "an offer")
+
+
+@pytest.fixture
+def pool() -> Iterator[JobPool]:
+    """One worker that is there already, and no spare."""
+    with JobPool(1, spare_workers=0) as fresh:
+        fresh.submit(abs, -1).result(PATIENCE)
+        yield fresh
+        fresh.shutdown(cancel=True)
+
+
+def test_nobody_wakes_the_dispatcher(pool: JobPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    wakes: list[int] = []
+    ring = Dispatcher._wake
+
+    def counted(self: Dispatcher) -> None:
+        wakes.append(1)
+        ring(self)
+
+    monkeypatch.setattr(Dispatcher, "_wake", counted)
+    for n in range(50):
+        offered(pool)
+        assert pool.submit(divmod, n, 7).result(PATIENCE) == divmod(n, 7)
+    assert wakes == []
+    assert pool.jobs() == []
+
+
+def test_the_job_runs_before_the_dispatcher_knows(pool: JobPool, tmp_path: Path) -> None:
+    offered(pool)
+    before = time.time()
+    job = pool.submit(hold, str(tmp_path / "gate"))
+    assert pool._dispatcher._asleep, "it was not told"
+    assert job.status() is JobStatus.RUNNING
+    assert job.attempts == 1
+    pid = job.pid
+    names = [status.name for status, _ in job.history()]
+    assert names == ["INITIALIZING", "VALIDATING", "QUEUED", "RUNNING"]
+    when = job.history()[-1][1]
+    assert before <= when <= time.time()
+    assert pool.jobs() == [job]  # the question wakes it
+    assert (job.status(), job.pid, job.attempts) == (JobStatus.RUNNING, pid, 1)
+    assert job.history()[-1] == (JobStatus.RUNNING, when)
+    (tmp_path / "gate").touch()
+    assert job.result(PATIENCE) == pid
+    assert [s.name for s, _ in job.history()] == [*names, "DONE"]
+    assert job.pid is None
+    assert job.attempts == 1
+
+
+def test_it_is_let_go(pool: JobPool) -> None:
+    gc.disable()  # no cycle: it goes with its last handle
+    try:
+        for _ in range(3):
+            offered(pool)
+            job: PrimitiveJob[int] = pool.submit(abs, -1)
+            job.result(PATIENCE)
+            known = weakref.ref(job)
+            del job
+            until(lambda: known() is None, "the job to be let go")  # noqa: B023 - called here
+    finally:
+        gc.enable()
+
+
+def test_an_exception_comes_back(pool: JobPool) -> None:
+    offered(pool)
+    with pytest.raises(ZeroDivisionError):
+        pool.submit(divmod, 1, 0).result(PATIENCE)
+
+
+def test_it_is_cancelled_as_any_other(pool: JobPool, tmp_path: Path) -> None:
+    offered(pool)
+    job = pool.submit(hold, str(tmp_path / "never"))
+    assert job.running()
+    assert job.cancel()
+    assert [s.name for s, _ in job.history()][-2:] == ["RUNNING", "CANCELLED"]
+    assert pool.submit(abs, -1).result(PATIENCE) == 1
+
+
+def test_its_worker_may_die(pool: JobPool) -> None:
+    offered(pool)
+    job = pool.submit(os._exit, 3)
+    with pytest.raises(WorkerDiedError, match="exited with code 3"):
+        job.result(PATIENCE)
+    assert pool.submit(abs, -1).result(PATIENCE) == 1
+
+
+@pytest.mark.parametrize("options", [{"timeout": 9.0}, {"memory_limit": "1 GB"}])
+def test_who_has_a_limit_is_watched(pool: JobPool, options: dict[str, Any], tmp_path: Path) -> None:
+    offered(pool)
+    job = pool.options(**options).submit(hold, str(tmp_path / "gate"))
+    until(job.running, "RUNNING")
+    assert pool._dispatcher._jobs, "the dispatcher has it"
+    (tmp_path / "gate").touch()
+    job.result(PATIENCE)
+
+
+def test_who_comes_second_waits(pool: JobPool, tmp_path: Path) -> None:
+    offered(pool)
+    first = pool.submit(hold, str(tmp_path / "gate"))
+    second, third = pool.submit(abs, -2), pool.options(priority=1).submit(abs, -3)
+    assert first.running()
+    assert second.status() is third.status() is JobStatus.QUEUED
+    (tmp_path / "gate").touch()
+    assert (first.done, second.result(PATIENCE), third.result(PATIENCE))[1:] == (2, 3)
+    started = [next(t for s, t in job.history() if s.name == "RUNNING") for job in (third, second)]
+    assert started == sorted(started), "the higher priority first, though nobody was woken for it"
+
+
+# --- callers that do not get to the end ----------------------------------------------------------
+
+
+class Interrupted:
+    """A `try_to_send` that goes wrong in one of several ways, once."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, sends: bool, then: object) -> None:
+        real = PacketChannel.try_to_send
+        done: list[int] = []
+
+        def try_to_send(channel: PacketChannel, *message: Any) -> bool:
+            if done:
+                return real(channel, *message)
+            done.append(1)
+            if sends:
+                assert real(channel, *message)
+            if isinstance(then, BaseException):
+                raise then
+            assert isinstance(then, bool)
+            return then
+
+        monkeypatch.setattr(PacketChannel, "try_to_send", try_to_send)
+
+
+def test_what_was_not_sent_is_sent_by_the_dispatcher(
+    pool: JobPool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    offered(pool)
+    Interrupted(monkeypatch, sends=False, then=False)
+    pool.submit(leave_mark, str(tmp_path)).result(PATIENCE)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_was_sent_twice_runs_once(
+    pool: JobPool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    offered(pool)
+    Interrupted(monkeypatch, sends=True, then=False)
+    job = pool.submit(leave_mark, str(tmp_path))
+    job.result(PATIENCE)
+    for n in range(5):  # what came twice is no answer to one of these
+        assert pool.submit(abs, -n).result(PATIENCE) == n
+    assert len(list(tmp_path.iterdir())) == 1
+    assert job.attempts == 1
+
+
+@pytest.mark.parametrize("sends", [True, False])
+def test_an_interrupt_at_the_sending_cancels(
+    pool: JobPool, monkeypatch: pytest.MonkeyPatch, sends: bool, tmp_path: Path
+) -> None:
+    offered(pool)
+    Interrupted(monkeypatch, sends=sends, then=KeyboardInterrupt())
+    job = PrimitiveJob(hold, str(tmp_path / "never"))
+    with pytest.raises(KeyboardInterrupt):
+        job.submit(pool)
+    assert job.wait(PATIENCE)
+    assert job.cancelled()
+    assert pool.jobs() == []
+    assert pool.submit(abs, -1).result(PATIENCE) == 1
+
+
+def test_a_caller_stuck_before_the_sending_holds_nobody_up(
+    pool: JobPool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its thread gets no further for a while: the dispatcher does what it would have done."""
+    real = PacketChannel.try_to_send
+    at_it, go_on = threading.Event(), threading.Event()
+
+    def try_to_send(channel: PacketChannel, *message: Any) -> bool:
+        if threading.current_thread() is thread:
+            at_it.set()
+            assert go_on.wait(PATIENCE)
+        return real(channel, *message)
+
+    monkeypatch.setattr(PacketChannel, "try_to_send", try_to_send)
+    jobs: list[PrimitiveJob[None]] = []
+    thread = threading.Thread(target=lambda: jobs.append(pool.submit(leave_mark, str(tmp_path))))
+    offered(pool)
+    thread.start()
+    assert at_it.wait(PATIENCE)
+    assert pool.submit(abs, -1).result(PATIENCE) == 1  # it waits behind the other
+    assert len(list(tmp_path.iterdir())) == 1
+    os.kill(pool.submit(os.getpid).result(PATIENCE), 9)
+    until(lambda: not pool._dispatcher._workers, "the worker's end")
+    assert pool._dispatcher._in_limbo, "its descriptor is not given to anybody else"
+    go_on.set()
+    thread.join(PATIENCE)
+    assert jobs[0].done()
+    assert pool.submit(abs, -1).result(PATIENCE) == 1
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_cancel_before_the_sending(
+    pool: JobPool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Another thread cancels while the caller is about to claim the worker."""
+    hand_over = Dispatcher._hand_over
+    job = PrimitiveJob(leave_mark, str(tmp_path))
+
+    def cancelled_first(self: Dispatcher, offer: Any, mine: PrimitiveJob[Any]) -> bool:
+        if mine is job:
+            assert job.cancel()
+        return hand_over(self, offer, mine)
+
+    monkeypatch.setattr(Dispatcher, "_hand_over", cancelled_first)
+    offered(pool)
+    job.submit(pool)
+    assert job.cancelled()
+    assert pool.submit(abs, -1).result(PATIENCE) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- a cancel of what waits ----------------------------------------------------------------------
+
+
+def test_a_waiting_job_is_cancelled_without_the_dispatcher(
+    pool: JobPool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    busy = pool.submit(hold, str(tmp_path / "gate"))
+    waiting = [pool.submit(abs, -n) for n in range(10)]
+    rings: list[int] = []
+    monkeypatch.setattr(Dispatcher, "_wake", lambda self: rings.append(1))
+    assert all(job.cancel() for job in waiting[:5])
+    assert rings == []
+    assert all(job.cancelled() for job in waiting[:5])
+    monkeypatch.undo()
+    assert pool.jobs() == [busy, *waiting[5:]]
+    (tmp_path / "gate").touch()
+    assert [job.result(PATIENCE) for job in waiting[5:]] == [5, 6, 7, 8, 9]
+
+
+def test_a_cancelled_jobs_payload_goes_at_once(pool: JobPool, tmp_path: Path) -> None:
+    def descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    pool.submit(hold, str(tmp_path / "gate"))
+    before = descriptors()
+    jobs = [pool.submit(len, bytes(1_000_000)) for _ in range(5)]
+    assert descriptors() == before + 5
+    assert all(job.cancel() for job in jobs)
+    gc.collect()
+    assert descriptors() == before
+    (tmp_path / "gate").touch()
+
+
+def test_what_is_not_urgent_does_not_pile_up(pool: JobPool, tmp_path: Path) -> None:
+    pool.submit(hold, str(tmp_path / "gate"))
+    for n in range(3000):
+        assert pool.submit(abs, n).cancel()
+    until(lambda: len(pool._dispatcher._inbox) < 1100, "the inbox to be emptied")
+    assert len(pool._dispatcher._jobs) < 1100
+    (tmp_path / "gate").touch()
