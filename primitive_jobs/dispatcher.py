@@ -519,6 +519,7 @@ class Dispatcher:
         assert first is job, "it claimed the offer as the first in the inbox"
         offer.claims = [None]  # whoever comes late; and it does not hold the job any more
         if not offer.over:
+            self._close_what_is_unused()
             self._in_limbo.append(offer)
         if not job._tracker.take():
             return events  # cancelled meanwhile, and not sent
@@ -603,13 +604,12 @@ class Dispatcher:
     def _feed(self, event: Event) -> None:
         """Tell the scheduler, and do what it says; that may be an event again."""
         self._planned = False
-        follow_ups = []
-        for action in self._scheduler.handle(event, time.monotonic()):
-            follow_up = self._do(action)
-            if follow_up is not None:
-                follow_ups.append(follow_up)
-        for follow_up in follow_ups:
-            self._feed(follow_up)
+        events = [event]
+        for event in events:  # it grows: of the jobs that wait, many may have been cancelled
+            for action in self._scheduler.handle(event, time.monotonic()):
+                follow_up = self._do(action)
+                if follow_up is not None:
+                    events.append(follow_up)
 
     def _do(self, action: Action) -> Event | None:
         match action:

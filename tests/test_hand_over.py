@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import threading
@@ -66,6 +67,7 @@ def test_nobody_wakes_the_dispatcher(pool: JobPool, monkeypatch: pytest.MonkeyPa
         assert pool.submit(divmod, n, 7).result(PATIENCE) == divmod(n, 7)
     assert wakes == []
     assert pool.jobs() == []
+    assert len(pool._dispatcher._in_limbo) <= 1
 
 
 def test_the_job_runs_before_the_dispatcher_knows(pool: JobPool, tmp_path: Path) -> None:
@@ -261,6 +263,14 @@ def test_a_cancel_before_the_sending(
     assert list(tmp_path.iterdir()) == []
 
 
+@contextlib.contextmanager
+def untold_cancels() -> Iterator[None]:
+    """Have no dispatcher told of the cancel of what waits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Dispatcher, "withdraw", lambda self, job: None)
+        yield
+
+
 # --- a cancel of what waits ----------------------------------------------------------------------
 
 
@@ -292,6 +302,18 @@ def test_a_cancelled_jobs_payload_goes_at_once(pool: JobPool, tmp_path: Path) ->
     gc.collect()
     assert descriptors() == before
     (tmp_path / "gate").touch()
+
+
+def test_a_long_row_of_cancelled_jobs_is_passed_over(pool: JobPool, tmp_path: Path) -> None:
+    busy = pool.submit(hold, str(tmp_path / "gate"))
+    waiting = [pool.submit(abs, -n) for n in range(3000)]
+    assert len(pool.jobs()) == 3001  # the dispatcher has them
+    with untold_cancels():  # and does not hear of the cancels before it comes to them
+        assert all(job.cancel() for job in waiting)
+        (tmp_path / "gate").touch()
+        busy.result(PATIENCE)
+        assert pool.submit(abs, -7).result(PATIENCE) == 7
+    assert pool.jobs() == []
 
 
 def test_what_is_not_urgent_does_not_pile_up(pool: JobPool, tmp_path: Path) -> None:
