@@ -28,7 +28,10 @@ def main(fd: int) -> None:
     sys.argv[:] = start["sys_argv"]
     os.chdir(start["dir"])
     _let_stdin_go()
-    sys.meta_path.insert(0, AfterImport(_settings(start)))
+    settings = _settings(start)
+    for name in settings.keys() & sys.modules.keys():  # what a sitecustomize has imported
+        settings.pop(name)(sys.modules[name])
+    sys.meta_path.insert(0, AfterImport(settings))
     from primitive_jobs import worker
 
     worker.main(**start["worker"])

@@ -398,3 +398,25 @@ def test_dispatcher_alone() -> None:
     assert (job.name, job.status()) == ("alone", JobStatus.DONE)
     dispatcher.shut_down()
     dispatcher.join()
+
+
+def test_multiprocessing_in_a_job_knows_of_the_parent(tmp_path: Path) -> None:
+    """Whether the job is the first to import it, or something at the interpreter's start was."""
+
+    def facts() -> tuple[object, ...]:
+        import multiprocessing
+
+        me, parent = multiprocessing.current_process(), multiprocessing.parent_process()
+        assert parent is not None
+        return bytes(me.authkey), me.name, me.daemon, parent.pid, parent.name
+
+    (tmp_path / "sitecustomize.py").write_text("import multiprocessing.util, sys; sys.seen = 1\n")
+    here = multiprocessing.current_process()
+    for env in ({}, {"PYTHONPATH": str(tmp_path)}):
+        with JobPool(1, env=env) as pool:
+            seen = pool.submit(eval, "hasattr(__import__('sys'), 'seen')").result(30)
+            assert seen == bool(env)
+            authkey, name, daemon, pid, parent = pool.submit(facts).result(30)
+        assert authkey == bytes(here.authkey)
+        assert str(name).startswith("job-worker-")
+        assert (daemon, pid, parent) == (False, os.getpid(), here.name)

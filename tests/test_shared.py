@@ -27,6 +27,7 @@ from primitive_jobs import (
     share,
 )
 from primitive_jobs import process as process_module
+from primitive_jobs.dispatcher import Dispatcher
 
 PATIENCE = 30.0  # s
 SIZE = 1 << 20  # bytes: to be told from everything else by its size
@@ -207,6 +208,19 @@ def test_many_handles_dropped_while_a_worker_is_busy(pool: JobPool, tmp_path: Pa
     last = share(0)
     assert same(pool, lambda one: one, last) == 0
     until(lambda: same(pool, received) == 1, "all the others let go")
+    turns = 0
+    turn = Dispatcher._turn
+
+    def counted(self: Dispatcher) -> None:
+        nonlocal turns
+        turns += 1
+        turn(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Dispatcher, "_turn", counted)
+        pool.jobs()
+        time.sleep(0.1)  # for it to do nothing in
+    assert turns < 5, "it goes on looking at a socket that has room again"
 
 
 def test_a_new_worker_gets_it_again(pool: JobPool, tmp_path: Path) -> None:
