@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import numbers
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 T = TypeVar("T")
 
@@ -26,7 +25,7 @@ def check_seconds(name: str, value: object, *, positive: bool = False) -> float 
     """
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    if not _is_number(value):
         raise TypeError(f"{name} must be a number of seconds or None, not {shown(value)}")
     seconds = float(value)
     if math.isnan(seconds):
@@ -34,6 +33,16 @@ def check_seconds(name: str, value: object, *, positive: bool = False) -> float 
     if positive and seconds <= 0:
         raise ValueError(f"{name} must be greater than 0 seconds (None is no limit), not {value!r}")
     return None if seconds > threading.TIMEOUT_MAX else seconds
+
+
+def _is_number(value: object, *, whole: bool = False) -> TypeGuard[float]:
+    """Whether it is a real (or a ``whole``) number, of whatever type; a bool is none."""
+    if type(value) is int or (type(value) is float and not whole):
+        return True
+    import numbers  # which nobody else needs
+
+    kind = numbers.Integral if whole else numbers.Real
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def shown(value: object) -> str:
@@ -61,7 +70,7 @@ def check_count(name: str, value: object, *, least: int = 1) -> int:
 
 def check_int(name: str, value: object) -> int:
     """Return ``value`` as an int; raise `TypeError` for anything else, bool included."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+    if not _is_number(value, whole=True):
         raise TypeError(f"{name} must be an int, not {shown(value)}")
     return int(value)
 
@@ -89,7 +98,7 @@ def check_bytes(name: str, value: object) -> int | None:
             )
         base = 1024 if match[3] else 1000
         size = float(match[1]) * base ** " kmgt".index((match[2] or " ").lower())
-    elif isinstance(value, bool) or not isinstance(value, numbers.Real):
+    elif not _is_number(value):
         raise TypeError(f"{name} must be bytes, a text like '500 MB' or None, not {shown(value)}")
     else:
         size = float(value)

@@ -15,7 +15,6 @@ from . import job as job_module
 from . import worker
 from .dispatcher import Dispatcher, check_not_exiting
 from .job import PoolLink, PrimitiveJob
-from .mapping import MapRun
 from .options import (
     DEFAULT_OPTIONS,
     JobOptions,
@@ -132,6 +131,8 @@ class _Submitter(ABC):
             check_iterable(f"iterable {place} of map()", "arguments", iterable)
             for place, iterable in enumerate(iterables, 1)
         ]
+        from .mapping import MapRun  # it takes a while, and not everybody maps
+
         self._dispatcher.check_open()
         items = zip(*columns, strict=False)
         return MapRun(self, function, items, size, ordered=ordered).start(end)
