@@ -115,7 +115,6 @@ from .wire import Kind, Message
 logger = logging.getLogger("primitive_jobs")
 
 MEMORY_PAUSE = 0.1  # s between two looks at the memory of running jobs that have a limit
-_MANY_LETTERS = 1000  # in the inbox: then it is emptied, though nothing in it is urgent
 _MANY_FINAL = 16  # jobs at most whose ends are told together, while the workers are busy
 _LONGEST = 86400.0  # s of sleep: what is due later is looked at again then
 _READ = select.POLLIN
@@ -346,16 +345,6 @@ class Dispatcher:
     def ask_cancel(self, job: PrimitiveJob[Any], grace: float) -> None:
         """Have a job stopped; returns at once."""
         self._tell(CancelJob(job, grace))
-
-    def withdraw(self, job: PrimitiveJob[Any]) -> None:
-        """Take a job that has ended out of the queue, where it may be; returns at once."""
-        command = CancelJob(job)
-        if self.accepting and len(self._inbox) < _MANY_LETTERS:
-            # No hurry: it will not be started, and holds no payload any more.
-            self._inbox.append(command)
-            if self.accepting:
-                return
-        self._tell(command)  # the pool's end may wait for it
 
     def ask_cancel_all(self, grace: float) -> None:
         """Have every unfinished job stopped; returns at once."""

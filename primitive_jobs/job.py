@@ -87,9 +87,6 @@ class PoolLink(Protocol):
     def ask_cancel(self, job: PrimitiveJob[Any], grace: float) -> None:
         """Have a queued or running job stopped; returns at once."""
 
-    def withdraw(self, job: PrimitiveJob[Any]) -> None:
-        """Take a job that has ended out of the queue, where it may be; returns at once."""
-
     def call_back(self, callback: Callable[[], object]) -> None:
         """Call ``callback`` on the pool's thread for callbacks."""
 
@@ -328,7 +325,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
             self._call = None
             self._drop_payload()
             if self._link is not None:
-                self._link.withdraw(self)
+                self._link.ask_cancel(self, 0.0)  # it may have it in its queue
             return False
         # The dispatcher has it, or it has ended this moment; a link was set before either.
         if self._link is None:
