@@ -413,7 +413,7 @@ def test_a_lost_link_is_told(one: JobPool, marks: Path) -> None:
 def test_an_end_seen_through_the_link_first_is_told_as_what_it_is(one: JobPool) -> None:
     def end_slowly() -> None:
         os.closerange(3, 1000)
-        time.sleep(0.02)
+        time.sleep(0.002)
         os._exit(5)
 
     with pytest.raises(WorkerDiedError, match="exited with code 5"):
