@@ -59,30 +59,35 @@ class Parcel:
     whose descriptor is closed by `close` or when the parcel is dropped.
     """
 
-    __slots__ = ("buffers", "data", "fd", "refers_to", "size")
+    __slots__ = ("_fds", "buffers", "data", "refers_to", "size")
 
     def __init__(
         self, body: bytes, buffers: Sequence[memoryview] = (), *, to_file: bool = HAVE_PACKETS
     ) -> None:
-        self.fd = -1
+        self._fds: list[int] = []  # one, or none
         self.buffers = len(buffers)
         self.refers_to: Sequence[object] = ()  # lives for as long as this
         self.data: bytes | bytearray = b""
         parts = _lay_out(body, buffers) if buffers else [body]
         self.size = sum(map(len, parts))
         if to_file and self.size > INLINE_LIMIT:
-            self.fd = _write_file(parts)
+            _write_file(parts, self._fds)
         elif buffers:
             self.data = b"".join(parts)
         else:
             self.data = body
 
+    @property
+    def fd(self) -> int:
+        """The file's descriptor; -1 where there is none."""
+        return self._fds[0] if self._fds else -1
+
     def file(self) -> int:
         """The content as a file; from now on it is held there."""
-        if self.fd < 0:
-            self.fd = _write_file([self.data])
+        if not self._fds:
+            _write_file([self.data], self._fds)
             self.data = b""
-        return self.fd
+        return self._fds[0]
 
     def to_bytes(self) -> None:
         """Hold the content as bytes from now on: for when descriptors are short."""
@@ -98,19 +103,19 @@ class Parcel:
         copy = Parcel(bytes(self.data), to_file=False)
         copy.buffers, copy.size = self.buffers, self.size
         if self.fd >= 0:
-            copy.fd = os.dup(self.fd)
+            copy._fds.append(os.dup(self.fd))
             copy.to_bytes()
         return copy
 
     def close(self) -> None:
         """Give the descriptor back, if there is one."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
+        while self._fds:
+            list(map(os.close, map(self._fds.pop, (0,))))  # in one breath, see _write_file
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError):  # an interrupt came before it was made
-            self.close()
+            while self._fds:
+                list(map(os.close, map(self._fds.pop, (0,))))
 
 
 Content = bytes | Parcel
@@ -159,17 +164,18 @@ def _unpack(content: memoryview, count: int) -> tuple[memoryview, list[memoryvie
     return body, buffers
 
 
-def _write_file(parts: Sequence[bytes | bytearray | memoryview]) -> int:
-    fd = os.memfd_create("primitive_jobs", os.MFD_CLOEXEC)
+def _write_file(parts: Sequence[bytes | bytearray | memoryview], owner: list[int]) -> None:
+    """Make a file with this content, and put its descriptor into an empty ``owner``."""
+    # In one breath: no interrupt comes between the two.
+    owner.extend(map(os.memfd_create, ("primitive_jobs",), (os.MFD_CLOEXEC,)))
     try:
         for part in parts:
             rest = memoryview(part)
             while rest:
-                rest = rest[os.write(fd, rest) :]
+                rest = rest[os.write(owner[0], rest) :]
     except BaseException:
-        os.close(fd)
+        os.close(owner.pop())
         raise
-    return fd
 
 
 def _map_privately(fd: int, size: int) -> memoryview:

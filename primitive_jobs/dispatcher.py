@@ -790,6 +790,12 @@ class Dispatcher:
 
     def _fail(self) -> None:
         """After a bug in here: no job and no process is left behind all the same."""
+        offer, self._offer = self._offer, None
+        if offer is not None:
+            offer.claims.append(None)
+            job = offer.claims[0]
+            if job is not None and job._tracker.take():
+                self._register(job)
         for process in self._workers.values():
             self._to_reap.put(process)
         for number in list(self._jobs):

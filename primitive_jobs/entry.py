@@ -62,7 +62,8 @@ class AfterImport:
         """Have the other finders find it, and its loader call the function."""
         if name not in self._functions:
             return None
-        others = (finder for finder in sys.meta_path if finder is not self)
+        # Like importlib, passing over those of the old kind.
+        others = (f for f in sys.meta_path if f is not self and hasattr(f, "find_spec"))
         spec = next(filter(None, (f.find_spec(name, path, target) for f in others)), None)
         loader: Any = None if spec is None else spec.loader
         if loader is not None:
@@ -70,7 +71,8 @@ class AfterImport:
 
             def execute_and_call(module: ModuleType) -> None:
                 execute(module)
-                function = self._functions.pop(name, None)
+                # By its own name: a loader may serve several.
+                function = self._functions.pop(module.__name__, None)
                 if function is not None:
                     function(module)
 

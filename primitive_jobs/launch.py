@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 from multiprocessing import context, resource_tracker, util
+from pathlib import Path
 from typing import Any
 
 from loky.backend import fork_exec, popen_loky_posix, process, spawn
@@ -64,12 +65,19 @@ class _Launch(popen_loky_posix.Popen):  # type: ignore[misc]
             ours.callback(os.close, theirs)
             trackers = [t._resource_tracker.getfd() for t in (loky_tracker, resource_tracker)]
             inherited = [*self._fds, *process_obj.inherited, file, theirs, *trackers]
-            command = [sys.executable, entry.__file__, str(file)]
+            command = [sys.executable, *_entry(), str(file)]
             try:
                 self.pid = fork_exec.fork_exec(command, inherited, env=process_obj.env)
             except BaseException:
                 self.close()
                 raise
+
+
+def _entry() -> list[str]:
+    if Path(entry.__file__).is_file():
+        return [entry.__file__]
+    loader: Any = entry.__loader__  # the package is inside of an archive
+    return ["-c", loader.get_source(entry.__name__)]
 
 
 def _facts(process_obj: Process) -> dict[str, Any]:

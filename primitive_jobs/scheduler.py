@@ -392,7 +392,8 @@ class Scheduler:
             missing = self._missing(0, self._busy)
             self._spares_failed = failed
             return missing > 0
-        return bool(self._idle) or self._missing(self._queue.count + 1, self._busy) > 0
+        # Whoever asks may have to answer for any number of them.
+        return bool(self._idle) or self._missing(self.max_workers, self._busy) > 0
 
     # --- jobs --------------------------------------------------------------------------------
 

@@ -8,8 +8,10 @@ large array is copied once on its way. Used on both sides of the channel; does n
 from __future__ import annotations
 
 import _pickle as pickle  # what `pickle` is, without the milliseconds that its import takes
+import contextlib
 import functools
 import io
+import os
 import sys
 import types
 
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     import re
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any, Protocol
-
-    from .errors import SerializationError
 
     Body = bytes | bytearray | memoryview
     Reducer = Callable[[Any], Any]
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 OUT_OF_BAND = 16 * 1024  # bytes; a smaller buffer is cheaper inside the pickle
 _PROTOCOL = 5  # the first with out-of-band buffers; every supported Python has it
 _PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})  # need no cloudpickle
+_IS_OURS = b""  # in place of a pickled exception: a SerializationError of our own
 _ENDS_PROGRAMS = (SystemExit, KeyboardInterrupt, GeneratorExit)
 
 
@@ -80,10 +81,21 @@ def dumps_whole(
     return file.getvalue()
 
 
+reserve: list[int] = []
+"""In a worker: a descriptor that is given up where a job has left none to import with."""
+
+
 @functools.cache
 def _pickler_type() -> Any:
     """Cloudpickle's pickler, which is imported when the first job needs it."""
-    import cloudpickle
+    try:
+        import cloudpickle
+    except Exception:
+        if not reserve:
+            raise
+        with contextlib.suppress(OSError):  # a job may have closed it
+            os.close(reserve.pop())
+        import cloudpickle
 
     class Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
         def __init__(
@@ -157,10 +169,9 @@ def _is_plain_call(
         # By reference, as cloudpickle decides it each time: the module is known by its name, and
         # nobody registered it to be pickled by value.
         module = function.__module__
-        if module == "__main__" or module not in sys.modules:
+        if type(module) is not str or module == "__main__" or module not in sys.modules:
             return False
-        cloudpickle = sys.modules.get("cloudpickle.cloudpickle")
-        if cloudpickle is not None and cloudpickle.list_registry_pickle_by_value():
+        if _some_are_by_value():
             return False
     elif kind is not types.BuiltinFunctionType or type(function.__self__) is not types.ModuleType:  # type: ignore[attr-defined]
         return False
@@ -168,6 +179,12 @@ def _is_plain_call(
         if type(arg) not in _PLAIN:
             return False
     return not kwargs or all(type(arg) in _PLAIN for arg in kwargs.values())
+
+
+def _some_are_by_value() -> bool:
+    """Whether modules are registered with cloudpickle to be pickled by value."""
+    cloudpickle: Any = sys.modules.get("cloudpickle.cloudpickle")
+    return cloudpickle is not None and bool(cloudpickle.list_registry_pickle_by_value())
 
 
 def let_frames_go(error: BaseException | None) -> None:
@@ -321,21 +338,44 @@ def dump_exception(error: BaseException, skip_frames: int = 0) -> bytes:
     for _ in range(skip_frames):
         if frames is not None and frames.tb_next is not None:
             frames = frames.tb_next
-    import traceback
-
-    try:
-        text = "".join(traceback.format_exception(type(error), error, frames))
-    except BaseException:  # noqa: BLE001 - a __str__ that raises
-        text = "".join(traceback.format_tb(frames)) + f"{type_name(error)}\n"
+    ends_program = issubclass(type(error), _ENDS_PROGRAMS)
     pickled: bytes | None = None
-    if not issubclass(type(error), _ENDS_PROGRAMS):
+    if not ends_program:
         try:
-            pickled = dumps_whole(_taken_apart(error))
+            pickled = _pickle_exception(error)
         except BaseException:  # noqa: BLE001 - whatever its __reduce__ raises
             pickled = None
-    ends_program = issubclass(type(error), _ENDS_PROGRAMS)
-    facts = (type_name(error), _message_of(error), text, pickled, ends_program)
-    return pickle.dumps(facts, _PROTOCOL)
+    text = _format(error, frames)
+    return pickle.dumps(
+        (type_name(error), _message_of(error), text, pickled, ends_program), _PROTOCOL
+    )
+
+
+def _format(error: BaseException, frames: types.TracebackType | None) -> str:
+    """The traceback as Python prints it."""
+    try:
+        import traceback
+
+        return "".join(traceback.format_exception(type(error), error, frames))
+    except BaseException:  # noqa: BLE001 - a __str__ that raises, or nothing left to import with
+        lines = ["Traceback (most recent call last):\n"]
+        while frames is not None:
+            code = frames.tb_frame.f_code
+            lines.append(
+                f'  File "{code.co_filename}", line {frames.tb_lineno}, in {code.co_name}\n'
+            )
+            frames = frames.tb_next
+        return "".join(lines) + f"{type_name(error)}: {_message_of(error)}\n"
+
+
+def _pickle_exception(error: BaseException) -> bytes:
+    parts = _taken_apart(error)
+    if not _some_are_by_value():
+        try:  # as a rule this is all that is needed, also where a job left nothing to import with
+            return pickle.dumps(parts, _PROTOCOL)
+        except Exception:  # noqa: BLE001 - cloudpickle will do, or say why not
+            pass
+    return dumps_whole(parts)
 
 
 def _taken_apart(error: BaseException) -> object:
@@ -370,7 +410,11 @@ def load_exception(body: Body) -> BaseException:
     kind, message, text, pickled, ends_program = pickle.loads(body)
     error: object = None
     why = ""
-    if pickled is not None:
+    if pickled == _IS_OURS:
+        from .errors import SerializationError
+
+        error = SerializationError(message)
+    elif pickled is not None:
         try:
             error = _put_together(pickle.loads(pickled))
         except Exception as broken:  # noqa: BLE001 - whatever its __init__ raises
@@ -413,27 +457,28 @@ def what_was_raised(body: Body) -> str:
 
 def dump_unloadable(error: BaseException) -> bytes:
     """What a worker answers when it cannot unpickle a call."""
-    from .errors import SerializationError
-
-    wrapped = SerializationError(
-        f"the function or an argument cannot be unpickled in the worker: {one_line(error)}"
+    return _dump_wrapped(
+        f"the function or an argument cannot be unpickled in the worker: {one_line(error)}", error
     )
-    return _dump_with_text(wrapped, error)
 
 
 def dump_unpicklable_result(error: BaseException, value: object, name: str) -> bytes:
     """What a worker answers when it cannot pickle a result."""
-    from .errors import SerializationError
-
-    wrapped = SerializationError(
-        f"the result of {name}(), a {type_name(value)}, cannot be serialized: {one_line(error)}"
+    return _dump_wrapped(
+        f"the result of {name}(), a {type_name(value)}, cannot be serialized: {one_line(error)}",
+        error,
     )
-    return _dump_with_text(wrapped, error)
 
 
-def _dump_with_text(wrapped: SerializationError, error: BaseException) -> bytes:
-    wrapped.__cause__ = error
-    return dump_exception(wrapped)
+def _dump_wrapped(message: str, error: BaseException) -> bytes:
+    """A `SerializationError` with its cause, as `dump_exception` would, without importing it."""
+    frames = BaseException.__dict__["__traceback__"].__get__(error)
+    text = (
+        f"{_format(error, frames)}\n"
+        "The above exception was the direct cause of the following exception:\n\n"
+        f"primitive_jobs.errors.SerializationError: {message}\n"
+    )
+    return pickle.dumps(("SerializationError", message, text, _IS_OURS, False), _PROTOCOL)
 
 
 def load_result(body: Body, buffers: Sequence[memoryview], job: Named) -> Any:

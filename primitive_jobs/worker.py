@@ -78,6 +78,7 @@ def main(
     # That of the pool's own process: Linux lets it survive fork and exec (getrusage(2)).
     NOTES.pack_into(page, 0, 0, 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     _record_crashes(page_fd)
+    serialize.reserve.append(os.open(os.devnull, os.O_RDONLY))
     worker = _Worker(attach(channel_fd), page)
     if worker.initialize(preload, initializer):
         worker.serve()
@@ -216,36 +217,45 @@ class _Worker:
 
     def serve(self) -> None:
         """Answer calls until told to leave."""
-        try:
-            while not self._told_to_leave:
+        while not self._told_to_leave:
+            try:
                 self._idle = True
                 message = self._channel.receive()
                 self._idle = False
-                if message is None:
+            except (ChannelClosed, _Leave, OSError):  # OSError: a job closed the channel
+                return
+            if message is None:
+                return
+            if message.kind != _RUN:
+                if message.kind == Kind.STOP:
                     return
-                if message.kind != _RUN:
-                    if message.kind == Kind.STOP:
-                        return
-                    self._keep_or_forget(message)
-                    continue
-                attempt = message.attempt
-                if attempt <= self._last:
-                    continue  # its caller and the dispatcher have both sent it
-                if message.lost or self._unfit:
-                    self._channel.send(Kind.REFUSED, attempt)
-                    continue
-                self._last = attempt
-                _NOTE.pack_into(self._page, 0, attempt, 0)
-                calls = [message]
-                del message
-                kind, content = self._run(calls)
-                self._exit_if_forked()
-                self._take_signals()
-                _flush()
-                self._channel.send(kind, attempt, content)
-                del content
-        except (ChannelClosed, _Leave, OSError):  # OSError: a job closed or replaced the channel
-            return
+                self._keep_or_forget(message)
+                continue
+            attempt = message.attempt
+            if attempt <= self._last:
+                continue  # its caller and the dispatcher have both sent it
+            if message.lost or self._unfit:
+                if not self._answer(Kind.REFUSED, attempt):
+                    return
+                continue
+            self._last = attempt
+            _NOTE.pack_into(self._page, 0, attempt, 0)
+            calls = [message]
+            del message
+            kind, content = self._run(calls)
+            self._exit_if_forked()
+            self._take_signals()
+            _flush()
+            if not self._answer(kind, attempt, content):
+                return
+            del content
+
+    def _answer(self, kind: Kind, attempt: int, content: Content | None = None) -> bool:
+        try:
+            self._channel.send(kind, attempt, content)
+        except (ChannelClosed, OSError):  # OSError: a job closed or replaced the channel
+            return False
+        return True
 
     def _keep_or_forget(self, message: Message) -> None:
         """Take shared data in, or let it go."""

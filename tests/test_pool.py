@@ -41,6 +41,7 @@ from primitive_jobs import (
     run,
     wait,
 )
+from primitive_jobs.channel import Parcel
 
 PATIENCE = 30.0  # s, after which what is waited for will not come
 
@@ -802,3 +803,13 @@ def test_interrupted_early_cancel_tells_its_waiters() -> None:
         return hit
 
     assert interrupt_everywhere(attempt, 1) > 20
+
+
+def test_interrupt_in_the_making_of_a_large_payload() -> None:
+    def descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    content = bytes(300_000)
+    before = descriptors()
+    assert interrupt_everywhere(lambda n: interrupted(lambda: Parcel(content), n), 1) > 20
+    assert descriptors() == before

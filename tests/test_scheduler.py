@@ -216,6 +216,15 @@ def test_hungry() -> None:
     assert scheduler.hungry(), "it would be turned away"
 
 
+def test_hungry_as_long_as_there_are_fewer_workers_than_may_be() -> None:
+    play = Script(3)
+    play(Submitted(1), Submitted(2), CancelAsked(1), CancelAsked(2))
+    # One more job would be served by those that start; but several may come before it is told.
+    assert play.scheduler.hungry()
+    play(Submitted(3), Submitted(4), Submitted(5))
+    assert not play.scheduler.hungry()
+
+
 def test_no_more_workers_than_jobs_or_the_limit() -> None:
     play = Script(2)
     assert play(Submitted(1)) == [Spawn(1)]
