@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.harness import OURS, Contender, Counts, Figures, Role, absent
+from benchmarks.jobs import noop
 from benchmarks.pools import FORK_POOL
 
 WORKERS = 2
@@ -53,7 +54,8 @@ def ours() -> Iterator[Stoppable]:
         if not job.cancel():
             raise RuntimeError("the job was not cancelled")
 
-    with JobPool(WORKERS) as pool:
+    # What makes fresh workers of any kind import the module of the calls before they have one.
+    with JobPool(WORKERS, preload=(noop.__module__,)) as pool:
         yield Stoppable(pool.submit, lambda job: job.result(), stop)
 
 
@@ -63,7 +65,8 @@ def pebble() -> Iterator[Stoppable]:
 
     # Not by fork, its default: the replacements of stopped workers, which a thread forks, each take
     # 3 s to stop, until SIGKILL follows SIGTERM.
-    with pebble.ProcessPool(WORKERS, context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with pebble.ProcessPool(WORKERS, context=context, initializer=noop) as pool:
         yield Stoppable(
             lambda function, *args: pool.schedule(function, args),
             lambda future: future.result(),
@@ -75,7 +78,8 @@ def pebble() -> Iterator[Stoppable]:
 def deadpool() -> Iterator[Stoppable]:
     import deadpool
 
-    with deadpool.Deadpool(WORKERS) as executor:  # by fork, queued calls are lost after a kill
+    # By fork, queued calls are lost after a kill.
+    with deadpool.Deadpool(WORKERS, initializer=noop) as executor:
         yield Stoppable(
             executor.submit,
             lambda future: future.result(),

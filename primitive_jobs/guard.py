@@ -63,3 +63,4 @@ if __name__ == "__main__":
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     main(int(sys.argv[1]))
+    os._exit(0)  # its pool waits for it: nothing is left that an interpreter's end would do
