@@ -11,7 +11,7 @@
 
 Modules, each importing only from those before it: errors, status, options, wire, messages,
 serialize, chunks, channel, shared, tracker, job, scheduler, memory, guard, worker, entry, launch,
-process, dispatcher, mapping, pool, waiting.
+process, dispatcher, mapping, pool, waiting, executor.
 
 The public names are imported when they are first used, so that a worker, which needs few of the
 modules, starts fast.
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         SerializationError,
         WorkerDiedError,
     )
+    from .executor import JobExecutor
     from .job import BasePrimitiveJob, PrimitiveJob
     from .options import JobOptions
     from .pool import JobPool, default_pool, run
@@ -53,6 +54,7 @@ _HOMES = {
         "SerializationError",
         "WorkerDiedError",
     ),
+    "executor": ("JobExecutor",),
     "job": ("BasePrimitiveJob", "PrimitiveJob"),
     "options": ("JobOptions",),
     "pool": ("JobPool", "default_pool", "run"),
@@ -68,6 +70,7 @@ __all__ = [
     "InitializerError",
     "JobCancelledError",
     "JobError",
+    "JobExecutor",
     "JobMemoryError",
     "JobOptions",
     "JobPool",

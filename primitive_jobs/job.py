@@ -293,7 +293,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
         try:
             raise BaseException.with_traceback(error, None)  # it may have one of its own
         finally:
-            del error  # or this frame and the exception keep each other alive
+            del error, self  # or this frame and the exception keep each other alive
 
     def cancel(self, *, grace: float = 0.0) -> bool:
         """Stop the job for real; when this returns True, nothing of it runs any more.
@@ -319,18 +319,22 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
 
     def _ask_cancel(self, grace: float = 0.0) -> bool:
         """Set a cancel going; return whether its end is still to be waited for."""
-        if self._tracker.outcome is not None:
-            return False
-        if self._tracker.end_early(cancelled()):
-            self._call = None
-            self._drop_payload()
-            if self._link is not None:
-                self._link.ask_cancel(self, 0.0)  # it may have it in its queue
+        if self._tracker.outcome is not None or self._cancel_unbegun():
             return False
         # The dispatcher has it, or it has ended this moment; a link was set before either.
         if self._link is None:
             return False
         self._link.ask_cancel(self, grace)
+        return True
+
+    def _cancel_unbegun(self) -> bool:
+        """Cancel it if it has not ended and no worker was ever to have it; return whether."""
+        if not self._tracker.end_early(cancelled()):
+            return False
+        self._call = None
+        self._drop_payload()
+        if self._link is not None:
+            self._link.ask_cancel(self, 0.0)  # it may have it in its queue
         return True
 
     # --- beyond Qiskit -----------------------------------------------------------------------

@@ -8,6 +8,7 @@ leaves out.
 from __future__ import annotations
 
 import inspect
+import multiprocessing.context
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import pytest
 
 import primitive_jobs
 from primitive_jobs import (
+    JobExecutor,
     JobOptions,
     JobPool,
     JobStatus,
@@ -37,6 +39,13 @@ class BadRepr:
 
     def __repr__(self) -> str:
         raise RuntimeError("never shown")
+
+
+class Forking(multiprocessing.context.ForkContext):
+    """Shown alike in every process."""
+
+    def __repr__(self) -> str:
+        return "a fork context"
 
 
 def use(value: Any) -> Any:
@@ -74,6 +83,7 @@ ITERABLE = Kind("must be an iterable", (3, None, use, BadRepr()))
 POOL = Kind("must be a JobPool", (3, "default", JobPool, [], BadRepr()))
 WHEN = Kind("must be one of", (), (None, 3, "ALL", "FIRST_COMPLETED "))
 AT_EXIT = Kind("must be 'wait' or 'cancel'", (), (None, 3, "kill", True))
+CONTEXT = Kind("must", (3, "spawn", multiprocessing.Process), (Forking(),))
 ENV = Kind("env", (3, ["a"], "a=b", {"a": 1}, {1: "a"}), ({"": "a"}, {"a=b": "c"}, {"a": "\0"}))
 
 OPTIONS: dict[str, Kind] = {
@@ -137,6 +147,58 @@ TABLE: dict[tuple[Any, str], tuple[Kind, Call]] = {
     ),
     (JobPool.shutdown, "wait"): (BOOL, lambda pool, job, bad: pool.shutdown(bad)),
     (JobPool.shutdown, "cancel"): (BOOL, lambda pool, job, bad: pool.shutdown(cancel=bad)),
+}
+
+
+def over(pool: JobPool, call: Callable[[JobExecutor], object]) -> object:
+    with JobExecutor(pool=pool) as executor:  # else the error's traceback would keep it
+        return call(executor)
+
+
+EXECUTOR = {
+    "mp_context": CONTEXT,
+    "max_tasks_per_child": COUNT,
+    "pool": POOL,
+    **{name: kind for (function, name), (kind, _) in TABLE.items() if function is JobPool},
+}
+for _name, _kind in EXECUTOR.items():
+    TABLE[JobExecutor, _name] = (
+        _kind,
+        lambda pool, job, bad, _name=_name: JobExecutor(**{_name: bad}),  # type: ignore[misc]
+    )
+TABLE |= {
+    (JobExecutor.submit, "function"): (
+        CALLABLE,
+        lambda pool, job, bad: over(pool, lambda e: e.submit(bad)),
+    ),
+    (JobExecutor.map, "fn"): (
+        CALLABLE,
+        lambda pool, job, bad: over(pool, lambda e: e.map(bad, [1])),
+    ),
+    (JobExecutor.map, "iterables"): (
+        ITERABLE,
+        lambda pool, job, bad: over(pool, lambda e: e.map(use, [1], bad)),
+    ),
+    (JobExecutor.map, "timeout"): (
+        SECONDS,
+        lambda pool, job, bad: over(pool, lambda e: e.map(use, [1], timeout=bad)),
+    ),
+    (JobExecutor.map, "chunksize"): (
+        COUNT._replace(types=(*COUNT.types, None)),
+        lambda pool, job, bad: over(pool, lambda e: e.map(use, [1], chunksize=bad)),
+    ),
+    (JobExecutor.map, "buffersize"): (
+        COUNT,
+        lambda pool, job, bad: over(pool, lambda e: e.map(use, [1], buffersize=bad)),
+    ),
+    (JobExecutor.shutdown, "wait"): (
+        BOOL,
+        lambda pool, job, bad: over(pool, lambda e: e.shutdown(bad)),
+    ),
+    (JobExecutor.shutdown, "cancel_futures"): (
+        BOOL,
+        lambda pool, job, bad: over(pool, lambda e: e.shutdown(cancel_futures=bad)),
+    ),
 }
 for _method in ("result", "exception", "wait", "wait_for_final_state"):
     TABLE[getattr(PrimitiveJob, _method), "timeout"] = (
@@ -294,6 +356,8 @@ def test_the_table_is_complete() -> None:
         for name in inspect.signature(function).parameters:
             if name == "options":
                 names = list(OPTIONS)
+            elif name == "pool_options":
+                names = list(inspect.signature(JobPool).parameters)
             elif name in _FREE or function in (primitive_jobs.BasePrimitiveJob, JobOptions.replace):
                 names = []
             else:

@@ -35,6 +35,7 @@ LAYERS = [
     "mapping",
     "pool",
     "waiting",
+    "executor",
     "demo",
     "__main__",
 ]

@@ -1,0 +1,654 @@
+"""`JobExecutor`: a pool for everything that takes a `concurrent.futures.Executor`.
+
+    job is final ─► JobFuture._job_ended, on the dispatcher ─► settled there and then
+                          │ its lock is held, or wait() or as_completed() is to be told
+                          └► settler thread ─► settled
+
+A future's state follows its job's, and is brought up to date by whoever looks at it. Those who only
+wait to be told, the standard library's ``wait`` and ``as_completed``, need somebody who does it
+unasked: the dispatcher where it cannot be made to wait, else the executor's settler thread, which
+runs no foreign code. Callbacks run on the pool's thread for them: so they may block on any future.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Executor, Future, InvalidStateError
+from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from .chunks import is_packed, run_chunk, unpack_result
+from .errors import JobError, PoolClosedError, SerializationError
+from .job import PoolLink, PrimitiveJob
+from .options import (
+    check_bool,
+    check_callable,
+    check_count,
+    check_iterable,
+    check_seconds,
+    shown,
+)
+from .pool import JobPool, PoolView
+from .serialize import call_name, load_exception
+from .status import JobStatus
+
+if TYPE_CHECKING:
+    from .chunks import Reply, Row
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# That of the standard library's futures, for what their callbacks raise.
+logger = logging.getLogger("concurrent.futures")
+
+PATIENCE_IN_TASK = 0.01  # s that a task's cancel() may hold up its event loop
+_NO_ARGUMENTS: tuple[Any, ...] = ()
+_JOIN = 1.0  # s; see JobExecutor.shutdown
+_NOT_HERE = "the state of this future is its job's: it cannot be set"
+_SETTLED = (CANCELLED_AND_NOTIFIED, FINISHED)
+_STATES = {
+    JobStatus.RUNNING: "running",
+    JobStatus.CANCELLED: "cancelled",
+    JobStatus.DONE: "finished",
+    JobStatus.ERROR: "finished",
+}
+
+
+class JobFuture(Future[T]):
+    """The future of a job; made by `JobExecutor.submit`.
+
+    It is what a `concurrent.futures.Future` is, but `cancel` also stops a running job, and results
+    are unpickled in the thread that asks for them.
+
+    Attributes:
+        job: The `PrimitiveJob`.
+    """
+
+    job: PrimitiveJob[T]
+    _done_callbacks: list[Callable[[Future[T]], object]]
+
+    def __init__(self, job: PrimitiveJob[T], settler: _Settler) -> None:
+        super().__init__()
+        self.job = job
+        self._settler = settler
+        # Idents of threads: one in `cancel`, and one that is to run the callbacks there.
+        self._canceller: int | None = None
+        self._caller: int | None = None
+
+    # --- what a future is asked --------------------------------------------------------------
+
+    def cancel(self) -> bool:
+        """Stop the job for real, as `PrimitiveJob.cancel`; return whether it is cancelled.
+
+        Waits for the end of a running job's processes, some milliseconds, and returns True exactly
+        when its final status is CANCELLED. Only the thread of a running event loop is not held up:
+        a callback of the loop, such as those through which asyncio cancels, does not wait at all,
+        a task at most 10 ms. There, False means "not cancelled yet" as well: the kill goes on.
+        """
+        me = self._canceller = threading.get_ident()
+        job = self.job
+        try:
+            if job._ask_cancel():
+                job._tracker.wait(_patience(job._link))
+            self._settle()
+        finally:
+            self._canceller = None
+            if self._caller == me:  # as in the standard library, before cancel() returns
+                self._caller = None
+                self._call_callbacks()
+        return job.cancelled()
+
+    def cancelled(self) -> bool:
+        """Return whether the job was cancelled, by whatever way."""
+        return self._settle() and self.job.cancelled()
+
+    def running(self) -> bool:
+        """Return whether a worker has the job now."""
+        return self.job.running()
+
+    def done(self) -> bool:
+        """Return whether the job has ended, however."""
+        return self._settle()
+
+    def result(self, timeout: float | None = None) -> T:
+        """Return the result, waiting for it at most ``timeout`` s; raises as `PrimitiveJob.result`.
+
+        Its errors are those of the standard library too: `concurrent.futures.CancelledError`,
+        `TimeoutError`, `BrokenProcessPool`.
+        """
+        try:
+            return self.job.result(timeout)
+        finally:
+            self._settle()
+            del self  # or this frame, the exception and the job keep each other alive
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what `result` would raise, None if nothing; waits and raises like it.
+
+        A result that cannot be unpickled here is such an exception.
+        """
+        try:
+            return self.job.exception(timeout)
+        except SerializationError as error:
+            return error
+        finally:
+            self._settle()
+            del self
+
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
+        """Have ``fn(future)`` called once, when the job is final.
+
+        It runs on the pool's thread for callbacks, where it may call anything; in the `cancel` of
+        a job that was not running yet; at once, if it has ended. What it raises is logged on
+        ``concurrent.futures``.
+        """
+        self._settle()
+        super().add_done_callback(fn)
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """Raise `InvalidStateError`: only the pool says how a job ends."""
+        raise InvalidStateError(_NOT_HERE)
+
+    def set_result(self, result: T) -> None:
+        """Raise `InvalidStateError`: only the pool says how a job ends."""
+        del result
+        raise InvalidStateError(_NOT_HERE)
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """Raise `InvalidStateError`: only the pool says how a job ends."""
+        del exception
+        raise InvalidStateError(_NOT_HERE)
+
+    def _get_snapshot(self) -> tuple[bool, bool, T | None, BaseException | None]:
+        """What asyncio asks since Python 3.14: done, cancelled, result, exception."""
+        if not self._settle():
+            return False, False, None, None
+        if self.job.cancelled():
+            return True, True, None, None
+        error = self.exception()
+        return True, False, None if error is not None else self.result(), error
+
+    def __repr__(self) -> str:
+        state = _STATES.get(self.job.status(), "pending")
+        return (
+            f"<{type(self).__name__} at {id(self):#x} state={state} "
+            f"job={self.job.name!r} {self.job.job_id()}>"
+        )
+
+    # --- how it follows its job --------------------------------------------------------------
+
+    def _settle(self) -> bool:
+        """Take the job's end over, if it has ended; return whether it has."""
+        outcome = self.job._tracker.outcome
+        if outcome is None:
+            return False
+        if self._state in _SETTLED:
+            return True
+        with self._condition:  # reentrant
+            if outcome.status is JobStatus.CANCELLED:
+                if self._state == PENDING:
+                    super().cancel()
+                if self._state == CANCELLED:  # also where an interrupt came after the former
+                    super().set_running_or_notify_cancel()
+            elif self._state == PENDING:
+                if outcome.status is JobStatus.DONE:
+                    super().set_result(None)  # type: ignore[arg-type]  # the job has it
+                else:
+                    super().set_exception(None)
+        return True
+
+    def _job_ended(self) -> None:
+        """Called when the job is final, on the pool's own thread: it must neither block nor fail.
+
+        Somebody may hold the future's lock, or, being waited for, locks of the standard library's;
+        and a signal handler or finalizer that runs there may wait for the pool in turn.
+        """
+        if self._condition.acquire(blocking=False):
+            try:
+                if not self._waiters:
+                    self._settle()
+                    self._settler.settled(self)
+                    return
+            finally:
+                self._condition.release()
+        self._settler.put(self)
+
+    def _invoke_callbacks(self) -> None:
+        # Called by the base's methods, with the lock held: see _settle.
+        if not self._done_callbacks:
+            return
+        me = threading.get_ident()
+        if self._canceller == me:
+            self._caller = me
+            return
+        link = self.job._link
+        assert link is not None, "nobody has a future before it was submitted"
+        link.call_back(self._call_callbacks)
+
+    def _call_callbacks(self) -> None:
+        for callback in self._done_callbacks:
+            try:
+                callback(self)
+            except BaseException as error:
+                logger.exception("exception calling callback for %r", self)
+                own = threading.current_thread() is threading.main_thread()
+                if own and isinstance(error, KeyboardInterrupt):
+                    raise  # the user's Ctrl-C, not the callback's affair
+
+    def _abandon(self) -> None:
+        """In a fork of the process: those who hold the lock, or wait, stayed behind."""
+        self._condition = threading.Condition()
+        self._waiters = []
+        self._done_callbacks = []
+        self._settle()
+
+
+def _patience(link: PoolLink | None) -> float | None:
+    """Seconds that a cancel may wait on this thread; None: as long as it takes."""
+    asyncio: Any = sys.modules.get("asyncio")
+    if asyncio is not None and asyncio._get_running_loop() is not None:
+        return 0.0 if asyncio.current_task() is None else PATIENCE_IN_TASK
+    try:
+        if link is not None:
+            link.check_may_wait()
+    except JobError:  # a finalizer on the pool's own thread
+        return 0.0
+    return None
+
+
+class _Settler:
+    """Settles futures that the dispatcher cannot settle itself; one thread for each executor.
+
+    The thread ends when the executor is shut down or gone and no future is pending any more. It
+    holds this object, but neither the executor nor a future.
+
+    Args:
+        made: Where it puts itself before it starts its thread, for whoever is to end that.
+
+    Attributes:
+        pending: The futures that are not settled yet, in the order they came in.
+        thread: Its thread.
+    """
+
+    def __init__(self, made: list[_Settler]) -> None:
+        self.pending: dict[JobFuture[Any], None] = {}
+        self._closed = False
+        self._queue: queue.SimpleQueue[JobFuture[Any] | None] = queue.SimpleQueue()
+        self.thread = threading.Thread(target=self._run, name="primitive_jobs-settler", daemon=True)
+        made.append(self)
+        try:
+            self.thread.start()
+        except RuntimeError as error:
+            raise PoolClosedError(
+                "no executor can be made: the interpreter is going down, or no thread is left"
+            ) from error
+        _settlers.add(self)
+
+    def put(self, future: JobFuture[Any]) -> None:
+        """Have a future settled soon; returns at once."""
+        self._queue.put(future)
+
+    def settled(self, future: JobFuture[Any]) -> None:
+        """Note that a future is settled."""
+        self.pending.pop(future, None)
+        if self._closed and not self.pending:
+            self._queue.put(None)
+
+    def close(self) -> None:
+        """No future will be added; returns at once."""
+        self._closed = True
+        if not self.pending:
+            self._queue.put(None)
+
+    def _run(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        while (future := self._queue.get()) is not None:
+            future._settle()
+            self.settled(future)
+            del future
+
+
+def _close(settlers: list[_Settler]) -> None:
+    for settler in settlers:
+        settler.close()
+
+
+_settlers: weakref.WeakSet[_Settler] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    # After that of the dispatchers, whose module is imported first: the jobs have ended.
+    for settler in list(_settlers):
+        for future in list(settler.pending):
+            future._abandon()
+        settler.pending.clear()
+    _settlers.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class JobExecutor(Executor):
+    """A `concurrent.futures.Executor` whose running futures can be cancelled.
+
+    It takes the place of a `ProcessPoolExecutor`; what differs: `JobFuture.cancel` also stops a job
+    that runs, with every process below it; a worker that dies costs its own future, not the
+    executor; functions and arguments are pickled by cloudpickle, in `submit`.
+
+    As a context manager it waits for its futures at the end. One that is dropped finishes its work
+    and goes.
+
+    Args:
+        max_workers: Most worker processes; default: `loky.cpu_count()`.
+        mp_context: For the sake of `ProcessPoolExecutor`'s users: a multiprocessing context whose
+            start method is not "fork". It changes nothing: workers are fresh processes always,
+            which inherit no memory, as with "spawn".
+        initializer: Called in each worker before its first job. If it raises or dies, the futures
+            that wait fail with `InitializerError`, a `BrokenProcessPool`; the next submit tries
+            again.
+        initargs: Its arguments; locks and events of multiprocessing are allowed among them.
+        max_tasks_per_child: Jobs after which a worker process is replaced; default None: never.
+        pool: A `JobPool`, or what `JobPool.options` returns, to use instead of a pool of its own;
+            `shutdown` leaves it open. Then nothing else may be given.
+        **pool_options: Further arguments of `JobPool`.
+
+    Raises:
+        TypeError, ValueError: An argument is wrong; the message names it.
+        PoolClosedError: The interpreter is going down.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: Any = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = _NO_ARGUMENTS,
+        *,
+        max_tasks_per_child: int | None = None,
+        pool: JobPool | PoolView | None = None,
+        **pool_options: Any,
+    ) -> None:
+        _check_context(mp_context)
+        if max_tasks_per_child is not None:
+            check_count("max_tasks_per_child", max_tasks_per_child)
+            if pool_options.get("max_jobs_per_worker") is not None:
+                raise TypeError("max_tasks_per_child and max_jobs_per_worker are the same")
+            pool_options["max_jobs_per_worker"] = max_tasks_per_child
+        self._own: JobPool | None = None
+        if pool is None:
+            self._own = pool = JobPool(
+                max_workers, initializer=initializer, initargs=initargs, **pool_options
+            )
+        else:
+            if not isinstance(pool, (JobPool, PoolView)):
+                raise TypeError(
+                    f"pool must be a JobPool, a JobPool.options(...) or None, not {shown(pool)}"
+                )
+            given = [
+                ("max_workers", max_workers),
+                ("mp_context", mp_context),
+                ("initializer", initializer),
+                ("initargs", None if initargs is _NO_ARGUMENTS else initargs),
+                *pool_options.items(),
+            ]
+            for name, value in given:
+                if value is not None:
+                    raise TypeError(
+                        f"pool is given, which is as it was made: so {name} must not be"
+                    )
+        self._pool: JobPool | PoolView = pool
+        self._shut_down = False
+        made: list[_Settler] = []  # also by a making that is interrupted
+        weakref.finalize(self, _close, made).atexit = False
+        self._settler = _Settler(made)
+
+    @property
+    def _max_workers(self) -> int:  # which many look at
+        return self._pool._worker_count()
+
+    def submit(
+        self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> JobFuture[T]:
+        """Queue ``function(*args, **kwargs)`` and return its future at once.
+
+        What cannot be pickled is a `SerializationError` of the future.
+
+        Raises:
+            PoolClosedError: A `RuntimeError`: the executor or its pool was shut down, or the
+                interpreter is going down.
+            TypeError: ``function`` cannot be called.
+        """
+        return self._submit(PrimitiveJob(function, *args, **kwargs))
+
+    def _submit(self, job: PrimitiveJob[T]) -> JobFuture[T]:
+        pool, settler = self._pool, self._settler
+        future = JobFuture(job, settler)
+        try:
+            settler.pending[future] = None  # first: so a shutdown sees it, or it the shutdown
+            self._check_open()
+            job._tracker.call_when_final(future._job_ended)
+            job._submit_to(pool._dispatcher, pool._options)
+        except BaseException:  # an interrupt may be so late that the job was on its way
+            if not job._ask_cancel():
+                settler.settled(future)
+            raise
+        return future
+
+    def _check_open(self) -> None:
+        if self._shut_down:
+            raise PoolClosedError("cannot schedule new futures after shutdown")
+        try:
+            self._pool._dispatcher.check_open()
+        except PoolClosedError as error:
+            raise PoolClosedError(f"cannot schedule new futures: {error}") from None
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Apply ``fn`` to the items of ``iterables``, like the built-in `map`, in parallel.
+
+        All calls are submitted at once, and are made also if nobody asks for a result; results
+        come in order. When one raises, it is raised in its place, and then, or when the iterator
+        is closed, or dropped after its first result, all calls still unfinished are cancelled,
+        those that run included. `JobPool.map` is the one for endless input and short calls.
+
+        Args:
+            fn: Called with one item of each iterable.
+            *iterables: The shortest ends it.
+            timeout: Seconds from now in which the next result must come; default None: no limit.
+            chunksize: Calls that make up one job; default 1.
+            buffersize: Most jobs whose results were not asked for; only then further items are
+                taken. Until they are, the iterator keeps the executor alive. Default None: no
+                limit. (As in Python 3.14, in every version.)
+
+        Raises:
+            ResultTimeoutError: A `TimeoutError`, from the iterator, when the time is over.
+            PoolClosedError: As in `submit`.
+            TypeError, ValueError: An argument is wrong; the message names it.
+        """
+        check_callable("fn", fn)
+        seconds = check_seconds("timeout", timeout)
+        size = check_count("chunksize", chunksize)
+        ahead = None if buffersize is None else check_count("buffersize", buffersize)
+        end = None if seconds is None else time.monotonic() + seconds
+        rows = zip(
+            *[
+                check_iterable(f"iterable {place} of map()", "arguments", iterable)
+                for place, iterable in enumerate(iterables, 1)
+            ],
+            strict=False,
+        )
+        jobs = _jobs(fn, rows, size, self._pool._options.name or call_name(fn))
+        futures: deque[JobFuture[Any]] = deque()
+        try:
+            self._check_open()
+            for job in itertools.islice(jobs, ahead):
+                futures.append(self._submit(job))
+        except BaseException:  # nobody has a handle
+            _cancel(futures)
+            raise
+        more = None if ahead is None else (self._submit(job) for job in jobs)
+        return _Results(futures, _results(futures, more, end, chunked=size > 1))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no call any more. Again is allowed, and may escalate.
+
+        A pool that was given stays open.
+
+        Args:
+            wait: Return only when every future has ended, and the pool, if it is the executor's
+                own, with every process and thread, is gone.
+            cancel_futures: Cancel the futures that no worker has begun with; running ones go on.
+
+        Raises:
+            TypeError: One of them is no bool; nothing has happened then.
+        """
+        check_bool("wait", wait)
+        check_bool("cancel_futures", cancel_futures)
+        self._shut_down = True
+        self._settler.close()
+        own, pending = self._own, self._settler.pending
+        if own is not None:
+            own.shutdown(wait=False)
+        if cancel_futures:
+            for future in list(pending):
+                future.job._cancel_unbegun()
+        if not wait:
+            return
+        if own is not None:
+            own.shutdown()
+        for future in list(pending):
+            self._pool._dispatcher.check_may_wait()
+            future.job._tracker.wait()
+        # Without an end it would never come back to a finalizer that interrupts wait() where that
+        # holds a lock which the settler needs.
+        self._settler.thread.join(_JOIN)
+
+    def __repr__(self) -> str:
+        state = "shut down" if self._shut_down else "open"
+        return f"<JobExecutor {state} over {self._pool!r}>"
+
+
+def _check_context(context: Any) -> None:
+    if context is None:
+        return
+    ask = getattr(context, "get_start_method", None)
+    if not callable(ask):
+        raise TypeError(f"mp_context must be a multiprocessing context, not {shown(context)}")
+    if ask(allow_none=False) == "fork":
+        raise ValueError(
+            "mp_context must not be one of the start method 'fork': workers are fresh processes, "
+            f"as with 'spawn', and cannot inherit memory; it is {shown(context)}"
+        )
+
+
+# --- map ------------------------------------------------------------------------------------------
+
+
+def _jobs(
+    function: Callable[..., Any], rows: Iterator[tuple[Any, ...]], size: int, label: str
+) -> Iterator[PrimitiveJob[Any]]:
+    start = 0
+    while chunk := list(itertools.islice(rows, size)):
+        if size == 1:
+            job: PrimitiveJob[Any] = PrimitiveJob(function, *chunk.pop())
+        else:
+            several: list[Row] = [*chunk]
+            job = PrimitiveJob(run_chunk, function, several, None)
+            job._name = f"{label}[{start}:{start + len(chunk)}]"
+            start += len(chunk)
+        yield job
+
+
+def _cancel(futures: Iterable[JobFuture[Any]]) -> None:
+    """Have them cancelled; returns at once."""
+    for future in futures:
+        future.job._ask_cancel()
+
+
+def _results(
+    futures: deque[JobFuture[Any]],
+    more: Iterator[JobFuture[Any]] | None,
+    end: float | None,
+    *,
+    chunked: bool,
+) -> Generator[Any, None, None]:
+    """The results of ``futures`` and ``more``; no name here refers to one that was yielded."""
+    failures: list[Exception] = []
+    try:
+        while futures:
+            try:
+                if more is not None:
+                    futures.extend(itertools.islice(more, 1))
+            except Exception as error:  # noqa: BLE001 - of the iterables; comes in its place
+                failures.append(error)
+                more = None
+            if not chunked:
+                yield _result(futures, end)
+            else:
+                yield from _values(futures, end)
+        if failures:
+            raise failures.pop()
+    finally:
+        _cancel(futures)
+
+
+def _result(futures: deque[JobFuture[T]], end: float | None) -> T:
+    """The first future's result; if it raises, the future has ended or will."""
+    future = futures.popleft()
+    try:
+        return future.result(None if end is None else end - time.monotonic())
+    except BaseException:
+        future.job._ask_cancel()  # its time is over, or an interrupt came
+        raise
+    finally:
+        del future
+
+
+def _values(futures: deque[JobFuture[Reply]], end: float | None) -> Generator[Any, None, None]:
+    """The results of a chunk's calls, and what the next one raised."""
+    name = futures[0].job.name
+    values, failure, *_ = _result(futures, end)
+    calls = len(values)
+    values.reverse()
+    while values:
+        if is_packed(values[-1]):
+            yield unpack_result(values.pop(), name, calls - len(values) - 1)
+        else:
+            yield values.pop()
+    if failure is not None:
+        raise load_exception(failure)
+
+
+class _Results(Iterator[T]):
+    """What `map` returns: a generator whose `close` cancels also before the first result."""
+
+    def __init__(self, futures: deque[JobFuture[Any]], results: Generator[T, None, None]) -> None:
+        self._futures = futures
+        self._results = results
+
+    def __next__(self) -> T:
+        return next(self._results)
+
+    def close(self) -> None:
+        """Cancel all that is unfinished; returns at once."""
+        self._results.close()
+        _cancel(self._futures)
+
+
+__all__ = ["JobExecutor", "JobFuture"]
