@@ -70,6 +70,11 @@ def leave_mark(mark: Path) -> Path:
     return mark
 
 
+def begin_and_spin(mark: Path) -> None:
+    mark.touch()
+    spin()
+
+
 def invert(x: int) -> float:
     return 1 / x
 
@@ -635,7 +640,8 @@ def test_map_and_stop_iteration(two: JobExecutor) -> None:
 
 def test_a_dead_worker_breaks_one_future(marks: Path) -> None:
     with JobExecutor(2) as executor:
-        victim = running(executor.submit(spin))
+        victim = executor.submit(begin_and_spin, marks / "began")
+        until((marks / "began").exists, "the job")  # one that has not begun is given to another
         neighbour = executor.submit(hold, marks / "gate", 1)
         queued = executor.submit(abs, -2)
         pid = victim.job.pid
