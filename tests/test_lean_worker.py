@@ -42,8 +42,12 @@ def return_what_cannot_be():
 class OwnError(Exception):
     pass
 
-def multiply_with_an_old_finder():
-    sys.meta_path.insert(0, object())
+class OldFinder:
+    def find_module(self, name, path=None):
+        return None
+
+def name_with_an_old_finder():
+    sys.meta_path.insert(0, OldFinder())
     import multiprocessing
     return multiprocessing.current_process().name
 """
@@ -84,7 +88,7 @@ def test_errors_and_results_of_a_job_that_holds_all_descriptors(module: object) 
 
 def test_a_finder_of_the_old_kind(module: object) -> None:
     with JobPool(1) as pool:
-        job = pool.submit(module.multiply_with_an_old_finder)  # type: ignore[attr-defined]
+        job = pool.submit(module.name_with_an_old_finder)  # type: ignore[attr-defined]
         assert job.result(PATIENCE).startswith("job-worker-")
 
 
