@@ -252,6 +252,7 @@ class Dispatcher:
         self._poll = self._poller.poll
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._watch(self._bell.fileno(), self._bell.hush)
+        self._begun: list[bool] = []  # first: whether the dispatcher's thread came to run
         self._own_threads: set[int] = set()  # idents of all but the one for callbacks
         self._threads = [
             threading.Thread(target=target, name=f"primitive_jobs-{name}", daemon=True)
@@ -276,7 +277,9 @@ class Dispatcher:
                 thread.start()
         except BaseException as error:
             self.accepting = False
-            if self._threads[0].ident is not None:
+            # An interrupt may come while its thread starts, which then has not begun yet.
+            self._begun.append(False)
+            if self._begun[0]:
                 self._tell(ShutDown(cancel=True))
             else:
                 self._end()
@@ -423,6 +426,9 @@ class Dispatcher:
     # --- the dispatcher's thread -------------------------------------------------------------
 
     def _dispatch(self) -> None:
+        self._begun.append(True)
+        if not self._begun[0]:
+            return  # whoever was making the pool was interrupted, and has ended it
         self._own_threads.add(threading.get_ident())
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:

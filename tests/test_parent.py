@@ -200,7 +200,11 @@ def test_ctrl_c_at_a_random_moment(moment: int) -> None:
         os.close(ours)
         os.close(theirs)
     assert out == ""
-    if status == -signal.SIGINT and err:  # in the main work: the traceback belongs there
+    if status == -signal.SIGINT and "<frozen importlib" in err:
+        # In the middle of an import, where the module imported may have more to say about it.
+        assert "\nKeyboardInterrupt" in err
+        assert "the pool's" not in err, err
+    elif status == -signal.SIGINT and err:  # in the main work: the traceback belongs there
         assert err.count("Traceback (most") == 1, err
         ends = [line for line in err.splitlines() if not line.startswith((" ", "Traceback"))]
         assert ends[0] == "KeyboardInterrupt", err  # Python may add a note to it
