@@ -183,7 +183,7 @@ run(work, 0.1)
 """
 
 
-# What a traceback shows of one: importlib's frames, where Python did not leave them out, or the line.
+# What a traceback shows of one: frames of importlib, where Python left them in, or the line.
 IMPORTING = re.compile(r"<frozen importlib|^ +(from \S+ )?import ", re.MULTILINE)
 
 
