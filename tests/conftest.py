@@ -13,6 +13,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from helpers import PATIENCE, meet
+
+from primitive_jobs import JobPool
 
 SETTLE = 5.0  # s in which what a test has ended must be gone
 
@@ -97,3 +100,35 @@ def marks(tmp_path: Path) -> Path:
     folder = tmp_path / "marks"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobPool]:
+    """A pool of two that both run already; for jobs that do no harm to a worker."""
+    with JobPool(2, idle_timeout=None, spare_workers=0) as shared:
+        folder = tmp_path_factory.mktemp("meeting")
+        jobs = [shared.submit(meet, folder, 2) for _ in range(2)]
+        assert len({job.result(PATIENCE) for job in jobs}) == 2
+        yield shared
+
+
+@pytest.fixture
+def one() -> Iterator[JobPool]:
+    """A pool of one worker, for this test only."""
+    with JobPool(1) as fresh:
+        yield fresh
+        fresh.shutdown(cancel=True)
+
+
+@pytest.fixture
+def two() -> Iterator[JobPool]:
+    """A pool of two workers, for this test only: one that may lose them."""
+    with JobPool(2) as fresh:
+        yield fresh
+        fresh.shutdown(cancel=True)
+
+
+@pytest.fixture(params=[True, False], ids=["packets", "stream"])
+def packets(request: pytest.FixtureRequest) -> bool:
+    """Whether the channel is of the fast kind, or the portable one."""
+    return bool(request.param)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
+from helpers import PATIENCE
 
 import primitive_jobs
 from primitive_jobs import (
@@ -30,7 +31,6 @@ from primitive_jobs import (
 )
 from primitive_jobs.pool import PoolView
 
-PATIENCE = 30.0  # s
 NAN, INFINITY = float("nan"), float("inf")
 
 

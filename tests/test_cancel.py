@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
-import psutil
 import pytest
+from helpers import PATIENCE, be_neighbour, gone, until, write_mark
 
 from primitive_jobs import (
     JobCancelledError,
@@ -29,33 +29,8 @@ from primitive_jobs import (
     wait,
 )
 
-PATIENCE = 30.0  # s, after which what is waited for will not come
-
 # Or each worker would import pytest first.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for something that no event tells of."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, f"waited in vain for: {what}"
-        time.sleep(0.002)
-
-
-def gone(pid: int) -> bool:
-    """Whether a process exists no more, or only as a zombie."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
-def write_mark(folder: Path, name: str, content: object = "") -> None:
-    """Leave a trace; it appears complete or not at all."""
-    draft = folder / f".{name}.{os.getpid()}"
-    draft.write_text(str(content))
-    draft.rename(folder / name)
 
 
 def read_pids(folder: Path, names: tuple[str, ...]) -> list[int]:
@@ -63,19 +38,10 @@ def read_pids(folder: Path, names: tuple[str, ...]) -> list[int]:
     return [int((folder / name).read_text()) for name in names]
 
 
-def hold(folder: Path, number: int) -> tuple[int, int]:
-    """A neighbour: runs until it is released, then tells its pid and a value."""
-    write_mark(folder, f"neighbour{number}", os.getpid())
-    end = time.monotonic() + 2 * PATIENCE
-    while not (folder / "release").exists() and time.monotonic() < end:
-        time.sleep(0.005)
-    return os.getpid(), number * number
-
-
 @contextmanager
 def neighbours(pool: JobPool, folder: Path) -> Iterator[None]:
     """Three jobs that run meanwhile in the same pool and must not notice anything."""
-    jobs = [pool.submit(hold, folder, number) for number in range(3)]
+    jobs = [pool.submit(be_neighbour, folder, number) for number in range(3)]
     pids = read_pids(folder, tuple(f"neighbour{number}" for number in range(3)))
     assert [job.pid for job in jobs] == pids
     yield
@@ -181,7 +147,7 @@ def test_a_running_job_and_all_below_it_are_gone_when_cancel_returns(marks: Path
 
 def test_a_queued_job_never_starts(marks: Path) -> None:
     with JobPool(max_workers=1) as pool:
-        first = pool.submit(hold, marks, 0)
+        first = pool.submit(be_neighbour, marks, 0)
         read_pids(marks, ("neighbour0",))
         queued = pool.submit(write_mark, marks, "started")
         until(lambda: queued.status() is JobStatus.QUEUED, "QUEUED")
@@ -400,7 +366,7 @@ def test_cancel_all(marks: Path, grace: float) -> None:
         finished = pool.submit(abs, -1)
         assert finished.result(PATIENCE) == 1
         jobs: list[PrimitiveJob[Any]]
-        jobs = [pool.submit(hold, marks, number) for number in range(2)]
+        jobs = [pool.submit(be_neighbour, marks, number) for number in range(2)]
         pids = read_pids(marks, ("neighbour0", "neighbour1"))
         jobs += [pool.submit(write_mark, marks, "started") for _ in range(20)]
         pool.cancel_all(grace=grace)
@@ -434,7 +400,7 @@ def test_a_job_that_passes_its_timeout_is_killed(marks: Path) -> None:
 
 def test_the_timeout_counts_from_running(marks: Path) -> None:
     with JobPool(max_workers=1) as pool:
-        first: PrimitiveJob[Any] = pool.submit(hold, marks, 0)
+        first: PrimitiveJob[Any] = pool.submit(be_neighbour, marks, 0)
         read_pids(marks, ("neighbour0",))
         second = pool.options(timeout=1.0).submit(abs, -5)
         assert not second.wait(1.2)  # its time has not begun

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from helpers import descriptors
 
 from primitive_jobs.channel import (
     INLINE_LIMIT,
@@ -28,11 +29,6 @@ PATIENCE_MS = 20_000  # ms, after which what is waited for will not come
 SIZES = (0, 1, 1000, INLINE_LIMIT - 1, INLINE_LIMIT, INLINE_LIMIT + 1, 3 * 2**20)
 
 Link = tuple[Channel, Channel]
-
-
-@pytest.fixture(params=[True, False], ids=["packets", "stream"])
-def packets(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
 
 
 @pytest.fixture
@@ -93,10 +89,6 @@ class Aside:
 
 def content(size: int) -> bytes:
     return (bytes(range(251)) * (size // 251 + 1))[:size]
-
-
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_kinds() -> None:

@@ -14,9 +14,7 @@ import logging
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
-import textwrap
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -29,7 +27,7 @@ from typing import Any
 import cloudpickle
 import psutil
 import pytest
-from test_pool import hold, interrupt_everywhere, interrupted, meet, until
+from helpers import PATIENCE, expect, hold, interrupt_everywhere, interrupted, meet, until
 
 from primitive_jobs import (
     InitializerError,
@@ -49,10 +47,8 @@ from primitive_jobs.executor import JobFuture
 from primitive_jobs.process import WorkerProcess
 
 base: Any = concurrent.futures._base
-PATIENCE = 30.0  # s, after which what is waited for will not come
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-cloudpickle.register_pickle_by_value(sys.modules["test_pool"])
 
 
 def capture(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -981,16 +977,6 @@ def test_in_a_task_a_quick_cancel_says_true(one: JobExecutor) -> None:
 # --- programs -------------------------------------------------------------------------------------
 
 
-def expect(folder: Path, source: str, out: str, *, err: str = "", status: int = 0) -> None:
-    script = folder / "script.py"
-    script.write_text(textwrap.dedent(source), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=50, check=False
-    )
-    assert (done.stdout, done.returncode) == (out, status), done.stderr
-    assert err in done.stderr if err else done.stderr == ""
-
-
 @pytest.mark.parametrize("end", ["", "executor.shutdown(wait=False)", "del executor"])
 def test_the_programs_end_waits(tmp_path: Path, end: str) -> None:
     source = f"""
@@ -1020,7 +1006,7 @@ def test_submit_after_the_programs_end(tmp_path: Path) -> None:
         executor = JobExecutor(2)
         executor.submit(id, 42).result()
     """
-    expect(tmp_path, source, "runtime-error\n", err="cannot schedule new futures")
+    expect(tmp_path, source, "runtime-error\n", errors="cannot schedule new futures")
 
 
 def test_a_fork_of_the_program(tmp_path: Path) -> None:

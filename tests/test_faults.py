@@ -22,10 +22,10 @@ from typing import Any
 
 import cloudpickle
 import pytest
+from helpers import PATIENCE
 
 from primitive_jobs import JobCancelledError, JobError, JobPool, JobStatus, PoolClosedError
 
-PATIENCE = 30.0  # s, after which what is waited for will not come
 LARGE = 300_000  # bytes: travels in a file
 
 # Or each worker would import pytest first.

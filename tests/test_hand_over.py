@@ -8,29 +8,16 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import PATIENCE, descriptors, hold_and_tell, until
 
 from primitive_jobs import JobPool, JobStatus, PrimitiveJob, WorkerDiedError
 from primitive_jobs.channel import PacketChannel
 from primitive_jobs.dispatcher import Dispatcher
-
-PATIENCE = 30.0  # s
-
-
-def until(true: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < end, f"waited in vain for: {what}"
-        time.sleep(0.002)
-
-
-def hold(gate: str) -> int:
-    until(Path(gate).exists, "the gate")
-    return os.getpid()
 
 
 def leave_mark(folder: str) -> None:
@@ -73,7 +60,7 @@ def test_nobody_wakes_the_dispatcher(pool: JobPool, monkeypatch: pytest.MonkeyPa
 def test_the_job_runs_before_the_dispatcher_knows(pool: JobPool, tmp_path: Path) -> None:
     offered(pool)
     before = time.time()
-    job = pool.submit(hold, str(tmp_path / "gate"))
+    job = pool.submit(hold_and_tell, tmp_path / "gate")
     assert pool._dispatcher._asleep, "it was not told"
     assert job.status() is JobStatus.RUNNING
     assert job.attempts == 1
@@ -114,7 +101,7 @@ def test_an_exception_comes_back(pool: JobPool) -> None:
 
 def test_it_is_cancelled_as_any_other(pool: JobPool, tmp_path: Path) -> None:
     offered(pool)
-    job = pool.submit(hold, str(tmp_path / "never"))
+    job = pool.submit(hold_and_tell, tmp_path / "never")
     assert job.running()
     assert job.cancel()
     assert [s.name for s, _ in job.history()][-2:] == ["RUNNING", "CANCELLED"]
@@ -132,7 +119,7 @@ def test_its_worker_may_die(pool: JobPool) -> None:
 @pytest.mark.parametrize("options", [{"timeout": 9.0}, {"memory_limit": "1 GB"}])
 def test_who_has_a_limit_is_watched(pool: JobPool, options: dict[str, Any], tmp_path: Path) -> None:
     offered(pool)
-    job = pool.options(**options).submit(hold, str(tmp_path / "gate"))
+    job = pool.options(**options).submit(hold_and_tell, tmp_path / "gate")
     until(job.running, "RUNNING")
     assert pool._dispatcher._jobs, "the dispatcher has it"
     (tmp_path / "gate").touch()
@@ -141,7 +128,7 @@ def test_who_has_a_limit_is_watched(pool: JobPool, options: dict[str, Any], tmp_
 
 def test_who_comes_second_waits(pool: JobPool, tmp_path: Path) -> None:
     offered(pool)
-    first = pool.submit(hold, str(tmp_path / "gate"))
+    first = pool.submit(hold_and_tell, tmp_path / "gate")
     second, third = pool.submit(abs, -2), pool.options(priority=1).submit(abs, -3)
     assert first.running()
     assert second.status() is third.status() is JobStatus.QUEUED
@@ -203,7 +190,7 @@ def test_an_interrupt_at_the_sending_cancels(
 ) -> None:
     offered(pool)
     Interrupted(monkeypatch, sends=sends, then=KeyboardInterrupt())
-    job = PrimitiveJob(hold, str(tmp_path / "never"))
+    job = PrimitiveJob(hold_and_tell, tmp_path / "never")
     with pytest.raises(KeyboardInterrupt):
         job.submit(pool)
     assert job.wait(PATIENCE)
@@ -277,7 +264,7 @@ def untold_cancels() -> Iterator[None]:
 def test_a_waiting_job_is_cancelled_without_the_dispatcher(
     pool: JobPool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    busy = pool.submit(hold, str(tmp_path / "gate"))
+    busy = pool.submit(hold_and_tell, tmp_path / "gate")
     waiting = [pool.submit(abs, -n) for n in range(10)]
     monkeypatch.setattr(Dispatcher, "_wake", lambda self: None)
     assert all(job.cancel() for job in waiting[:5])
@@ -289,7 +276,7 @@ def test_a_waiting_job_is_cancelled_without_the_dispatcher(
 
 
 def test_a_cancelled_job_is_let_go_while_others_run(pool: JobPool, tmp_path: Path) -> None:
-    pool.submit(hold, str(tmp_path / "gate"))
+    pool.submit(hold_and_tell, tmp_path / "gate")
     job = pool.submit(abs, -1)
     pool.jobs()  # the dispatcher has it
     known = weakref.ref(job)
@@ -300,10 +287,7 @@ def test_a_cancelled_job_is_let_go_while_others_run(pool: JobPool, tmp_path: Pat
 
 
 def test_a_cancelled_jobs_payload_goes_at_once(pool: JobPool, tmp_path: Path) -> None:
-    def descriptors() -> int:
-        return len(list(Path("/proc/self/fd").iterdir()))
-
-    pool.submit(hold, str(tmp_path / "gate"))
+    pool.submit(hold_and_tell, tmp_path / "gate")
     before = descriptors()
     jobs = [pool.submit(len, bytes(1_000_000)) for _ in range(5)]
     assert descriptors() == before + 5
@@ -314,7 +298,7 @@ def test_a_cancelled_jobs_payload_goes_at_once(pool: JobPool, tmp_path: Path) ->
 
 
 def test_a_long_row_of_cancelled_jobs_is_passed_over(pool: JobPool, tmp_path: Path) -> None:
-    busy = pool.submit(hold, str(tmp_path / "gate"))
+    busy = pool.submit(hold_and_tell, tmp_path / "gate")
     waiting = [pool.submit(abs, -n) for n in range(3000)]
     assert len(pool.jobs()) == 3001  # the dispatcher has them
     with untold_cancels():  # and does not hear of the cancels before it comes to them
@@ -326,7 +310,7 @@ def test_a_long_row_of_cancelled_jobs_is_passed_over(pool: JobPool, tmp_path: Pa
 
 
 def test_what_is_not_urgent_does_not_pile_up(pool: JobPool, tmp_path: Path) -> None:
-    pool.submit(hold, str(tmp_path / "gate"))
+    pool.submit(hold_and_tell, tmp_path / "gate")
     for n in range(3000):
         assert pool.submit(abs, n).cancel()
     until(lambda: len(pool._dispatcher._inbox) < 1100, "the inbox to be emptied")

@@ -24,6 +24,7 @@ import cloudpickle
 import numpy as np
 import psutil
 import pytest
+from helpers import PATIENCE, raise_it, until
 
 from primitive_jobs import (
     JobCancelledError,
@@ -39,20 +40,10 @@ from primitive_jobs import (
     scheduler,
 )
 
-PATIENCE = 30.0  # s, after which what is waited for will not come
-
 Attack = Callable[[], object]
 
 # Or each worker would import pytest first.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for something that no event tells of."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, f"waited in vain for: {what}"
-        time.sleep(0.002)
 
 
 def hold(folder: Path, name: str) -> int:
@@ -617,10 +608,6 @@ class Unpickles:
 
 def _unless_at_home(maker: int, action: Callable[..., object], args: tuple[object, ...]) -> object:
     return action(*args) if os.getpid() != maker else None
-
-
-def raise_it(error: BaseException) -> NoReturn:
-    raise error
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 import cloudpickle
 import pytest
+from helpers import PATIENCE, be_neighbour, until
 
 from primitive_jobs import (
     JobError,
@@ -31,34 +32,15 @@ from primitive_jobs import (
     run,
 )
 
-PATIENCE = 30.0  # s, after which what is waited for will not come
-
 # Or each worker would import pytest first.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for something that no event tells of."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, f"waited in vain for: {what}"
-        time.sleep(0.002)
-
-
-def hold(folder: Path, number: int) -> tuple[int, int]:
-    """A neighbour: runs until it is released, then tells its pid and a value."""
-    (folder / f"neighbour{number}").touch()
-    end = time.monotonic() + PATIENCE
-    while not (folder / "release").exists() and time.monotonic() < end:
-        time.sleep(0.005)
-    return os.getpid(), number * number
 
 
 @contextmanager
 def pool_with_neighbours(folder: Path) -> Iterator[JobPool]:
     """A pool in which another job runs; nothing may happen to it, nor to the pool."""
     with JobPool(max_workers=2) as pool:
-        jobs = [pool.submit(hold, folder, number) for number in range(1)]
+        jobs = [pool.submit(be_neighbour, folder, number) for number in range(1)]
         for number in range(1):
             until((folder / f"neighbour{number}").exists, f"neighbour {number}")
         pids = [job.pid for job in jobs]

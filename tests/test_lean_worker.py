@@ -6,10 +6,9 @@ import errno
 from pathlib import Path
 
 import pytest
+from helpers import PATIENCE
 
 from primitive_jobs import JobPool, SerializationError, entry
-
-PATIENCE = 30.0  # s
 
 # Its functions are pickled by reference, so that the worker has imported nothing for them.
 MODULE = """

@@ -5,125 +5,30 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import sys
-import textwrap
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import cloudpickle
 import psutil
 import pytest
+from helpers import PATIENCE, Script, expect, marked, script, until, wait_for
 
 from primitive_jobs import JobPool, JobStatus, PoolClosedError, PrimitiveJob, default_pool
-
-PATIENCE = 30.0  # s, after which what is waited for will not come
-MARKER = "PRIMITIVE_JOBS_TEST"
-ROOT = Path(__file__).parent.parent
 
 # Or each worker would import pytest first.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
-def until(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
-    """Wait for something that no event tells of."""
-    end = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < end, f"waited in vain for: {what}"
-        time.sleep(0.002)
-
-
 # --- running scripts ------------------------------------------------------------------------------
-
-
-def marked(marker: str) -> list[int]:
-    """The living processes whose environment carries the marker."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if marker.encode() not in (entry / "environ").read_bytes():
-                    continue
-                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-            except OSError:  # it ended while we looked, or is somebody else's
-                continue
-            if state not in "ZX":
-                found.append(int(entry.name))
-    return found
-
-
-@dataclass
-class Script:
-    """A program that was started, and what it is to be known by."""
-
-    process: subprocess.Popen[str]
-    marker: str
-
-    def finish(self, stdin: str | None = None) -> tuple[int, str, str]:
-        """Wait for its end; return exit status, stdout and stderr."""
-        out, err = self.process.communicate(stdin, timeout=PATIENCE)
-        return self.process.returncode, out, err
-
-    def assert_nothing_left(self, patience: float = 5.0) -> None:
-        """Everything that it started is gone, at the latest soon."""
-        until(lambda: not marked(self.marker), "the end of all its processes", patience)
-
-
-@contextlib.contextmanager
-def script(
-    *arguments: str,
-    env: dict[str, str] | None = None,
-    new_session: bool = False,
-    stdin: int = subprocess.PIPE,
-) -> Iterator[Script]:
-    """Start Python; in the end nothing of it is left, whatever happened."""
-    value = uuid.uuid4().hex
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        stdin=stdin,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=new_session,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), MARKER: value, **(env or {})},
-    )
-    started = Script(process, f"{MARKER}={value}")
-    try:
-        with process:
-            try:
-                yield started
-            finally:
-                if process.poll() is None:
-                    process.kill()
-    finally:
-        left = marked(started.marker)
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture(params=["file", "-c", "stdin"])
 def how(request: pytest.FixtureRequest) -> str:
     """How a script is given to Python."""
     return str(request.param)
-
-
-def expect(
-    folder: Path, source: str, output: str, *, status: int = 0, how: str = "file", flags: str = ""
-) -> None:
-    """Run a script to its end: exactly this output, nothing on stderr, nothing left."""
-    source = textwrap.dedent(source)
-    file = folder / "script.py"
-    file.write_text(source)
-    arguments = {"file": [str(file)], "-c": ["-c", source], "stdin": ["-"]}[how]
-    with script(*flags.split(), *arguments) as started:
-        assert started.finish(source if how == "stdin" else None) == (status, output, "")
-        started.assert_nothing_left()
 
 
 # --- plain scripts --------------------------------------------------------------------------------
@@ -333,13 +238,6 @@ def test_a_killed_program_leaves_nothing(marks: Path, number: signal.Signals) ->
 
 
 # --- the life of a pool ---------------------------------------------------------------------------
-
-
-def wait_for(path: Path) -> str:
-    end = time.monotonic() + PATIENCE
-    while not path.exists() and time.monotonic() < end:
-        time.sleep(0.005)
-    return path.name
 
 
 def test_a_dropped_pool_finishes_its_jobs(marks: Path) -> None:

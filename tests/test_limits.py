@@ -10,13 +10,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
 import psutil
 import pytest
+from helpers import PATIENCE, gone, hold, until
 
 from primitive_jobs import (
     JobMemoryError,
@@ -31,51 +32,14 @@ from primitive_jobs import (
 )
 from primitive_jobs.options import check_bytes
 
-PATIENCE = 30.0  # s, after which what is waited for will not come
 MB = 1_000_000
 
 # Or each worker would import pytest first.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
-def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for something that no event tells of."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, f"waited in vain for: {what}"
-        time.sleep(0.002)
-
-
-def hold(gate: Path, value: Any = None) -> Any:
-    """A job that ends when somebody makes the file ``gate``."""
-    until(gate.exists, f"gate {gate.name}")
-    return value
-
-
-def dead(pid: int) -> bool:
-    """Whether a process exists no more, or only as a zombie."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
 def walk(job: PrimitiveJob[Any]) -> list[str]:
     return [status.name for status, _ in job.history()]
-
-
-@pytest.fixture
-def one() -> Iterator[JobPool]:
-    with JobPool(1) as pool:
-        yield pool
-        pool.shutdown(cancel=True)
-
-
-@pytest.fixture
-def two() -> Iterator[JobPool]:
-    with JobPool(2) as pool:
-        yield pool
-        pool.shutdown(cancel=True)
 
 
 # --- memory_limit --------------------------------------------------------------------------------
@@ -166,7 +130,7 @@ def test_a_job_that_passes_its_memory_limit_is_killed(
     assert neighbour.result(PATIENCE) == 7
     if (marks / "children").exists():
         pids = (marks / "children").read_text().split()
-        assert all(dead(int(pid)) for pid in pids)
+        assert all(gone(int(pid)) for pid in pids)
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), copy.limit, copy.peak) == (JobMemoryError, error.limit, error.peak)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_pool import PATIENCE, double, hold, interrupt_everywhere, interrupted, meet, until
+from helpers import PATIENCE, double, hold, interrupt_everywhere, interrupted, raise_it, until
 
 from primitive_jobs import (
     JobCancelledError,
@@ -34,32 +34,6 @@ from primitive_jobs import (
 )
 from primitive_jobs.chunks import all_plain, run_chunk
 from primitive_jobs.mapping import GROWTH, MOST_BYTES, MOST_CALLS, TARGET, ChunkSize
-
-
-@pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobPool]:
-    """A pool of two that both run already; for calls that do no harm to a worker."""
-    with JobPool(2, idle_timeout=None, spare_workers=0) as shared:
-        folder = tmp_path_factory.mktemp("meeting")
-        jobs = [shared.submit(meet, folder, 2) for _ in range(2)]
-        assert len({job.result(PATIENCE) for job in jobs}) == 2
-        yield shared
-
-
-@pytest.fixture
-def one() -> Iterator[JobPool]:
-    """A pool of one worker, for this test only."""
-    with JobPool(1) as fresh:
-        yield fresh
-        fresh.shutdown(cancel=True)
-
-
-@pytest.fixture
-def two() -> Iterator[JobPool]:
-    """A pool of two workers, for this test only: one that may lose them."""
-    with JobPool(2) as fresh:
-        yield fresh
-        fresh.shutdown(cancel=True)
 
 
 @pytest.fixture
@@ -393,10 +367,6 @@ def refuse() -> None:
 class Unloadable:
     def __reduce__(self) -> Any:
         return refuse, ()
-
-
-def raise_it(error: BaseException) -> None:
-    raise error
 
 
 BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {

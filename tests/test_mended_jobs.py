@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 import cloudpickle
 import pytest
+from helpers import raise_it
 
 from primitive_jobs import (
     JobError,
@@ -49,10 +50,6 @@ def pool(capfd: pytest.CaptureFixture[str]) -> Iterator[JobPool]:
     finally:
         pool.shutdown(cancel=True)
     assert capfd.readouterr() == ("", "")
-
-
-def raise_it(error: BaseException) -> NoReturn:
-    raise error
 
 
 # --- the whole pool is lost --------------------------------------------------------------------

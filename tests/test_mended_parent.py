@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_lifecycle import PATIENCE, expect, script, until
+from helpers import PATIENCE, expect, script, until
 from test_parent import in_state
 from test_scarcity import HOARD
 

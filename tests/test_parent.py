@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_lifecycle import PATIENCE, Script, expect, script, until
+from helpers import PATIENCE, Script, expect, script, until
 
 SEED = 20240607
 MOMENTS = 10  # at which Ctrl-C is pressed

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_lifecycle import PATIENCE, expect, script, until, wait_for
+from helpers import PATIENCE, expect, script, until, wait_for
 
 from primitive_jobs import (
     JobCancelledError,

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import itertools
 import logging
 import multiprocessing
 import os
 import pickle
 import re
-import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import loky
 import numpy as np
 import psutil
 import pytest
+from helpers import (
+    PATIENCE,
+    descriptors,
+    double,
+    hold,
+    interrupt_everywhere,
+    interrupted,
+    meet,
+    until,
+)
 
 from primitive_jobs import (
     FINAL_STATES,
@@ -43,62 +49,9 @@ from primitive_jobs import (
 )
 from primitive_jobs.channel import Parcel
 
-PATIENCE = 30.0  # s, after which what is waited for will not come
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for something that no event tells of."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, f"waited in vain for: {what}"
-        time.sleep(0.002)
-
-
-def hold(gate: Path, value: Any = None) -> Any:
-    """A job that ends when somebody makes the file ``gate``."""
-    until(gate.exists, f"gate {gate.name}")
-    return value
-
-
-def meet(folder: Path, count: int) -> int:
-    """A job that ends when ``count`` processes are in it."""
-    (folder / str(os.getpid())).touch()
-    until(lambda: len(list(folder.iterdir())) >= count, "the others")
-    return os.getpid()
-
 
 def fail(message: str = "on purpose") -> None:
     raise ValueError(message)
-
-
-def double(x: int) -> int:
-    return 2 * x
-
-
-@pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobPool]:
-    """A pool of two that both run already; for jobs that do no harm to a worker."""
-    with JobPool(2, idle_timeout=None, spare_workers=0) as shared:
-        folder = tmp_path_factory.mktemp("meeting")
-        jobs = [shared.submit(meet, folder, 2) for _ in range(2)]
-        assert len({job.result(PATIENCE) for job in jobs}) == 2
-        yield shared
-
-
-@pytest.fixture
-def one() -> Iterator[JobPool]:
-    """A pool of one worker, for this test only."""
-    with JobPool(1) as fresh:
-        yield fresh
-        fresh.shutdown(cancel=True)
-
-
-@pytest.fixture
-def two() -> Iterator[JobPool]:
-    """A pool of two workers, for this test only."""
-    with JobPool(2) as fresh:
-        yield fresh
-        fresh.shutdown(cancel=True)
 
 
 # --- the eight methods ---------------------------------------------------------------------------
@@ -646,43 +599,6 @@ def test_many_threads(pool: JobPool) -> None:
 
 # --- Ctrl-C --------------------------------------------------------------------------------------
 
-STRIDE = 3  # opcodes between two places that are tried
-MISSES = 5  # places in a row that a call did not come to, before it is taken to have no more
-
-
-def interrupted(call: Callable[[], object], place: int) -> bool:
-    """Make a call with a KeyboardInterrupt at its ``place``-th opcode in the package."""
-    count = 0
-    raised = False
-
-    def step(frame: FrameType, event: str, arg: object) -> Any:
-        nonlocal count, raised
-        if event == "opcode":
-            count += 1
-            if count == place:
-                raised = True
-                raise KeyboardInterrupt
-        return step
-
-    def enter(frame: FrameType, event: str, arg: object) -> Any:
-        module = frame.f_globals.get("__name__", "")
-        if not module.startswith("primitive_jobs") or frame.f_code.co_name == "__del__":
-            return None
-        frame.f_trace_opcodes = True
-        return step
-
-    before = sys.gettrace()
-    # Python 3.13.0 looks for opcode tracing only when tracing begins.
-    sys._getframe().f_trace_opcodes = True
-    sys.settrace(enter)
-    try:
-        call()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        sys.settrace(before)
-    return raised
-
 
 def check_well(pool: JobPool, jobs: list[PrimitiveJob[int]]) -> None:
     """Every submitted job is final in bounded time, and the pool works."""
@@ -694,24 +610,6 @@ def check_well(pool: JobPool, jobs: list[PrimitiveJob[int]]) -> None:
     until(lambda: not pool.jobs(), "no job left")
     after = [pool.submit(double, i) for i in range(100)]
     assert [job.result(PATIENCE) for job in after] == [2 * i for i in range(100)]
-
-
-def interrupt_everywhere(attempt: Callable[[int], bool], stride: int = STRIDE) -> int:
-    """Call ``attempt(place)`` for one place after the other; return how many were hit.
-
-    How far a call goes depends on what the other threads have done by then, so that the end is
-    reached only when several places in a row were not.
-    """
-    hits = misses = 0
-    for place in itertools.count(1, stride):
-        if attempt(place):
-            hits += 1
-            misses = 0
-        else:
-            misses += 1
-        if misses == MISSES:
-            return hits
-    raise AssertionError("unreachable")
 
 
 # Python reports what is raised in a finalizer that way; it cannot be raised anywhere else.
@@ -806,9 +704,6 @@ def test_interrupted_early_cancel_tells_its_waiters() -> None:
 
 
 def test_interrupt_in_the_making_of_a_large_payload() -> None:
-    def descriptors() -> int:
-        return len(list(Path("/proc/self/fd").iterdir()))
-
     content = bytes(300_000)
     before = descriptors()
     assert interrupt_everywhere(lambda n: interrupted(lambda: Parcel(content), n), 1) > 20

@@ -10,13 +10,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+from helpers import PATIENCE, descriptors, gone, until
 
 from primitive_jobs import (
     InitializerError,
@@ -32,33 +31,6 @@ from primitive_jobs.dispatcher import Dispatcher
 from primitive_jobs.process import WorkerConfig, WorkerProcess, the_guard
 from primitive_jobs.serialize import dump_call, load_exception, loads
 from primitive_jobs.wire import Kind, Message
-
-PATIENCE = 30.0  # s, after which what is waited for will not come
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for something that no event tells of."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, f"waited in vain for: {what}"
-        time.sleep(0.002)
-
-
-def gone(pid: int) -> bool:
-    """Whether a process exists no more, or only as a zombie."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
-@pytest.fixture(params=[True, False], ids=["packets", "stream"])
-def packets(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
 
 
 @pytest.fixture

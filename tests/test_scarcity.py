@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_lifecycle import PATIENCE, expect, until, wait_for
+from helpers import PATIENCE, expect, until, wait_for
 
 from primitive_jobs import (
     JobPool,

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import PATIENCE, until
 
 from primitive_jobs import (
     InitializerError,
@@ -29,7 +30,6 @@ from primitive_jobs import (
 from primitive_jobs import process as process_module
 from primitive_jobs.dispatcher import Dispatcher
 
-PATIENCE = 30.0  # s
 SIZE = 1 << 20  # bytes: to be told from everything else by its size
 
 
@@ -43,13 +43,6 @@ def maps(least: int = SIZE) -> list[dict[str, int]]:
         if sizes["Size"] * 1024 >= least:
             found.append(sizes)
     return found
-
-
-def until(true: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < end, what
-        time.sleep(0.002)
 
 
 def files() -> int:
@@ -79,12 +72,6 @@ def _no_cycles() -> Iterator[None]:
     """An exception that was raised and what its frames hold are a cycle, as everywhere."""
     yield
     gc.collect()
-
-
-@pytest.fixture
-def two() -> Iterator[JobPool]:
-    with JobPool(2) as made:
-        yield made
 
 
 def same(pool: JobPool, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -12,14 +12,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from helpers import descriptors
 from storm import Storm
 
 SHORT, LONG = 20.0, 600.0  # s
 GROWTH = 150e6  # bytes of resident memory that the caller may have more after it than before
-
-
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def resident() -> int:

@@ -4,28 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
+from helpers import PATIENCE, hold_and_tell, until
 
 from primitive_jobs import InitializerError, JobPool, PrimitiveJob
-
-PATIENCE = 30.0  # s
-
-
-def until(true: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < end, f"waited in vain for: {what}"
-        time.sleep(0.002)
-
-
-def hold(gate: Path) -> int:
-    until(gate.exists, "the gate")
-    return os.getpid()
 
 
 def workers() -> set[int]:
@@ -47,10 +32,10 @@ def test_a_spare_takes_a_killed_workers_place(tmp_path: Path) -> None:
         first = pool.submit(os.getpid).result(PATIENCE)
         assert workers() == {first}  # none before it is of use
         for _ in range(3):
-            endless = pool.submit(hold, tmp_path / "never")
+            endless = pool.submit(hold_and_tell, tmp_path / "never")
             until(endless.running, "RUNNING")
             until(lambda: len(workers()) == 2, "a spare")
-            queued: PrimitiveJob[int] = pool.submit(hold, gate)
+            queued: PrimitiveJob[int] = pool.submit(hold_and_tell, gate)
             assert queued.pid is None
             assert endless.pid is not None
             (spare,) = workers() - {endless.pid}
@@ -64,7 +49,7 @@ def test_spares_run_no_job_and_leave_when_idle(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     with JobPool(1, idle_timeout=0.5, spare_workers=2) as pool:
         pool.submit(abs, 1).result(PATIENCE)
-        jobs = [pool.submit(hold, gate) for _ in range(5)]
+        jobs = [pool.submit(hold_and_tell, gate) for _ in range(5)]
         until(lambda: len(workers()) == 3, "two spares")
         assert len([job for job in pool.jobs() if job.running()]) == 1
         gate.touch()
@@ -76,7 +61,7 @@ def test_spares_run_no_job_and_leave_when_idle(tmp_path: Path) -> None:
 def test_no_spares(tmp_path: Path) -> None:
     with JobPool(1, spare_workers=0) as pool:
         pool.submit(abs, 1).result(PATIENCE)
-        job = pool.submit(hold, tmp_path / "never")
+        job = pool.submit(hold_and_tell, tmp_path / "never")
         until(job.running, "RUNNING")
         assert job.cancel()
         assert pool.submit(os.getpid).result(PATIENCE)
