@@ -8,7 +8,7 @@ dispatcher    scheduler, the trackers of jobs taken in, the pool's ends of all c
 spawner       the starting of processes; it never ends while a worker lives, since the kernel sends
               a worker SIGKILL when the thread that started it ends
 reaper        the killing and reaping of processes
-callbacks     nothing: it runs users' callbacks
+callbacks     nothing: it runs users' callbacks, and logs what the others have to say
 memory        which workers are watched; it wakes up only while a running job has a memory limit
 ============  =====================================================================================
 
@@ -58,6 +58,7 @@ from .errors import (
     WorkerDiedError,
 )
 from .job import PrimitiveJob
+from .logs import Report
 from .memory import resident, tree_memory
 from .messages import (
     Action,
@@ -111,8 +112,7 @@ from .shared import Source
 from .status import JobStatus
 from .tracker import HandOver, Outcome, StatusTracker, cancelled
 from .wire import Kind, Message
-
-logger = logging.getLogger("primitive_jobs")
+from .worker_log import WorkerLog, cause_of_death
 
 MEMORY_PAUSE = 0.1  # s between two looks at the memory of running jobs that have a limit
 _MANY_FINAL = 16  # jobs at most whose ends are told together, while the workers are busy
@@ -176,12 +176,13 @@ class _Watched:
         self._limit = watch.limit
         self._pid = pid
 
-    def look(self, tell: Callable[[Any], None]) -> None:
+    def look(self, tell: Callable[[Any], None], report: Report) -> None:
         """Measure, and tell if it is too much."""
         try:
             held = tree_memory(self._pid, self._limit)
-        except Exception:
-            logger.exception("the memory of worker %d cannot be measured", self._pid)
+        except Exception as error:  # noqa: BLE001 - it is logged
+            text = "the memory of worker %d cannot be measured"
+            report.about(self._pid, self.slot)(logging.ERROR, text, self._pid, error=error)
             return
         if held > self._limit:
             tell(OverMemory(self.slot, self._attempt, held))
@@ -243,6 +244,8 @@ class Dispatcher:
         self._to_reap: queue.SimpleQueue[WorkerProcess | None] = queue.SimpleQueue()
         self._callbacks: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._to_watch: queue.SimpleQueue[_Watched | Unwatch | None] = queue.SimpleQueue()
+        self._report = Report(self.call_back)
+        self._log = WorkerLog(self._report, self._scheduler, self._jobs)
         self._bell = _Bell()
         try:
             self._poller = _Poller()
@@ -270,7 +273,7 @@ class Dispatcher:
 
     def _start_threads(self) -> None:
         try:
-            the_guard.open(self)
+            the_guard.open(self, self._report)
             _dispatchers.add(self)
             # The dispatcher comes last: it ends the others.
             for thread in reversed(self._threads):
@@ -431,11 +434,14 @@ class Dispatcher:
             return  # whoever was making the pool was interrupted, and has ended it
         self._own_threads.add(threading.get_ident())
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        most = self._scheduler.max_workers
+        self._report(logging.DEBUG, "a pool of at most %d workers is open", most)
         try:
             while not self._scheduler.closed:
                 self._turn()
-        except BaseException:
-            logger.critical("the pool's dispatcher failed: all its jobs end", exc_info=True)
+        except BaseException as error:  # noqa: BLE001 - it is logged
+            text = "the pool's dispatcher failed: all its jobs end"
+            self._report(logging.CRITICAL, text, error=error)
             self._fail()
         finally:
             self._end()
@@ -581,6 +587,12 @@ class Dispatcher:
             case _:
                 if isinstance(command, StartFailed):
                     self._orders.pop(command.slot, None)
+                    self._log.not_started(command.slot, command.evidence.error)
+                elif isinstance(command, ShutDown):
+                    what = "cancelled" if command.cancel else "waited for"
+                    self._report(
+                        logging.DEBUG, "a pool is shut down: its unfinished jobs are %s", what
+                    )
                 self._feed(command)
 
     def _take_in(self, job: PrimitiveJob[Any]) -> None:
@@ -617,18 +629,23 @@ class Dispatcher:
             case Unwatch():
                 self._to_watch.put(action)
             case Requeue(job=number, began=began):
+                self._log.requeued(number, began=began)
                 self._jobs[number]._tracker.requeued(began=began)
             case Spawn(slot=slot):
+                self._log.ordered(slot)
                 self._orders[slot] = order = _Order(slot)
                 self._to_spawn.put(order)
             case Unspawn(slot=slot):
                 if slot in self._orders:
                     self._orders[slot].wanted = False
             case Leave(slot=slot):
+                self._log.leaves(self._workers[slot])
                 self._send(self._workers[slot], Kind.STOP)  # where it fails, its death is coming
             case Terminate(slot=slot):
+                self._log.terminated(self._workers[slot])
                 self._workers[slot].terminate()
             case Kill(slot=slot):
+                self._log.killed(self._workers[slot])
                 self._to_reap.put(self._workers[slot])
             case Close():
                 pass  # seen by _dispatch
@@ -637,6 +654,7 @@ class Dispatcher:
     def _assign(self, action: Assign) -> Event | None:
         job, process = self._jobs[action.job], self._workers[action.slot]
         if action.room is not None and resident(process.pid) > action.room:
+            self._log.unfit(process, job)
             return NotTaken(action.slot, action.attempt, unfit=True)
         if not job._tracker.take():
             self._drop(action.job)
@@ -708,7 +726,7 @@ class Dispatcher:
         slot = process.slot
         self._orders.pop(slot, None)
         self._workers[slot] = process
-        logger.debug("worker %d started in slot %d", process.pid, slot)
+        self._log.started(process)
         self._watch(process.channel.fileno(), functools.partial(self._on_socket, process))
         self._watch(process.death, lambda _: self._on_death(process))
         self._feed(Started(slot))
@@ -744,13 +762,19 @@ class Dispatcher:
             return
         match message.kind:
             case Kind.READY:
+                self._log.ready(process)
                 self._feed(Ready(slot))
             case Kind.REFUSED:
                 self._feed(NotTaken(slot, message.attempt))
             case Kind.INIT_FAILED:
+                self._log.not_initialized(process, message)
                 self._feed(InitFailed(slot, message))
             case _:
-                logger.warning("worker in slot %d sent an unknown message; it is replaced", slot)
+                process.report(
+                    logging.WARNING,
+                    "worker %d sent an unknown message; it is replaced",
+                    process.pid,
+                )
                 self._feed(Died(slot))
 
     def _go_on(
@@ -781,7 +805,7 @@ class Dispatcher:
         del self._workers[slot]
         self._unclosed.add(process)
         self._close_what_is_unused()
-        logger.debug("worker %s of slot %d is gone", event.evidence.pid, slot)
+        self._log.gone(process, event.evidence)
         self._feed(event)
 
     def _close_what_is_unused(self) -> None:
@@ -812,7 +836,6 @@ class Dispatcher:
         self.accepting = False
         self._to_spawn.put(None)
         self._to_reap.put(None)
-        self._callbacks.put(None)
         self._to_watch.put(None)
         for thread in self._threads[1:4]:
             if thread.ident is not None:
@@ -827,6 +850,8 @@ class Dispatcher:
         self._own_threads.clear()
         self._ended = True
         self._refuse()
+        self._report(logging.DEBUG, "a pool has ended")
+        self._callbacks.put(None)  # last: what is called or logged later, is so by whoever comes
         while self._end_waiters:
             self._end_waiters.pop()()
 
@@ -884,9 +909,8 @@ class Dispatcher:
                 continue
             try:
                 with _start_lock:
-                    process = WorkerProcess(order.slot, self._config)
+                    process = WorkerProcess(order.slot, self._config, self._report)
             except BaseException as error:  # noqa: BLE001 - it is the jobs' that wait for it
-                logger.info("a worker could not be started: %r", error)
                 self._tell(StartFailed(order.slot, Evidence(error=error)))
             else:
                 self._tell(_HasProcess(process))
@@ -898,8 +922,9 @@ class Dispatcher:
         while (process := self._to_reap.get()) is not None:
             try:
                 evidence = process.end()
-            except BaseException as error:
-                logger.exception("worker %d could not be ended properly", process.pid)
+            except BaseException as error:  # noqa: BLE001 - it is logged
+                text = "worker %d could not be ended properly"
+                process.report(logging.ERROR, text, process.pid, error=error)
                 evidence = Evidence(process.pid, error=error)
             self._tell(Gone(process.slot, evidence))
             del process
@@ -915,7 +940,7 @@ class Dispatcher:
                 order = self._to_watch.get(timeout=pause)
             except queue.Empty:
                 for item in watched.values():
-                    item.look(self._tell)
+                    item.look(self._tell, self._report)
                 look = time.monotonic() + MEMORY_PAUSE
                 continue
             if order is None:
@@ -1018,7 +1043,8 @@ def _receive(process: WorkerProcess) -> Message | None:
         raise
     except Exception as error:
         if not isinstance(error, OSError):
-            logger.warning("worker %d sent what is no message: %s", process.pid, one_line(error))
+            text = "worker %d sent what is no message: %s"
+            process.report(logging.WARNING, text, process.pid, one_line(error))
         raise ChannelClosed from error
 
 
@@ -1108,27 +1134,7 @@ def _how(evidence: Evidence) -> str:
         else f"; its peak memory was {_megabytes(evidence.peak_memory)}"
     )
     stack = f"\n{evidence.stack}" if evidence.stack else ""
-    return _why(evidence) + peak + stack
-
-
-def _why(evidence: Evidence) -> str:
-    code = evidence.exitcode
-    if evidence.cut_off:
-        return "the job closed or broke its link to the pool, and was killed"
-    if code is None:
-        return "its exit code is unknown (something else in this program reaped it)"
-    if code >= 0:
-        return f"it exited with code {code} in the middle of the job"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = str(-code)
-    if evidence.out_of_memory:
-        return (
-            f"killed by signal {name}, it seems by the kernel's OOM killer: "
-            f"{evidence.out_of_memory}"
-        )
-    return f"killed by signal {name}"
+    return cause_of_death(evidence) + peak + stack
 
 
 def _megabytes(count: int) -> str:

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from .chunks import is_packed, run_chunk, unpack_result
 from .errors import JobError, PoolClosedError, SerializationError
 from .job import PoolLink, PrimitiveJob
+from .logs import report_here
 from .options import (
     check_bool,
     check_callable,
@@ -47,9 +48,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-# That of the standard library's futures, for what their callbacks raise.
-logger = logging.getLogger("concurrent.futures")
 
 PATIENCE_IN_TASK = 0.01  # s that a task's cancel() may hold up its event loop
 _NO_ARGUMENTS: tuple[Any, ...] = ()
@@ -150,10 +148,14 @@ class JobFuture(Future[T]):
 
         It runs on the pool's thread for callbacks, where it may call anything; in the `cancel` of
         a job that was not running yet; at once, if it has ended. What it raises is logged on
-        ``concurrent.futures``.
+        ``primitive_jobs``.
         """
         self._settle()
-        super().add_done_callback(fn)
+        with self._condition:
+            if self._state not in _SETTLED:
+                self._done_callbacks.append(fn)
+                return
+        self._call(fn)
 
     def set_running_or_notify_cancel(self) -> bool:
         """Raise `InvalidStateError`: only the pool says how a job ends."""
@@ -237,13 +239,17 @@ class JobFuture(Future[T]):
 
     def _call_callbacks(self) -> None:
         for callback in self._done_callbacks:
-            try:
-                callback(self)
-            except BaseException as error:
-                logger.exception("exception calling callback for %r", self)
-                own = threading.current_thread() is threading.main_thread()
-                if own and isinstance(error, KeyboardInterrupt):
-                    raise  # the user's Ctrl-C, not the callback's affair
+            self._call(callback)
+
+    def _call(self, callback: Callable[[Future[T]], object]) -> None:
+        try:
+            callback(self)
+        except BaseException as error:
+            # Not on the standard library's logger, which has a handler that prints on stderr.
+            report_here(logging.ERROR, "a callback of %r raised", self, job=self.job, error=error)
+            own = threading.current_thread() is threading.main_thread()
+            if own and isinstance(error, KeyboardInterrupt):
+                raise  # the user's Ctrl-C, not the callback's affair
 
     def _abandon(self) -> None:
         """In a fork of the process: those who hold the lock, or wait, stayed behind."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
 from .channel import INLINE_LIMIT, Parcel
 from .errors import JobError, ResultTimeoutError, SerializationError
+from .logs import report_here
 from .options import DEFAULT_OPTIONS, JobOptions, check_callable, check_grace, check_seconds
 from .serialize import call_name, dump_call, dumps_whole, let_frames_go
 from .status import FINAL_STATES, JobStatus
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 ResultT = TypeVar("ResultT")
 StatusT = TypeVar("StatusT")
-
-logger = logging.getLogger("primitive_jobs")
 
 
 class BasePrimitiveJob(ABC, Generic[ResultT, StatusT]):
@@ -392,7 +391,9 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
             try:
                 next(once, None)
             except BaseException as error:
-                logger.exception("a callback of job %s raised", job.name)
+                report_here(
+                    logging.ERROR, "a callback of job %s raised", job.name, job=job, error=error
+                )
                 own = threading.current_thread() is threading.main_thread()
                 if own and isinstance(error, KeyboardInterrupt):
                     raise  # the user's Ctrl-C, not the callback's affair

@@ -65,12 +65,20 @@ class _Launch(popen_loky_posix.Popen):  # type: ignore[misc]
             ours.callback(os.close, theirs)
             trackers = [t._resource_tracker.getfd() for t in (loky_tracker, resource_tracker)]
             inherited = [*self._fds, *process_obj.inherited, file, theirs, *trackers]
-            command = [sys.executable, *_entry(), str(file)]
+            command = [sys.executable, *_flags(), *_entry(), str(file)]
             try:
                 self.pid = fork_exec.fork_exec(command, inherited, env=process_obj.env)
             except BaseException:
                 self.close()
                 raise
+
+
+def _flags() -> list[str]:
+    """This interpreter's options (-W, -X dev, -O), which multiprocessing's processes have too."""
+    try:
+        return util._args_from_interpreter_flags()  # type: ignore[attr-defined, no-any-return]
+    except ValueError:  # somebody took something out of sys.warnoptions
+        return []
 
 
 def _entry() -> list[str]:

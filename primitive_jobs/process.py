@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from . import guard, worker
 from .channel import HAVE_PACKETS, PacketChannel, StreamChannel, pair
 from .errors import InitializerError
+from .logs import Report, report_here
 from .memory import has_children, oom_kills
 from .messages import Evidence
 from .serialize import one_line, reduce_code
@@ -42,8 +43,6 @@ _STACK_LIMIT = 64 * 1024  # bytes of a crash's stack that are read
 _TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP)
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes: getrusage(2)
 _CRASHES = (signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT, signal.SIGBUS, signal.SIGILL)
-
-logger = logging.getLogger("primitive_jobs")
 
 
 class Initializer:
@@ -88,11 +87,12 @@ class WorkerProcess:
         pid: Its process id, which is also its session's and its group's.
         channel: The pool's end of the link.
         death: A descriptor that is readable once the process is dead.
+        report: Logs what happens to it.
         link_lost: Set by the dispatcher where the channel ended before the death was seen.
         shared: The dispatcher's: numbers of the shared data that was sent to it.
     """
 
-    def __init__(self, slot: int, config: WorkerConfig) -> None:
+    def __init__(self, slot: int, config: WorkerConfig, report: Report = report_here) -> None:
         """Start it; whatever goes wrong raises, and then nothing is left."""
         self.slot = slot
         self.link_lost = False
@@ -118,6 +118,7 @@ class WorkerProcess:
             with contextlib.suppress(OSError):  # no descriptor free
                 self.death = os.pidfd_open(self.pid)
                 self._own_death = True
+        self.report = report.about(self.pid, slot)
         the_guard.add(self.pid)
 
     def _start(self, fd: int, config: WorkerConfig) -> Any:
@@ -164,7 +165,7 @@ class WorkerProcess:
                 text = os.pread(self._page, _STACK_LIMIT, worker.PAGE_SIZE)
                 stack = text.decode(errors="replace").strip() or None
         except (OSError, struct.error):  # a job may have cut it short
-            logger.warning("what worker %d has noted cannot be read", self.pid)
+            self.report(logging.WARNING, "what worker %d has noted cannot be read", self.pid)
         return Evidence(
             self.pid,
             None if cut_off else exitcode,  # not by a death of its own
@@ -213,7 +214,8 @@ class WorkerProcess:
                         if os.getpgid(process.pid) != self.pid:
                             process.kill()
                 if time.monotonic() > give_up:
-                    logger.warning(
+                    self.report(
+                        logging.WARNING,
                         "worker %d: its job starts processes faster than they can be "
                         "killed; some may be left",
                         self.pid,
@@ -222,7 +224,8 @@ class WorkerProcess:
         except psutil.NoSuchProcess:
             pass
         except (psutil.Error, OSError) as error:  # no descriptor free, most likely
-            logger.warning(
+            self.report(
+                logging.WARNING,
                 "worker %d: what its job started outside of its process group is not "
                 "killed, as it cannot be found: %s",
                 self.pid,
@@ -240,7 +243,11 @@ class WorkerProcess:
         code: int | None = None
         peak = 0
         if self._own_death and not _readable(self.death, GIVE_UP):
-            logger.warning("worker %d does not end after SIGKILL; it is left alone", self.pid)
+            self.report(
+                logging.WARNING,
+                "worker %d does not end after SIGKILL; it is left alone",
+                self.pid,
+            )
         else:
             try:
                 _, status, usage = os.wait4(self.pid, 0)
@@ -331,13 +338,13 @@ class Guard:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._wishes: collections.deque[Callable[[], None]] = collections.deque()
-        self._users: set[object] = set()
+        self._users: dict[object, Report] = {}  # each with what it logs by
         self._groups: set[int] = set()
         self._process: subprocess.Popen[bytes] | None = None
 
-    def open(self, user: object) -> None:
+    def open(self, user: object, report: Report = report_here) -> None:
         """A pool has begun."""
-        self._wish(lambda: self._users.add(user))
+        self._wish(lambda: self._users.update({user: report}))
 
     def release(self, user: object) -> None:
         """A pool has ended, if it had begun at all; with the last one the guard goes."""
@@ -361,7 +368,7 @@ class Guard:
                 self._lock.release()
 
     def _release(self, user: object) -> None:
-        self._users.discard(user)
+        self._users.pop(user, None)
         if not self._users:
             self._stop()
 
@@ -385,7 +392,8 @@ class Guard:
         except BrokenPipeError:  # somebody killed it: the next worker's start makes another
             self._stop()
         except OSError as error:
-            logger.warning("the guard process cannot be started: %s", error)
+            report = next(iter(self._users.values()), report_here)
+            report(logging.WARNING, "the guard process cannot be started: %s", error)
 
     def _start(self) -> None:
         self._process = subprocess.Popen(

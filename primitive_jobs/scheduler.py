@@ -148,7 +148,7 @@ class Slot:
         self.deadline: float | None = None
         self.idle_since = 0.0
         self.served = 0  # jobs that it answered
-        self.retiring = False  # it leaves after its present job
+        self.retiring = False  # it is replaced, after its present job
         self.watched = False  # somebody watches its memory
         self.peak = 0  # bytes, where that was too much
 
@@ -705,12 +705,11 @@ class Scheduler:
     def _on_restart(self, event: RestartAsked) -> None:
         del event
         for slot in list(self.slots.values()):
+            slot.retiring = True
             if slot.state is IDLE:
                 self._ask_to_leave(slot)
             elif slot.state in _COMING:  # it may have begun to import what has changed since
                 self._kill(slot)
-            else:
-                slot.retiring = True
 
     def _on_shut_down(self, event: ShutDown) -> None:
         self.closing = True

@@ -483,11 +483,15 @@ def test_callbacks_that_raise(
     future.add_done_callback(lambda _: raise_(ValueError("mine")))
     future.add_done_callback(lambda _: raise_(SystemExit("mine")))
     future.add_done_callback(lambda _: over.set())
-    with caplog.at_level(logging.ERROR, "concurrent.futures"):
+    with caplog.at_level(logging.ERROR, "primitive_jobs"):
         (marks / "gate").touch()
         assert over.wait(PATIENCE)
-    said = [r for r in caplog.records if r.name == "concurrent.futures"]
-    assert [r.getMessage() for r in said] == [f"exception calling callback for {future!r}"] * 2
+    said = [r for r in caplog.records if r.levelno >= logging.ERROR]
+    assert [r.getMessage() for r in said] == [f"a callback of {future!r} raised"] * 2
+    assert {r.name for r in said} == {"primitive_jobs"}
+    future.add_done_callback(lambda _: raise_(KeyError("at once")))
+    assert caplog.records[-1].exc_info is not None
+    assert (caplog.records[-1].name, caplog.records[-1].exc_info[0]) == ("primitive_jobs", KeyError)
     again = threading.Event()
     executor.submit(abs, -1).add_done_callback(lambda _: again.set())
     assert again.wait(PATIENCE)

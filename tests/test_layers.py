@@ -16,6 +16,7 @@ LAYERS = [
     "errors",
     "status",
     "options",
+    "logs",
     "wire",
     "messages",
     "serialize",
@@ -31,6 +32,7 @@ LAYERS = [
     "entry",
     "launch",
     "process",
+    "worker_log",
     "dispatcher",
     "mapping",
     "pool",
@@ -41,7 +43,7 @@ LAYERS = [
 ]
 # A job finds the default pool by itself; nothing is imported before somebody submits to it.
 ALLOWED_UPWARD = {("job", "pool")}
-PURE = {"errors", "status", "options", "wire", "memory", "guard"}
+PURE = {"errors", "status", "options", "logs", "wire", "memory", "guard"}
 
 
 def imports_of(module: str) -> Iterator[str]:

@@ -47,7 +47,8 @@ def descriptors() -> set[str]:
 
 def test_cancel_of_a_running_job_without_a_descriptor(tmp_path: Path) -> None:
     attack = """
-import time
+import logging, time
+logging.basicConfig()
 job = late.submit(time.sleep, 1000)
 """
     # Its worker is started before the descriptors are gone.

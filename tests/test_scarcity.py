@@ -24,6 +24,7 @@ from primitive_jobs import (
     SerializationError,
     WorkerDiedError,
 )
+from primitive_jobs.logs import Report
 from primitive_jobs.process import WorkerConfig, WorkerProcess, the_guard
 
 LARGE = 10**6  # bytes: more than travels inline
@@ -285,11 +286,11 @@ class SlowStart:
 def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowStart]:
     state, real = SlowStart(), WorkerProcess.__init__
 
-    def init(self: WorkerProcess, slot: int, config: WorkerConfig) -> None:
+    def init(self: WorkerProcess, slot: int, config: WorkerConfig, report: Report) -> None:
         state.begun += 1
         state.blocked.set()
         state.release.wait(PATIENCE)
-        real(self, slot, config)
+        real(self, slot, config, report)
 
     monkeypatch.setattr(WorkerProcess, "__init__", init)
     yield state
