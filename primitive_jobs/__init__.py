@@ -9,9 +9,9 @@
                                  │      ▲ pidfd ready, timer due       │
        spawner thread: starts processes     reaper thread: kills trees, reaps
 
-Modules, each importing only from those before it: errors, status, options, logs, wire, messages,
-serialize, chunks, channel, shared, tracker, job, scheduler, memory, guard, worker, entry, launch,
-process, worker_log, dispatcher, mapping, pool, waiting, executor.
+Modules, each importing only from those before it: errors, status, options, signatures, logs, wire,
+messages, serialize, chunks, channel, shared, tracker, job, scheduler, memory, guard, worker, entry,
+launch, process, worker_log, dispatcher, mapping, pool, waiting, executor.
 
 The public names are imported when they are first used, so that a worker, which needs few of the
 modules, starts fast.

@@ -603,7 +603,7 @@ class Dispatcher:
             self._in_files.add(job.number)
         options = job._options
         limit = options.memory_limit
-        assert not isinstance(limit, str), "made a number when the options were made"
+        assert limit is None or isinstance(limit, int), "made an int when the options were made"
         event = Submitted(job.number, options.priority, options.timeout, limit, options.retries)
         if not self._scheduler.line_up(event):
             self._feed(event)

@@ -41,6 +41,7 @@ from .options import (
 )
 from .pool import JobPool, PoolView
 from .serialize import call_name, load_exception
+from .signatures import PoolOptionsDict, Unpack
 from .status import JobStatus
 
 if TYPE_CHECKING:
@@ -382,7 +383,7 @@ class JobExecutor(Executor):
         *,
         max_tasks_per_child: int | None = None,
         pool: JobPool | PoolView | None = None,
-        **pool_options: Any,
+        **pool_options: Unpack[PoolOptionsDict],
     ) -> None:
         _check_context(mp_context)
         if max_tasks_per_child is not None:

@@ -14,25 +14,23 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 from .channel import INLINE_LIMIT, Parcel
 from .errors import JobError, ResultTimeoutError, SerializationError
 from .logs import report_here
 from .options import DEFAULT_OPTIONS, JobOptions, check_callable, check_grace, check_seconds
 from .serialize import call_name, dump_call, dumps_whole, let_frames_go
+from .signatures import JobOptionsDict, Self, Unpack
 from .status import FINAL_STATES, JobStatus
 from .tracker import Outcome, StatusTracker, cancelled
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
 P = ParamSpec("P")
-ResultT = TypeVar("ResultT")
-StatusT = TypeVar("StatusT")
+ResultT_co = TypeVar("ResultT_co", covariant=True)
+StatusT_co = TypeVar("StatusT_co", covariant=True)
 
 
-class BasePrimitiveJob(ABC, Generic[ResultT, StatusT]):
+class BasePrimitiveJob(ABC, Generic[ResultT_co, StatusT_co]):
     """The interface of ``qiskit.primitives.BasePrimitiveJob``: eight methods and ``metadata``."""
 
     __slots__ = ()
@@ -44,11 +42,11 @@ class BasePrimitiveJob(ABC, Generic[ResultT, StatusT]):
         """Return a unique id."""
 
     @abstractmethod
-    def result(self) -> ResultT:
+    def result(self) -> ResultT_co:
         """Return the result, waiting for it."""
 
     @abstractmethod
-    def status(self) -> StatusT:
+    def status(self) -> StatusT_co:
         """Return the status now."""
 
     @abstractmethod
@@ -79,6 +77,7 @@ class PoolLink(Protocol):
         self, body: bytes, buffers: list[memoryview], refers_to: tuple[Any, ...]
     ) -> bytes | Parcel:
         """Make a serialized call ready to be sent; raises OSError or MemoryError."""
+        ...
 
     def enlist(self, job: PrimitiveJob[Any]) -> None:
         """Queue a job with its payload; raises `PoolClosedError` if the pool takes none."""
@@ -93,12 +92,21 @@ class PoolLink(Protocol):
         """Raise `JobError` on a thread that the waiting would dead-lock."""
 
 
+class Submittable(Protocol):
+    """What a job can be submitted to: a `JobPool`, or what `JobPool.options` returns."""
+
+    @property
+    def _dispatcher(self) -> PoolLink: ...
+    @property
+    def _options(self) -> JobOptions: ...
+
+
 FindPool = Callable[[Any], tuple[PoolLink, JobOptions]]
 find_pool: FindPool | None = None
 """Set by the pool's module: what a job is submitted to when given ``pool`` (None: the default)."""
 
 
-class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
+class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
     """One call of a function, to be run in a process of a pool.
 
     Making a job is cheap and starts nothing.
@@ -127,7 +135,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
     )
 
     def __init__(
-        self, function: Callable[P, ResultT], /, *args: P.args, **kwargs: P.kwargs
+        self, function: Callable[P, ResultT_co], /, *args: P.args, **kwargs: P.kwargs
     ) -> None:
         if not callable(function):
             check_callable("function", function)
@@ -150,7 +158,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
 
     # --- submitting --------------------------------------------------------------------------
 
-    def submit(self, pool: Any = None, **options: Any) -> Self:
+    def submit(self, pool: Submittable | None = None, **options: Unpack[JobOptionsDict]) -> Self:
         """Serialize the call, here and now, and queue it.
 
         What cannot be serialized makes the job ERROR with a `SerializationError`, which
@@ -271,7 +279,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
         """Return whether the status is DONE, CANCELLED or ERROR."""
         return self._tracker.outcome is not None
 
-    def result(self, timeout: float | None = None) -> ResultT:
+    def result(self, timeout: float | None = None) -> ResultT_co:
         """Return what the function returned, the same object each time, waiting for it.
 
         Args:
@@ -375,7 +383,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
                 f"job {self.name} is {self.status().name} after {timeout} s of waiting; it goes on"
             )
 
-    def add_done_callback(self, fn: Callable[[PrimitiveJob[ResultT]], object]) -> None:
+    def add_done_callback(self, fn: Callable[[PrimitiveJob[ResultT_co]], object]) -> None:
         """Have ``fn(job)`` called once, when the job is final.
 
         It runs on a thread for callbacks, where it may call anything; on the calling thread,
@@ -410,7 +418,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT, JobStatus]):
             return
         self._tracker.call_when_final(hand_over)
 
-    def __await__(self) -> Generator[Any, None, ResultT]:
+    def __await__(self) -> Generator[Any, None, ResultT_co]:
         """Wait without blocking the event loop; cancelling the task cancels the job for real."""
         import asyncio
 

@@ -10,7 +10,8 @@ import marshal
 import os
 import sys
 import tempfile
-from multiprocessing import context, resource_tracker, util
+from multiprocessing import resource_tracker, util
+from multiprocessing.context import set_spawning_popen
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,11 @@ class _Launch(popen_loky_posix.Popen):  # type: ignore[misc]
         return fd
 
     def _launch(self, process_obj: Process) -> None:
-        context.set_spawning_popen(self)
+        set_spawning_popen(self)  # pyright: ignore[reportArgumentType]
         try:
             content = marshal.dumps(_facts(process_obj))
         finally:
-            context.set_spawning_popen(None)
+            set_spawning_popen(None)
         with contextlib.ExitStack() as ours:
             file = nameless_file("primitive_jobs-start")
             ours.callback(os.close, file)
@@ -97,7 +98,8 @@ def _facts(process_obj: Process) -> dict[str, Any]:
     told = process_obj.told
     if told["initializer"] is not None:
         told = {**told, "initializer": told["initializer"].dumps()}
-    return {**facts, "parent_name": process_obj._parent_name, "worker": told}
+    parent_name = process_obj._parent_name  # pyright: ignore[reportAttributeAccessIssue]
+    return {**facts, "parent_name": parent_name, "worker": told}
 
 
 class Process(process.LokyProcess):  # type: ignore[misc]

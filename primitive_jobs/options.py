@@ -171,7 +171,7 @@ class JobOptions:
     metadata: Mapping[str, Any] | None = None
     timeout: float | None = None
     priority: int = 0
-    memory_limit: int | str | None = None
+    memory_limit: float | str | None = None
     retries: int = 0
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from . import job as job_module
 from . import worker
@@ -27,12 +27,13 @@ from .options import (
     shown,
 )
 from .process import WorkerConfig
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from .signatures import JobOptionsDict, Self, Unpack
 
 P = ParamSpec("P")
 T = TypeVar("T")
+T1 = TypeVar("T1")
+T2 = TypeVar("T2")
+T3 = TypeVar("T3")
 
 IDLE_TIMEOUT = 60.0  # s
 _THREAD_VARIABLES = (
@@ -70,6 +71,56 @@ class _Submitter(ABC):
             job._ask_cancel()
             raise
 
+    @overload
+    def map(
+        self,
+        function: Callable[[T1], T],
+        iterable: Iterable[T1],
+        /,
+        *,
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        ordered: bool = True,
+    ) -> Iterator[T]: ...
+    @overload
+    def map(
+        self,
+        function: Callable[[T1, T2], T],
+        iterable: Iterable[T1],
+        iterable2: Iterable[T2],
+        /,
+        *,
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        ordered: bool = True,
+    ) -> Iterator[T]: ...
+    @overload
+    def map(
+        self,
+        function: Callable[[T1, T2, T3], T],
+        iterable: Iterable[T1],
+        iterable2: Iterable[T2],
+        iterable3: Iterable[T3],
+        /,
+        *,
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        ordered: bool = True,
+    ) -> Iterator[T]: ...
+    @overload
+    def map(
+        self,
+        function: Callable[..., T],
+        iterable: Iterable[Any],
+        iterable2: Iterable[Any],
+        iterable3: Iterable[Any],
+        iterable4: Iterable[Any],
+        /,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        ordered: bool = True,
+    ) -> Iterator[T]: ...
     def map(
         self,
         function: Callable[..., T],
@@ -188,10 +239,10 @@ class JobPool(_Submitter):
         threads_per_worker: int | None = None,
         idle_timeout: float | None = IDLE_TIMEOUT,
         max_jobs_per_worker: int | None = None,
-        memory_limit: int | str | None = None,
+        memory_limit: float | str | None = None,
         preload: Iterable[str] = (),
         spare_workers: int = 1,
-        on_exit: str = "wait",
+        on_exit: Literal["wait", "cancel"] = "wait",
     ) -> None:
         check_not_exiting()  # before any import: none works any more then
         cpus = _cpu_count()
@@ -203,7 +254,7 @@ class JobPool(_Submitter):
         share = max(1, cpus // count)
         if threads_per_worker is not None:
             threads = check_count("threads_per_worker", threads_per_worker)
-            settings = dict.fromkeys(_THREAD_VARIABLES, str(threads))
+            settings: dict[str, str] = dict.fromkeys(_THREAD_VARIABLES, str(threads))
         else:
             settings = {n: str(share) for n in _THREAD_VARIABLES if n not in os.environ}
         config = WorkerConfig(
@@ -238,7 +289,7 @@ class JobPool(_Submitter):
     def _worker_count(self) -> int:
         return self._max_workers
 
-    def options(self, **options: Any) -> PoolView:
+    def options(self, **options: Unpack[JobOptionsDict]) -> PoolView:
         """Return a view of this pool whose jobs have these options; see `JobOptions`.
 
         Raises:
@@ -322,7 +373,7 @@ class PoolView(_Submitter):
     def _worker_count(self) -> int:
         return self._pool._max_workers  # which a resize() changes
 
-    def options(self, **options: Any) -> PoolView:
+    def options(self, **options: Unpack[JobOptionsDict]) -> PoolView:
         """Return a view with these options added to those of this one."""
         return PoolView(self._pool, self._options.replace(options))
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         @property
         def name(self) -> str:
             """The name."""
+            ...
 
 
 OUT_OF_BAND = 16 * 1024  # bytes; a smaller buffer is cheaper inside the pickle
@@ -106,7 +107,8 @@ def _pickler_type() -> Any:
         ) -> None:
             # A plain dict of this moment: the C code looks into it for every object.
             table: dict[type, Reducer] = {}
-            for part in reversed(cloudpickle.CloudPickler.dispatch_table.maps):
+            theirs: Any = cloudpickle.CloudPickler.dispatch_table  # a ChainMap
+            for part in reversed(theirs.maps):
                 table |= part
             self.dispatch_table = {**table, types.CodeType: reduce_code, **reducers}
             super().__init__(file, protocol=_PROTOCOL, buffer_callback=buffer_callback)
@@ -122,7 +124,7 @@ def reduce_code(code: types.CodeType) -> tuple[Any, ...]:
     """
     import cloudpickle
 
-    construct, parts = cloudpickle.CloudPickler.dispatch_table[types.CodeType](code)
+    construct, parts, *_ = cloudpickle.CloudPickler.dispatch_table[types.CodeType](code)
     return _make_code, (construct, parts, "".join(code.co_filename))
 
 

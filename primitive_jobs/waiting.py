@@ -6,7 +6,8 @@ import queue
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
-from typing import Generic, NamedTuple, TypeVar, cast
+from types import GenericAlias
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 from .errors import ResultTimeoutError
 from .job import PrimitiveJob
@@ -16,11 +17,23 @@ from .status import JobStatus
 T = TypeVar("T")
 
 
-class DoneAndNotDone(NamedTuple):
-    """What `wait` returns, shaped as in `concurrent.futures`."""
+if TYPE_CHECKING:
 
-    done: set[PrimitiveJob[object]]
-    not_done: set[PrimitiveJob[object]]
+    class DoneAndNotDone(NamedTuple, Generic[T]):
+        """What `wait` returns, shaped as in `concurrent.futures`."""
+
+        done: set[PrimitiveJob[T]]
+        not_done: set[PrimitiveJob[T]]
+
+else:  # Python 3.10 has no generic named tuples
+
+    class DoneAndNotDone(NamedTuple):
+        """What `wait` returns, shaped as in `concurrent.futures`."""
+
+        done: set[PrimitiveJob[Any]]
+        not_done: set[PrimitiveJob[Any]]
+
+        __class_getitem__ = classmethod(GenericAlias)
 
 
 def as_completed(
@@ -121,7 +134,7 @@ def wait(
     jobs: Iterable[PrimitiveJob[T]],
     timeout: float | None = None,
     return_when: str = ALL_COMPLETED,
-) -> DoneAndNotDone:
+) -> DoneAndNotDone[T]:
     """Wait for jobs, as `concurrent.futures.wait` does for futures.
 
     Args:
@@ -162,7 +175,4 @@ def wait(
     finally:
         watch.close()
     done = {job for job in unique if job.in_final_state()}
-    return DoneAndNotDone(
-        cast("set[PrimitiveJob[object]]", done),
-        cast("set[PrimitiveJob[object]]", set(unique) - done),
-    )
+    return DoneAndNotDone(done, set(unique) - done)

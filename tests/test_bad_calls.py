@@ -136,7 +136,7 @@ TABLE: dict[tuple[Any, str], tuple[Kind, Call]] = {
     (JobPool, "on_exit"): (AT_EXIT, lambda pool, job, bad: JobPool(1, on_exit=bad)),
     (JobPool.submit, "function"): (CALLABLE, lambda pool, job, bad: pool.submit(bad)),
     (JobPool.map, "function"): (CALLABLE, lambda pool, job, bad: pool.map(bad, [1])),
-    (JobPool.map, "iterables"): (ITERABLE, lambda pool, job, bad: pool.map(use, [1], bad)),
+    (JobPool.map, "iterables"): (ITERABLE, lambda pool, job, bad: pool.map(pow, [1], bad)),
     (JobPool.map, "timeout"): (SECONDS, lambda pool, job, bad: pool.map(use, [1], timeout=bad)),
     (JobPool.map, "chunksize"): (COUNT, lambda pool, job, bad: pool.map(use, [1], chunksize=bad)),
     (JobPool.map, "ordered"): (BOOL, lambda pool, job, bad: pool.map(use, [1], ordered=bad)),
@@ -299,9 +299,9 @@ def test_unfinished_job_refuses_as_well() -> None:
 def test_unknown_options(live: tuple[JobPool, PrimitiveJob[Any]]) -> None:
     pool, _ = live
     for call in (
-        lambda: pool.options(tiemout=3),
-        lambda: pool.options(timeout=3).options(tiemout=3),
-        lambda: PrimitiveJob(use, 1).submit(pool, tiemout=3),
+        lambda: pool.options(tiemout=3),  # type: ignore[call-arg]
+        lambda: pool.options(timeout=3).options(tiemout=3),  # type: ignore[call-arg]
+        lambda: PrimitiveJob(use, 1).submit(pool, tiemout=3),  # type: ignore[call-arg]
     ):
         with pytest.raises(TypeError, match=r"unknown option 'tiemout'; the options are name, .*"):
             call()
@@ -313,14 +313,14 @@ def test_a_submit_with_a_wrong_option_can_be_repeated(
     pool, _ = live
     job = PrimitiveJob(use, 2)
     with pytest.raises(TypeError, match="retries"):
-        job.submit(pool, retries="many")
+        job.submit(pool, retries="many")  # type: ignore[arg-type]
     assert job.status() is JobStatus.INITIALIZING
     assert job.submit(pool).result(PATIENCE) == 2
 
 
 def test_map_without_iterables(live: tuple[JobPool, PrimitiveJob[Any]]) -> None:
     with pytest.raises(TypeError, match="at least one iterable"):
-        live[0].map(use)
+        live[0].map(use)  # type: ignore[call-overload]
 
 
 def test_positional_only(live: tuple[JobPool, PrimitiveJob[Any]]) -> None:

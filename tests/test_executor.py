@@ -709,7 +709,7 @@ def test_options_of_the_pool() -> None:
     with JobExecutor(1, env={"COLOUR": "blue"}) as executor:
         assert executor.submit(os.getenv, "COLOUR").result(PATIENCE) == "blue"
     with pytest.raises(TypeError, match="colour"):
-        JobExecutor(1, colour="blue")
+        JobExecutor(1, colour="blue")  # type: ignore[call-arg]
 
 
 # --- over a pool that was given -------------------------------------------------------------------

@@ -523,8 +523,7 @@ def test_it_can_be_ended(
     attack: Callable[[Path], object] | str,
     how: str,
 ) -> None:
-    options = {"timeout": 0.2} if how == "timeout" else {}
-    view = pool.options(**options)
+    view = pool.options(timeout=0.2 if how == "timeout" else None)
     if isinstance(attack, str):
         job: PrimitiveJob[Any] = view.submit(take, Slow(marks, attack))
     else:

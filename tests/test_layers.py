@@ -16,6 +16,7 @@ LAYERS = [
     "errors",
     "status",
     "options",
+    "signatures",
     "logs",
     "wire",
     "messages",
@@ -43,7 +44,7 @@ LAYERS = [
 ]
 # A job finds the default pool by itself; nothing is imported before somebody submits to it.
 ALLOWED_UPWARD = {("job", "pool")}
-PURE = {"errors", "status", "options", "logs", "wire", "memory", "guard"}
+PURE = {"errors", "status", "options", "signatures", "logs", "wire", "memory", "guard"}
 
 
 def imports_of(module: str) -> Iterator[str]:

@@ -476,7 +476,7 @@ while not Path({str(tmp_path / "begun")!r}).exists():
 
 def test_wrong_on_exit() -> None:
     with pytest.raises(ValueError, match="on_exit must be 'wait' or 'cancel', not 'kill'"):
-        JobPool(1, on_exit="kill")
+        JobPool(1, on_exit="kill")  # type: ignore[arg-type]
 
 
 def test_notes_do_not_overlap() -> None:

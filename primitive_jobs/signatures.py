@@ -1,0 +1,43 @@
+"""Keyword arguments that several signatures have in common, for type checkers and `help`.
+
+A new option is added here, to its class in `options`, and to nothing else.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+else:  # typing_extensions is not needed to run; Python 3.10 has neither of them
+    Self = getattr(typing, "Self", object)
+    Unpack = getattr(typing, "Unpack", typing.Optional)
+
+
+class JobOptionsDict(TypedDict, total=False):
+    """The fields of `JobOptions`, as keyword arguments."""
+
+    name: str | None
+    metadata: Mapping[str, Any] | None
+    timeout: float | None
+    priority: int
+    memory_limit: float | str | None
+    retries: int
+
+
+class PoolOptionsDict(TypedDict, total=False):
+    """Arguments of `JobPool` that `JobExecutor` hands on."""
+
+    env: Mapping[str, str] | None
+    threads_per_worker: int | None
+    idle_timeout: float | None
+    max_jobs_per_worker: int | None
+    memory_limit: float | str | None
+    preload: Iterable[str]
+    spare_workers: int
+    on_exit: Literal["wait", "cancel"]
+
+
+__all__ = ["JobOptionsDict", "PoolOptionsDict", "Self", "Unpack"]
