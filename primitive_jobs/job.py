@@ -399,9 +399,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
             try:
                 next(once, None)
             except BaseException as error:
-                report_here(
-                    logging.ERROR, "a callback of job %s raised", job.name, job=job, error=error
-                )
+                report_here(logging.ERROR, "a callback of job %s raised", job, job=job, error=error)
                 own = threading.current_thread() is threading.main_thread()
                 if own and isinstance(error, KeyboardInterrupt):
                     raise  # the user's Ctrl-C, not the callback's affair

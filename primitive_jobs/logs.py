@@ -81,7 +81,9 @@ class Report:
         }
         if job is not None:
             fields["job_id"], fields["job_name"] = job.job_id(), job.name
-            shown = f"{job.name} ({job.job_id()})"
+            # A name may have line ends, or what no file can take.
+            name = job.name if job.name.isprintable() else ascii(job.name)
+            shown = f"{name} ({job.job_id()})"
             args = tuple(shown if value is job else value for value in args)
         self._call_back(_Note(level, message, args, error, fields, sys._getframe(1)))
 

@@ -300,6 +300,15 @@ def test_a_callback_raises(said: Listener) -> None:
             assert record.exc_info[0] is ValueError
 
 
+def test_a_name_that_no_file_can_take(said: Listener) -> None:
+    with JobPool(1) as pool:
+        job = pool.options(name="a\n\ud800").submit(os._exit, 1)
+        assert isinstance(job.exception(PATIENCE), WorkerDiedError)
+    (died,) = said.find("died:")
+    assert died.getMessage().endswith(f"it had job 'a\\n\\ud800' ({job.job_id()})")
+    assert died.job_name == job.name  # type: ignore[attr-defined]
+
+
 def test_where_nobody_listens_no_job_is_given_an_id(marks: Path) -> None:
     level = LOGGER.level
     LOGGER.setLevel(logging.CRITICAL)
