@@ -238,13 +238,12 @@ class Dispatcher:
         self._postponed = 0  # of these, those that might have been told before
         self._ended = False
         self._abandoned = False
-        self._callbacks_ended = False
         self._end_waiters: list[Callable[[], object]] = []
         self._to_spawn: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         self._to_reap: queue.SimpleQueue[WorkerProcess | None] = queue.SimpleQueue()
-        self._callbacks: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._callbacks = _Callbacks()
         self._to_watch: queue.SimpleQueue[_Watched | Unwatch | None] = queue.SimpleQueue()
-        self._report = Report(self.call_back)
+        self._report = Report(self._callbacks.call)
         self._log = WorkerLog(self._report, self._scheduler, self._jobs)
         self._bell = _Bell()
         try:
@@ -264,7 +263,7 @@ class Dispatcher:
                 ("spawner", self._spawn),
                 ("reaper", self._reap),
                 ("memory", self._watch_memory),
-                ("callbacks", self._call_back),
+                ("callbacks", self._callbacks.run),
             )
         ]
         if made is not None:
@@ -362,9 +361,7 @@ class Dispatcher:
 
     def call_back(self, callback: Callable[[], object]) -> None:
         """Call ``callback`` on the thread for callbacks."""
-        self._callbacks.put(callback)
-        if self._callbacks_ended:
-            self._run_late_callbacks()
+        self._callbacks.call(callback)
 
     def check_may_wait(self) -> None:
         """Raise `JobError` where the waiting would be for ever."""
@@ -851,7 +848,7 @@ class Dispatcher:
         self._ended = True
         self._refuse()
         self._report(logging.DEBUG, "a pool has ended")
-        self._callbacks.put(None)  # last: what is called or logged later, is so by whoever comes
+        self._callbacks.end()  # last: what is called or logged later, is so by whoever comes
         while self._end_waiters:
             self._end_waiters.pop()()
 
@@ -952,18 +949,37 @@ class Dispatcher:
             else:
                 watched[order.slot] = order
 
-    def _call_back(self) -> None:
-        while (callback := self._callbacks.get()) is not None:
+
+class _Callbacks:
+    """The thread for callbacks: what it is given, it calls. It does not hold the pool."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._ended = False
+
+    def call(self, callback: Callable[[], object]) -> None:
+        """Have it called; here and now, if the thread has ended."""
+        self._queue.put(callback)
+        if self._ended:
+            self._run_late()
+
+    def end(self) -> None:
+        """Have the thread end, after what was given before."""
+        self._queue.put(None)
+
+    def run(self) -> None:
+        """Be the thread."""
+        while (callback := self._queue.get()) is not None:
             callback()  # raises nothing: see PrimitiveJob.add_done_callback
             del callback
-        self._callbacks_ended = True
-        self._run_late_callbacks()
+        self._ended = True
+        self._run_late()
 
-    def _run_late_callbacks(self) -> None:
+    def _run_late(self) -> None:
         """Whoever takes a callback out of the queue runs it, on any thread."""
         with contextlib.suppress(queue.Empty):
             while True:
-                callback = self._callbacks.get_nowait()
+                callback = self._queue.get_nowait()
                 if callback is not None:
                     callback()
 

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from .chunks import is_packed, run_chunk, unpack_result
 from .errors import JobError, PoolClosedError, SerializationError
 from .job import PoolLink, PrimitiveJob
-from .logs import report_here
+from .logs import Later, report_here
 from .options import (
     check_bool,
     check_callable,
@@ -247,7 +247,13 @@ class JobFuture(Future[T]):
             callback(self)
         except BaseException as error:
             # Not on the standard library's logger, which has a handler that prints on stderr.
-            report_here(logging.ERROR, "a callback of %r raised", self, job=self.job, error=error)
+            report_here(
+                logging.ERROR,
+                "a callback of %s raised",
+                Later(repr, self),
+                job=self.job,
+                error=error,
+            )
             own = threading.current_thread() is threading.main_thread()
             if own and isinstance(error, KeyboardInterrupt):
                 raise  # the user's Ctrl-C, not the callback's affair

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 logger = logging.getLogger("primitive_jobs")
 _nobody = logging.NullHandler()  # without any handler logging prints warnings on stderr
@@ -28,6 +28,26 @@ class Named(Protocol):
     def name(self) -> str: ...  # noqa: D102
 
     def job_id(self) -> str: ...  # noqa: D102
+
+
+class Later:
+    """Among the arguments of a message: a text whose making may need foreign code.
+
+    It is made when the record is, which does not hold what it is made of.
+    """
+
+    __slots__ = ("_make", "_of")
+
+    def __init__(self, make: Callable[[Any], str], of: object) -> None:
+        self._make = make
+        self._of = of
+
+    def text(self) -> str:
+        """Make it."""
+        try:
+            return self._make(self._of)
+        except Exception:  # noqa: BLE001 - it may be nonsense, which a job may send
+            return "(unknown)"
 
 
 class Report:
@@ -152,7 +172,7 @@ class _Note:
             path,
             line,
             self._message,
-            self._args,
+            tuple(arg.text() if isinstance(arg, Later) else arg for arg in self._args),
             None if error is None else (type(error), error, error.__traceback__),
             function,
             self._fields,
@@ -174,4 +194,4 @@ class _Note:
 report_here = Report(lambda log: log())
 """For threads where foreign code may run; a handler that raises is no affair of the caller's."""
 
-__all__ = ["Named", "Report", "listened_to", "logger", "report_here"]
+__all__ = ["Later", "Named", "Report", "listened_to", "logger", "report_here"]

@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import signal
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from .job import PrimitiveJob
-from .logs import Report
+from .logs import Later, Report
 from .messages import Evidence, Reason
 from .process import WorkerProcess
 from .scheduler import LEAVE_TIME, Scheduler, Slot, SlotState
@@ -59,7 +59,7 @@ class WorkerLog:
                 logging.WARNING,
                 "no worker could be started for slot %d: %s",
                 slot,
-                _Lazy(one_line, error),
+                Later(one_line, error),
             )
 
     def started(self, process: WorkerProcess) -> None:
@@ -93,7 +93,7 @@ class WorkerLog:
             logging.WARNING,
             "the pool's preload or initializer raised in worker %d: %s",
             process.pid,
-            _Lazy(what_was_raised, message.body),
+            Later(what_was_raised, message.body),
         )
 
     # --- going -------------------------------------------------------------------------------
@@ -254,22 +254,6 @@ def cause_of_death(evidence: Evidence, when: str = " in the middle of the job") 
             f"{evidence.out_of_memory}"
         )
     return f"killed by signal {name}"
-
-
-class _Lazy:
-    """A text that may need foreign code, which is not to run where it is noted."""
-
-    __slots__ = ("_make", "_of")
-
-    def __init__(self, make: Callable[[Any], str], of: object) -> None:
-        self._make = make
-        self._of = of
-
-    def __str__(self) -> str:
-        try:
-            return self._make(self._of)
-        except Exception:  # noqa: BLE001 - it may be nonsense, which a job may send
-            return "(unknown)"
 
 
 __all__ = ["WorkerLog", "cause_of_death"]
