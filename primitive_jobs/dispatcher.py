@@ -282,7 +282,7 @@ class Dispatcher:
             # An interrupt may come while its thread starts, which then has not begun yet.
             self._begun.append(False)
             if self._begun[0]:
-                self._tell(ShutDown(cancel=True))
+                self._tell(ShutDown(cancel=True, at_once=True))
             else:
                 self._end()
             if isinstance(error, RuntimeError):
@@ -351,8 +351,8 @@ class Dispatcher:
         """Have a job stopped; returns at once."""
         self._tell(CancelJob(job, grace))
 
-    def ask_cancel_all(self, grace: float) -> None:
-        """Have every unfinished job stopped; returns at once."""
+    def ask_cancel_all(self, grace: float | None) -> None:
+        """Have every unfinished job stopped, after its own grace if None; returns at once."""
         self._tell(CancelAllAsked(grace))
 
     def forget(self, number: int) -> None:
@@ -394,10 +394,13 @@ class Dispatcher:
         self.check_open()
         self._tell(RestartAsked())
 
-    def shut_down(self, *, cancel: bool = False) -> None:
-        """Take no job any more, end when all are final; returns at once."""
+    def shut_down(self, *, cancel: bool = False, at_once: bool = False) -> None:
+        """Take no job any more, end when all are final; returns at once.
+
+        `cancel` leaves each job its grace, unless ``at_once``, or where it was given before.
+        """
         self.accepting = False
-        self._tell(ShutDown(cancel))
+        self._tell(ShutDown(cancel, at_once))
 
     def join(self) -> None:
         """Wait until everything is gone: jobs, processes, threads, descriptors."""
@@ -532,7 +535,16 @@ class Dispatcher:
         job._tracker.note(offer)
         self._register(job)
         slot, options = offer.process.slot, job._options
-        self._feed(HandedOver(job.number, slot, offer.attempt, options.priority, options.retries))
+        self._feed(
+            HandedOver(
+                job.number,
+                slot,
+                offer.attempt,
+                options.priority,
+                options.retries,
+                options.grace,
+            )
+        )
         if not offer.sent and not self._send(offer.process, Kind.RUN, offer.attempt, job._payload):
             self._feed(NotTaken(slot, offer.attempt))
 
@@ -601,7 +613,9 @@ class Dispatcher:
         options = job._options
         limit = options.memory_limit
         assert limit is None or isinstance(limit, int), "made an int when the options were made"
-        event = Submitted(job.number, options.priority, options.timeout, limit, options.retries)
+        event = Submitted(
+            job.number, options.priority, options.timeout, limit, options.retries, options.grace
+        )
         if not self._scheduler.line_up(event):
             self._feed(event)
 
@@ -1200,12 +1214,12 @@ def _at_exit() -> None:
     pools = list(_dispatchers)
     try:
         for pool in pools:
-            pool.shut_down(cancel=interrupted or pool.cancel_at_exit)
+            pool.shut_down(cancel=interrupted or pool.cancel_at_exit, at_once=interrupted)
         for pool in pools:
             pool.join()
     except KeyboardInterrupt:
         for pool in pools:
-            pool.shut_down(cancel=True)
+            pool.shut_down(cancel=True, at_once=True)
         for pool in pools:
             pool.join()
         raise

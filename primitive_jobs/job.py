@@ -302,15 +302,18 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
         finally:
             del error, self  # or this frame and the exception keep each other alive
 
-    def cancel(self, *, grace: float = 0.0) -> bool:
+    def cancel(self, *, grace: float | None = None) -> bool:
         """Stop the job for real; when this returns True, nothing of it runs any more.
 
         A queued job never starts. A running one loses its worker and every process below it,
-        whatever it is doing. The worker of no other job is touched.
+        whatever it is doing. The worker of no other job is touched. This waits for the end of the
+        processes, on the thread of an event loop as well: there, cancel the task that awaits the
+        job, or use ``await asyncio.to_thread(job.cancel)``.
 
         Args:
             grace: Seconds between SIGTERM, which raises SystemExit in the job, and SIGKILL;
-                default 0: SIGKILL at once. A job that returns within the grace is DONE.
+                default: the job's option ``grace``, which is 0, SIGKILL at once, unless given. A
+                job that returns within the grace is DONE.
 
         Returns:
             True exactly when the job's final status is CANCELLED.
@@ -318,20 +321,20 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
         Raises:
             TypeError, ValueError: ``grace`` is no finite number of seconds from 0 on.
         """
-        if self._ask_cancel(check_grace(grace)):
+        if self._ask_cancel(None if grace is None else check_grace(grace)):
             assert self._link is not None
             self._link.check_may_wait()
             self._tracker.wait()
         return self.cancelled()
 
-    def _ask_cancel(self, grace: float = 0.0) -> bool:
+    def _ask_cancel(self, grace: float | None = None) -> bool:
         """Set a cancel going; return whether its end is still to be waited for."""
         if self._tracker.outcome is not None or self._cancel_unbegun():
             return False
         # The dispatcher has it, or it has ended this moment; a link was set before either.
         if self._link is None:
             return False
-        self._link.ask_cancel(self, grace)
+        self._link.ask_cancel(self, self._options.grace if grace is None else grace)
         return True
 
     def _cancel_unbegun(self) -> bool:
@@ -367,8 +370,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
         """
         seconds = check_seconds("timeout", timeout)
         self._check_submitted()
-        if self._link is not None and self._tracker.outcome is None:
-            self._link.check_may_wait()
+        self._check_may_wait()
         return self._tracker.wait(seconds) is not None
 
     def wait_for_final_state(self, timeout: float | None = None) -> None:
@@ -504,6 +506,10 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
         if self._submits == [] and self._tracker.outcome is None:
             raise JobError(f"job {self.name} was not submitted: call submit() first")
 
+    def _check_may_wait(self) -> None:
+        if self._link is not None and self._tracker.outcome is None:
+            self._link.check_may_wait()
+
     def _await_outcome(self, timeout: float | None) -> Outcome:
         outcome = self._tracker.outcome
         if outcome is None:
@@ -512,8 +518,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
                 outcome = self._tracker.outcome
             else:
                 self._check_submitted()
-                if self._link is not None:
-                    self._link.check_may_wait()
+                self._check_may_wait()
                 outcome = self._tracker.wait()
             assert outcome is not None
         elif timeout is not None:

@@ -134,15 +134,17 @@ class Submitted(Fact):
     timeout: float | None = None  # s
     memory_limit: int | None = None  # bytes
     retries: int = 0
+    grace: float = 0.0  # s
 
     if not TYPE_CHECKING:
 
-        def __init__(self, job, priority=0, timeout=None, memory_limit=None, retries=0):
+        def __init__(self, job, priority=0, timeout=None, memory_limit=None, retries=0, grace=0.0):
             self.job = job
             self.priority = priority
             self.timeout = timeout
             self.memory_limit = memory_limit
             self.retries = retries
+            self.grace = grace
 
 
 class HandedOver(Fact):
@@ -153,15 +155,17 @@ class HandedOver(Fact):
     attempt: int
     priority: int = 0
     retries: int = 0
+    grace: float = 0.0  # s
 
     if not TYPE_CHECKING:
 
-        def __init__(self, job, slot, attempt, priority=0, retries=0):
+        def __init__(self, job, slot, attempt, priority=0, retries=0, grace=0.0):
             self.job = job
             self.slot = slot
             self.attempt = attempt
             self.priority = priority
             self.retries = retries
+            self.grace = grace
 
 
 class Withdrawn(Fact):
@@ -179,9 +183,9 @@ class CancelAsked(Fact):
 
 
 class CancelAllAsked(Fact):
-    """The same for every unfinished job."""
+    """The same for every unfinished job; after its own grace where `grace` is None."""
 
-    grace: float = 0.0
+    grace: float | None = None
 
 
 class Started(Fact):
@@ -273,9 +277,13 @@ class RestartAsked(Fact):
 
 
 class ShutDown(Fact):
-    """No job comes any more; `cancel` also ends those that are there."""
+    """No job comes any more; `cancel` also ends those that are there, each after its own grace.
+
+    `at_once` and a second `cancel` leave them none.
+    """
 
     cancel: bool = False
+    at_once: bool = False
 
 
 Event = (

@@ -120,7 +120,7 @@ def check_bool(name: str, value: object) -> None:
 
 
 def check_grace(value: object) -> float:
-    """Return ``value``, a cancel's ``grace``, in seconds.
+    """Return ``value``, the ``grace`` of a cancel or a job, in seconds.
 
     Raises:
         TypeError: It is no real number (a bool is none).
@@ -162,6 +162,11 @@ class JobOptions:
             outside, the kernel's OOM killer); never after its own exception, a cancel or a limit
             that it passed. Default 0.
         priority: An int; higher runs first, first come first served within. Default 0.
+        grace: Seconds that a cancel of the running job leaves it between SIGTERM, which raises
+            SystemExit in it, and SIGKILL, wherever the cancel itself says nothing else: that of a
+            task that awaits it, of a future, of `gather` and `race`, of a pool that is shut down.
+            A ``timeout`` or ``memory_limit`` kills at once, and so does a Ctrl-C that ends the
+            program. Default 0: SIGKILL at once.
 
     Raises:
         TypeError, ValueError: On construction, naming the option that is wrong.
@@ -173,6 +178,7 @@ class JobOptions:
     priority: int = 0
     memory_limit: float | str | None = None
     retries: int = 0
+    grace: float = 0.0
 
     def __post_init__(self) -> None:
         if isinstance(self.name, str):
@@ -187,6 +193,7 @@ class JobOptions:
         object.__setattr__(self, "priority", check_int("priority", self.priority))
         object.__setattr__(self, "memory_limit", check_bytes("memory_limit", self.memory_limit))
         object.__setattr__(self, "retries", check_count("retries", self.retries, least=0))
+        object.__setattr__(self, "grace", check_grace(self.grace))
 
     @property
     def unlimited(self) -> bool:

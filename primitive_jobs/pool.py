@@ -301,9 +301,9 @@ class JobPool(_Submitter):
         """Return the jobs that are queued or running now, in the order they came in."""
         return self._dispatcher.unfinished()
 
-    def cancel_all(self, *, grace: float = 0.0) -> None:
+    def cancel_all(self, *, grace: float | None = None) -> None:
         """Cancel every unfinished job and wait until all are final; ``grace`` as in `cancel`."""
-        seconds = check_grace(grace)
+        seconds = None if grace is None else check_grace(grace)
         jobs = self.jobs()
         self._dispatcher.ask_cancel_all(seconds)
         for job in jobs:
@@ -335,7 +335,8 @@ class JobPool(_Submitter):
 
         Args:
             wait: Return only when every job is final, and every process and thread gone.
-            cancel: Cancel all jobs first, those that run included.
+            cancel: Cancel all jobs first, those that run included: each after the ``grace`` of its
+                options, and without any if this is the second call that says so.
 
         Raises:
             TypeError: One of them is no bool; nothing has happened then.

@@ -91,6 +91,7 @@ class Job:
 
     __slots__ = (
         "cancel_asked",
+        "grace",
         "memory_limit",
         "number",
         "priority",
@@ -107,12 +108,14 @@ class Job:
         timeout: float | None = None,
         memory_limit: int | None = None,
         retries: int = 0,
+        grace: float = 0.0,
     ) -> None:
         self.number = number
         self.priority = priority
         self.timeout = timeout
         self.memory_limit = memory_limit
         self.retries = retries  # that are left
+        self.grace = grace  # s, of a cancel that says nothing else
         self.slot: Slot | None = None
         self.unstarted = 0  # attempts that never began
         self.cancel_asked = False
@@ -247,6 +250,7 @@ class Scheduler:
         self.slots: dict[int, Slot] = {}
         self.closing = False
         self.closed = False
+        self._cancelling = False  # it was shut down with everything cancelled
         self._queue = _Queue()
         self._idle: list[Slot] = []  # the longest idle first; the last one is used next
         self._busy = 0  # slots that have a job
@@ -403,13 +407,20 @@ class Scheduler:
             return
         self._spares_failed = False
         self._enqueue(
-            Job(event.job, event.priority, event.timeout, event.memory_limit, event.retries)
+            Job(
+                event.job,
+                event.priority,
+                event.timeout,
+                event.memory_limit,
+                event.retries,
+                event.grace,
+            )
         )
 
     def _on_handed_over(self, event: HandedOver) -> None:
         slot = self._idle.pop()
         assert slot.number == event.slot, "it was offered, and nothing has happened since"
-        job = Job(event.job, event.priority, retries=event.retries)
+        job = Job(event.job, event.priority, retries=event.retries, grace=event.grace)
         self.jobs[job.number] = job
         self._give(slot, job)
         assert slot.attempt == event.attempt
@@ -518,7 +529,8 @@ class Scheduler:
 
     def _on_cancel_all(self, event: CancelAllAsked) -> None:
         for job in sorted(self.jobs.values(), key=lambda job: job.slot is not None):
-            self._cancel(job, event.grace)  # the waiting first, or they would move up
+            # The waiting first, or they would move up.
+            self._cancel(job, job.grace if event.grace is None else event.grace)
 
     def _cancel(self, job: Job, grace: float) -> None:
         slot = job.slot
@@ -714,9 +726,12 @@ class Scheduler:
     def _on_shut_down(self, event: ShutDown) -> None:
         self.closing = True
         if event.cancel:
-            self._on_cancel_all(CancelAllAsked())
+            at_once = event.at_once or self._cancelling
+            self._cancelling = True
+            self._on_cancel_all(CancelAllAsked(0.0 if at_once else None))
             for slot in list(self.slots.values()):
-                self._kill(slot)
+                if slot.state is not GRACE:
+                    self._kill(slot)
 
     # --- what follows from the state as it is now ------------------------------------------------
 

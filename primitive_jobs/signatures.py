@@ -25,6 +25,7 @@ class JobOptionsDict(TypedDict, total=False):
     priority: int
     memory_limit: float | str | None
     retries: int
+    grace: float
 
 
 class PoolOptionsDict(TypedDict, total=False):

@@ -226,6 +226,46 @@ def test_of_two_cancels_the_earlier_deadline_counts(
     assert answers == [True, True]
 
 
+def end_by_exception(pool: JobPool, job: PrimitiveJob[Any]) -> None:
+    with pytest.raises(LookupError), pool:
+        raise LookupError
+
+
+WAYS: dict[str, Callable[[JobPool, PrimitiveJob[Any]], object]] = {
+    "job.cancel": lambda pool, job: job.cancel(),
+    "cancel_all": lambda pool, job: pool.cancel_all(),
+    "shutdown": lambda pool, job: pool.shutdown(cancel=True),
+    "with": end_by_exception,
+    "job.cancel without": lambda pool, job: job.cancel(grace=0),
+    "cancel_all without": lambda pool, job: pool.cancel_all(grace=0),
+    "timeout": lambda pool, job: job.wait(PATIENCE),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_grace_of_a_job(marks: Path, way: str) -> None:
+    with JobPool(max_workers=1) as pool:
+        pool.submit(abs, 1).result(PATIENCE)  # so that the next one is handed over
+        options: dict[str, Any] = {"timeout": 0.5} if way == "timeout" else {}
+        job = pool.options(grace=PATIENCE, **options).submit(clean_up, marks)
+        (pid,) = read_pids(marks, ("worker",))
+        WAYS[way](pool, job)
+        assert job.status().name == ("ERROR" if options else "CANCELLED")
+        assert gone(pid)
+    assert (marks / "cleaned").exists() == (not options and "without" not in way)
+
+
+def test_a_second_shutdown_leaves_no_grace(marks: Path) -> None:
+    with JobPool(max_workers=1) as pool:
+        job = pool.options(grace=600).submit(ignore_sigterm, marks)
+        read_pids(marks, ("worker",))
+        pool.shutdown(wait=False, cancel=True)
+        pool.shutdown(wait=False)
+        assert not job.wait(0.05)
+        pool.shutdown(cancel=True)
+        assert job.cancelled()
+
+
 # --- jobs that are final, or not submitted --------------------------------------------------------
 
 

@@ -277,6 +277,40 @@ def test_a_grace() -> None:
     assert play(Gone(1, Evidence(1, -9, noted=2))) == [Settle(1, Cancelled())]
 
 
+def test_a_jobs_own_grace_is_that_of_a_cancel_of_all() -> None:
+    play = Script(2)
+    play.warm(2)
+    play(Submitted(1, grace=5.0), Submitted(2), Submitted(3, grace=5.0), Submitted(4))
+    actions = play(CancelAllAsked())
+    assert settled(actions) == {3: Cancelled(), 4: Cancelled()}
+    ends = [action for action in actions if isinstance(action, (Terminate, Kill))]
+    assert len(ends) == 2
+    assert {type(end) for end in ends} == {Terminate, Kill}
+    assert play.scheduler.next_deadline() == 5.0
+    assert play(CancelAllAsked(3.0)) == []
+    assert play.scheduler.next_deadline() == 3.0
+
+
+@pytest.mark.parametrize("hurry", [ShutDown(cancel=True), ShutDown(cancel=True, at_once=True)])
+def test_a_shutdown_leaves_each_its_grace_the_first_time(hurry: ShutDown) -> None:
+    play = Script()
+    play.warm()
+    play(HandedOver(1, 1, 2, grace=5.0))
+    assert play(ShutDown(cancel=True)) == [Terminate(1)]
+    assert play(ShutDown()) == []
+    assert play.scheduler.next_deadline() == 5.0
+    assert play(hurry) == [Kill(1)]
+    assert play(Gone(1, Evidence(1, -9, noted=2))) == [Settle(1, Cancelled()), Close()]
+
+
+def test_a_limit_leaves_no_grace() -> None:
+    play = Script()
+    play.warm()
+    play(Submitted(1, timeout=3.0, grace=5.0))
+    play.now = 3.0
+    assert play(Tick()) == [Kill(1)]
+
+
 def test_a_return_within_the_grace_counts_an_exception_does_not() -> None:
     for answer, fate in [(RETURNED, RETURNED), (RAISED, Cancelled())]:
         play = Script()
@@ -738,14 +772,20 @@ class World(RuleBasedStateMachine):
         timeout=st.sampled_from([None, 5.0]),
         memory_limit=st.sampled_from([None, 100]),
         retries=st.integers(0, 2),
+        grace=st.sampled_from([0.0, 0.0, 3.0]),
     )
     def submit(
-        self, priority: int, timeout: float | None, memory_limit: int | None, retries: int
+        self,
+        priority: int,
+        timeout: float | None,
+        memory_limit: int | None,
+        retries: int,
+        grace: float,
     ) -> None:
         self.jobs += 1
         self.retries[self.jobs] = retries
         hungry = self.scheduler.hungry()
-        event = Submitted(self.jobs, priority, timeout, memory_limit, retries)
+        event = Submitted(self.jobs, priority, timeout, memory_limit, retries, grace)
         long_way = copy.deepcopy(self.scheduler)
         if self.scheduler.line_up(event):
             assert long_way.handle(event, self.now) == []
@@ -916,6 +956,11 @@ class World(RuleBasedStateMachine):
         if really:
             self.tell(ShutDown(cancel))
 
+    @rule(grace=st.sampled_from([None, 3.0]), really=st.sampled_from([False] * 9 + [True]))
+    def cancel_all(self, grace: float | None, really: bool) -> None:
+        if really:
+            self.tell(CancelAllAsked(grace))
+
     @invariant()
     def consistent(self) -> None:
         self.scheduler.check()
@@ -928,7 +973,7 @@ class World(RuleBasedStateMachine):
         assert self.watched <= self.running.keys(), "memory is watched while a job runs"
 
     def teardown(self) -> None:
-        self.tell(ShutDown(cancel=True))
+        self.tell(ShutDown(cancel=True, at_once=True))
         while self.starting:
             self.tell(StartFailed(self.starting.pop(), Evidence()))
         while self.killed:
