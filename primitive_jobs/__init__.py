@@ -11,7 +11,7 @@
 
 Modules, each importing only from those before it: errors, status, options, signatures, logs, wire,
 messages, serialize, chunks, channel, shared, tracker, job, scheduler, memory, guard, worker, entry,
-launch, process, worker_log, dispatcher, mapping, pool, waiting, executor.
+launch, process, worker_log, dispatcher, mapping, pool, waiting, groups, executor.
 
 The public names are imported when they are first used, so that a worker, which needs few of the
 modules, starts fast.
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         WorkerDiedError,
     )
     from .executor import JobExecutor
+    from .groups import gather, race
     from .job import BasePrimitiveJob, PrimitiveJob
     from .options import JobOptions
     from .pool import JobPool, default_pool, run
@@ -55,6 +56,7 @@ _HOMES = {
         "WorkerDiedError",
     ),
     "executor": ("JobExecutor",),
+    "groups": ("gather", "race"),
     "job": ("BasePrimitiveJob", "PrimitiveJob"),
     "options": ("JobOptions",),
     "pool": ("JobPool", "default_pool", "run"),
@@ -83,6 +85,8 @@ __all__ = [
     "WorkerDiedError",
     "as_completed",
     "default_pool",
+    "gather",
+    "race",
     "run",
     "share",
     "wait",

@@ -51,24 +51,30 @@ def as_completed(
     """
     seconds = check_seconds("timeout", timeout)
     end = None if seconds is None else time.monotonic() + seconds
-    unique = _checked(jobs)
+    unique = list(dict.fromkeys(check_jobs(jobs)))
     return _yield_final(unique, end, seconds)
 
 
-def _checked(jobs: Iterable[PrimitiveJob[T]]) -> list[PrimitiveJob[T]]:
-    unique: dict[PrimitiveJob[T], None] = {}
+def check_jobs(jobs: Iterable[PrimitiveJob[T]]) -> list[PrimitiveJob[T]]:
+    """Return submitted jobs as a list, duplicates included.
+
+    Raises:
+        TypeError: It is no iterable of jobs.
+        JobError: One was not submitted.
+    """
+    checked = []
     for job in check_iterable("jobs", "PrimitiveJobs", jobs):
         if not isinstance(cast("object", job), PrimitiveJob):
             raise TypeError(f"jobs must be an iterable of PrimitiveJobs; one is {shown(job)}")
         job._check_submitted()
-        unique[job] = None
-    return list(unique)
+        checked.append(job)
+    return checked
 
 
 def _yield_final(
     jobs: list[PrimitiveJob[T]], end: float | None, timeout: float | None
 ) -> Iterator[PrimitiveJob[T]]:
-    watch = _Watch(jobs)
+    watch = Watch(jobs)
     total = len(jobs)
     del jobs  # a job that was yielded is not kept alive
     try:
@@ -85,7 +91,7 @@ def _yield_final(
         watch.close()
 
 
-class _Watch(Generic[T]):
+class Watch(Generic[T]):
     """Jobs whose end is put into a queue."""
 
     def __init__(self, jobs: Iterable[PrimitiveJob[T]]) -> None:
@@ -157,8 +163,8 @@ def wait(
             f"{FIRST_EXCEPTION!r}, not {return_when!r}"
         )
     end = None if seconds is None else time.monotonic() + seconds
-    unique = _checked(jobs)
-    watch = _Watch(unique)
+    unique = list(dict.fromkeys(check_jobs(jobs)))
+    watch = Watch(unique)
 
     def enough() -> bool:
         final = [job for job in unique if job.in_final_state()]

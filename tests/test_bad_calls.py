@@ -26,6 +26,8 @@ from primitive_jobs import (
     PrimitiveJob,
     as_completed,
     default_pool,
+    gather,
+    race,
     run,
     wait,
 )
@@ -69,6 +71,7 @@ CALLABLE = Kind("must be callable", (None, 3, "print", BadRepr()))
 SECONDS = Kind("number of seconds", ("1", True, [1], 1j, BadRepr()), (NAN,))
 LIMIT = Kind("seconds", ("1", True, [1], 1j, BadRepr()), (NAN, 0, -1, -INFINITY))
 GRACE = Kind("number of seconds", ("1", True, [1], None, BadRepr()), (NAN, -1, INFINITY))
+NEW_GRACE = GRACE._replace(types=tuple(bad for bad in GRACE.types if bad is not None))
 COUNT = Kind("must be", ("1", True, 1.5, [1], 1j, BadRepr()), (0, -1))
 FROM_ZERO = Kind("must be", ("1", True, 1.5, None, BadRepr()), (-1,))
 WHOLE = Kind("must be an int", ("1", True, 1.5, None, BadRepr()))
@@ -93,6 +96,7 @@ OPTIONS: dict[str, Kind] = {
     "priority": WHOLE,
     "memory_limit": SIZE,
     "retries": FROM_ZERO,
+    "grace": GRACE,
 }
 
 # (function, argument) -> (kind, call with a wrong value); `pool` and `job` are live.
@@ -101,7 +105,7 @@ TABLE: dict[tuple[Any, str], tuple[Kind, Call]] = {
     (run, "function"): (CALLABLE, lambda pool, job, bad: run(bad)),
     (PrimitiveJob, "function"): (CALLABLE, lambda pool, job, bad: PrimitiveJob(bad)),
     (PrimitiveJob.submit, "pool"): (POOL, lambda pool, job, bad: PrimitiveJob(use, 1).submit(bad)),
-    (PrimitiveJob.cancel, "grace"): (GRACE, lambda pool, job, bad: job.cancel(grace=bad)),
+    (PrimitiveJob.cancel, "grace"): (NEW_GRACE, lambda pool, job, bad: job.cancel(grace=bad)),
     (PrimitiveJob.add_done_callback, "fn"): (
         CALLABLE,
         lambda pool, job, bad: job.add_done_callback(bad),
@@ -111,6 +115,11 @@ TABLE: dict[tuple[Any, str], tuple[Kind, Call]] = {
     (wait, "return_when"): (WHEN, lambda pool, job, bad: wait([job], return_when=bad)),
     (as_completed, "jobs"): (JOBS, lambda pool, job, bad: as_completed(bad)),
     (as_completed, "timeout"): (SECONDS, lambda pool, job, bad: as_completed([job], bad)),
+    (gather, "jobs"): (JOBS, lambda pool, job, bad: gather(bad)),
+    (gather, "fail_fast"): (BOOL, lambda pool, job, bad: gather([job], fail_fast=bad)),
+    (gather, "timeout"): (SECONDS, lambda pool, job, bad: gather([job], timeout=bad)),
+    (race, "jobs"): (JOBS, lambda pool, job, bad: race(bad)),
+    (race, "timeout"): (SECONDS, lambda pool, job, bad: race([job], timeout=bad)),
     (JobPool, "max_workers"): (COUNT, lambda pool, job, bad: JobPool(bad)),
     (JobPool, "initializer"): (
         CALLABLE._replace(types=(3, "print", BadRepr())),
@@ -140,7 +149,7 @@ TABLE: dict[tuple[Any, str], tuple[Kind, Call]] = {
     (JobPool.map, "timeout"): (SECONDS, lambda pool, job, bad: pool.map(use, [1], timeout=bad)),
     (JobPool.map, "chunksize"): (COUNT, lambda pool, job, bad: pool.map(use, [1], chunksize=bad)),
     (JobPool.map, "ordered"): (BOOL, lambda pool, job, bad: pool.map(use, [1], ordered=bad)),
-    (JobPool.cancel_all, "grace"): (GRACE, lambda pool, job, bad: pool.cancel_all(grace=bad)),
+    (JobPool.cancel_all, "grace"): (NEW_GRACE, lambda pool, job, bad: pool.cancel_all(grace=bad)),
     (JobPool.resize, "max_workers"): (
         COUNT._replace(types=(*COUNT.types, None)),
         lambda pool, job, bad: pool.resize(bad),

@@ -38,6 +38,7 @@ LAYERS = [
     "mapping",
     "pool",
     "waiting",
+    "groups",
     "executor",
     "demo",
     "__main__",
