@@ -40,6 +40,7 @@ LAYERS = [
     "waiting",
     "groups",
     "executor",
+    "joblib",
     "demo",
     "__main__",
 ]
@@ -100,7 +101,7 @@ def test_a_worker_loads_little() -> None:
 def test_an_import_of_the_package_loads_little() -> None:
     code = (
         "import primitive_jobs, sys;"
-        "print(*{'loky', 'psutil', 'asyncio', 'cloudpickle', 'numpy'} & set(sys.modules))"
+        "print(*{'loky', 'psutil', 'asyncio', 'cloudpickle', 'joblib', 'numpy'} & set(sys.modules))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
