@@ -60,6 +60,14 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobPool]:
         yield shared
 
 
+@pytest.fixture
+def two() -> Iterator[JobPool]:
+    """A pool of two for one test: a call that ends early costs the workers that are at it."""
+    with JobPool(2, spare_workers=0) as fresh:
+        yield fresh
+        fresh.shutdown(cancel=True)
+
+
 def spin(marks: Path) -> None:
     """Says that it runs, and does until it is killed."""
     (marks / str(os.getpid())).touch()
@@ -311,9 +319,9 @@ def test_ctrl_c_stops_what_runs(marks: Path) -> None:
     thread.join()
 
 
-def test_a_call_that_ends_early_leaves_its_neighbour_alone(pool: JobPool, tmp_path: Path) -> None:
+def test_a_call_that_ends_early_leaves_its_neighbour_alone(two: JobPool, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
-    with joblib.parallel_config(backend=NAME, pool=pool):
+    with joblib.parallel_config(backend=NAME, pool=two):
         lasting = Parallel(return_as="generator")(delayed(hold)(gate, x) for x in range(4))
         with pytest.raises(ZeroDivisionError):  # before it began: the iterable's own
             Parallel()(delayed(abs)(1 // (3 - x)) for x in range(9))
@@ -321,8 +329,8 @@ def test_a_call_that_ends_early_leaves_its_neighbour_alone(pool: JobPool, tmp_pa
         assert list(lasting) == [0, 1, 2, 3]
 
 
-def test_a_worker_that_dies_costs_its_call_and_not_the_pool(marks: Path) -> None:
-    with JobPool(2) as two, joblib.parallel_config(backend=NAME, pool=two):
+def test_a_worker_that_dies_costs_its_call_and_not_the_pool(two: JobPool) -> None:
+    with joblib.parallel_config(backend=NAME, pool=two):
         with pytest.raises(WorkerDiedError) as caught:
             Parallel()(delayed(os._exit)(3) for _ in range(4))
         assert caught.value.exitcode == 3
@@ -356,15 +364,14 @@ def take_memory() -> int:
     return len(data)
 
 
-def test_options_of_jobs(marks: Path) -> None:
-    with JobPool(2) as two:
-        with joblib.parallel_config(backend=NAME, pool=two, retries=1):
-            assert Parallel()(delayed(die_once)(marks / name) for name in "ab") == ["alive"] * 2
-        with (
-            joblib.parallel_config(backend=NAME, pool=two, timeout=0.1),
-            pytest.raises(JobTimeoutError, match="hold"),
-        ):
-            Parallel()(delayed(hold)(marks / "never") for _ in range(2))
+def test_options_of_jobs(two: JobPool, marks: Path) -> None:
+    with joblib.parallel_config(backend=NAME, pool=two, retries=1):
+        assert Parallel()(delayed(die_once)(marks / name) for name in "ab") == ["alive"] * 2
+    with (
+        joblib.parallel_config(backend=NAME, pool=two, timeout=0.1),
+        pytest.raises(JobTimeoutError, match="hold"),
+    ):
+        Parallel()(delayed(hold)(marks / "never") for _ in range(2))
 
 
 def test_options_given_to_parallel() -> None:
@@ -401,16 +408,16 @@ def test_a_pool_that_is_shut_down_meanwhile_never_hangs_a_call() -> None:
     pool.shutdown()
 
 
-def test_a_cancel_by_somebody_else_is_told(pool: JobPool, tmp_path: Path) -> None:
+def test_a_cancel_by_somebody_else_is_told(two: JobPool, tmp_path: Path) -> None:
     def cancel() -> None:
-        until(lambda: len(pool.jobs()) == 4, "the jobs")
-        for job in reversed(pool.jobs()[2:]):
+        until(lambda: len(two.jobs()) == 4, "the jobs")
+        for job in reversed(two.jobs()[2:]):
             job.cancel()
         (tmp_path / "gate").touch()
 
     thread = threading.Thread(target=cancel)
     thread.start()
-    with joblib.parallel_config(backend=NAME, pool=pool), pytest.raises(JobCancelledError):
+    with joblib.parallel_config(backend=NAME, pool=two), pytest.raises(JobCancelledError):
         Parallel()(delayed(hold)(tmp_path / "gate") for _ in range(4))
     thread.join()
 
@@ -454,8 +461,8 @@ class CannotBeUnpickled:
         return int, ("no number",)
 
 
-def test_what_cannot_be_pickled_is_told(pool: JobPool) -> None:
-    with joblib.parallel_config(backend=NAME, pool=pool):
+def test_what_cannot_be_pickled_is_told(two: JobPool) -> None:
+    with joblib.parallel_config(backend=NAME, pool=two):
         with pytest.raises(SerializationError, match="lock"):
             Parallel()(delayed(id)(threading.Lock() if x == 7 else x) for x in range(9))
         with pytest.raises(SerializationError, match="lock"):
