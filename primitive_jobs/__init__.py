@@ -10,8 +10,9 @@
        spawner thread: starts processes     reaper thread: kills trees, reaps
 
 Modules, each importing only from those before it: errors, status, options, signatures, logs, wire,
-messages, serialize, chunks, channel, shared, tracker, job, scheduler, memory, guard, worker, entry,
-launch, process, worker_log, dispatcher, mapping, pool, waiting, groups, executor, joblib.
+messages, randomness, serialize, chunks, channel, shared, tracker, job, scheduler, memory, guard,
+worker, entry, launch, process, worker_log, dispatcher, mapping, pool, waiting, groups, executor,
+joblib.
 
 The public names are imported when they are first used, so that a worker, which needs few of the
 modules, starts fast.
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from .job import BasePrimitiveJob, PrimitiveJob
     from .options import JobOptions
     from .pool import JobPool, default_pool, run
+    from .randomness import job_rng
     from .shared import share
     from .status import FINAL_STATES, JobStatus
     from .waiting import as_completed, wait
@@ -60,6 +62,7 @@ _HOMES = {
     "job": ("BasePrimitiveJob", "PrimitiveJob"),
     "options": ("JobOptions",),
     "pool": ("JobPool", "default_pool", "run"),
+    "randomness": ("job_rng",),
     "shared": ("share",),
     "status": ("FINAL_STATES", "JobStatus"),
     "waiting": ("as_completed", "wait"),
@@ -86,6 +89,7 @@ __all__ = [
     "as_completed",
     "default_pool",
     "gather",
+    "job_rng",
     "race",
     "run",
     "share",

@@ -71,13 +71,20 @@ def _packed(body: bytes, buffers: list[memoryview], *, copied: bool) -> tuple[Pa
 
 
 def run_chunk(
-    function: Callable[..., object], rows: list[Row], limit: float | None, _shared: object = None
+    function: Callable[..., object],
+    rows: list[Row],
+    limit: float | None,
+    _shared: object = None,
+    first: int | None = None,
 ) -> Reply:
     """In a worker: call ``function`` with each row; end early at an exception.
 
     Also after ``limit`` s, with the call that is being made then: whoever has the rows sees by the
-    number of values which are left.
+    number of values which are left. Where the job has a key, ``first`` is the first call's number
+    below it.
     """
+    if first is not None:
+        from .randomness import enter_call
     pid = os.getpid()
     latest = float("inf") if limit is None else limit
     copied = len(rows) > 1  # the next call may make use of the same buffers
@@ -90,6 +97,8 @@ def run_chunk(
         try:
             if not isinstance(row, tuple):
                 row = _load_row(row)
+            if first is not None:
+                enter_call(first + len(values))
             value = function(*row)
             if type(value) not in NUMBERS and not _is_plain(value):
                 packer = packer or serialize.Packer()

@@ -45,7 +45,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .channel import ChannelClosed, Content, PacketChannel, Parcel, pack
 from .errors import (
@@ -113,6 +113,9 @@ from .status import JobStatus
 from .tracker import HandOver, Outcome, StatusTracker, cancelled
 from .wire import Kind, Message
 from .worker_log import WorkerLog, cause_of_death
+
+if TYPE_CHECKING:
+    from .randomness import Seeds
 
 MEMORY_PAUSE = 0.1  # s between two looks at the memory of running jobs that have a limit
 _MANY_FINAL = 16  # jobs at most whose ends are told together, while the workers are busy
@@ -198,6 +201,7 @@ class Dispatcher:
         max_jobs_per_worker: Jobs after which a worker is replaced; None: never.
         spare_workers: Idle workers beyond `max_workers` that stand ready while all those are busy.
         cancel_at_exit: Whether the interpreter's end cancels what is unfinished.
+        seeds: Where jobs get the keys of their randomness; None: nowhere.
         made: Where it puts itself before it starts anything, for whoever is to end it.
     """
 
@@ -210,11 +214,13 @@ class Dispatcher:
         max_jobs_per_worker: int | None = None,
         spare_workers: int = 0,
         cancel_at_exit: bool = False,
+        seeds: Seeds | None = None,
         made: list[Dispatcher] | None = None,
     ) -> None:
         _register_exit_hook()  # first: it may refuse
         self.accepting = True
         self.cancel_at_exit = cancel_at_exit
+        self.seeds = seeds
         self._config = config
         self._scheduler = Scheduler(max_workers, idle_timeout, max_jobs_per_worker, spare_workers)
         self._jobs: dict[int, PrimitiveJob[Any]] = {}

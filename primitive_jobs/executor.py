@@ -40,12 +40,14 @@ from .options import (
     shown,
 )
 from .pool import JobPool, PoolView
+from .randomness import child
 from .serialize import call_name, load_exception
 from .signatures import PoolOptionsDict, Unpack
 from .status import JobStatus
 
 if TYPE_CHECKING:
     from .chunks import Reply, Row
+    from .randomness import Key
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -506,7 +508,9 @@ class JobExecutor(Executor):
             ],
             strict=False,
         )
-        jobs = _jobs(fn, rows, size, self._pool._options.name or call_name(fn))
+        seeds = self._pool._dispatcher.seeds
+        key = None if seeds is None else seeds.next()
+        jobs = _jobs(fn, rows, size, self._pool._options.name or call_name(fn), key)
         futures: deque[JobFuture[Any]] = deque()
         try:
             self._check_open()
@@ -574,17 +578,24 @@ def _check_context(context: Any) -> None:
 
 
 def _jobs(
-    function: Callable[..., Any], rows: Iterator[tuple[Any, ...]], size: int, label: str
+    function: Callable[..., Any],
+    rows: Iterator[tuple[Any, ...]],
+    size: int,
+    label: str,
+    key: Key | None,
 ) -> Iterator[PrimitiveJob[Any]]:
     start = 0
     while chunk := list(itertools.islice(rows, size)):
         if size == 1:
             job: PrimitiveJob[Any] = PrimitiveJob(function, *chunk.pop())
+            job._key = None if key is None else child(key, start)
         else:
             several: list[Row] = [*chunk]
-            job = PrimitiveJob(run_chunk, function, several, None)
+            first = None if key is None else start
+            job = PrimitiveJob(run_chunk, function, several, None, None, first)
             job._name = f"{label}[{start}:{start + len(chunk)}]"
-            start += len(chunk)
+            job._key = key
+        start += size
         yield job
 
 

@@ -14,7 +14,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from types import FunctionType
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
 from .channel import INLINE_LIMIT, Parcel
 from .errors import JobError, ResultTimeoutError, SerializationError
@@ -24,6 +24,9 @@ from .serialize import call_name, dump_call, dumps_whole, let_frames_go
 from .signatures import JobOptionsDict, Self, Unpack
 from .status import FINAL_STATES, JobStatus
 from .tracker import Outcome, StatusTracker, cancelled
+
+if TYPE_CHECKING:
+    from .randomness import Key, Seeds
 
 P = ParamSpec("P")
 ResultT_co = TypeVar("ResultT_co", covariant=True)
@@ -72,6 +75,10 @@ class BasePrimitiveJob(ABC, Generic[ResultT_co, StatusT_co]):
 
 class PoolLink(Protocol):
     """What a pool hands to the jobs that are submitted to it."""
+
+    @property
+    def seeds(self) -> Seeds | None:
+        """Where jobs get the keys of their randomness; None: it has no seed."""
 
     def pack(
         self, body: bytes, buffers: list[memoryview], refers_to: tuple[Any, ...]
@@ -124,6 +131,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
         "__weakref__",
         "_call",
         "_id",
+        "_key",
         "_link",
         "_name",
         "_options",
@@ -155,6 +163,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
         self.metadata: dict[str, Any] = {}
         self.number = 0  # its pool's, from the day it is taken in
         self._payload: bytes | Parcel | None = None  # what a worker is sent; its pool's
+        self._key: Key | None = None  # of its randomness, if the pool does not give it one
 
     # --- submitting --------------------------------------------------------------------------
 
@@ -204,6 +213,8 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
                 raise JobError(f"job {self.name} was cancelled before it was submitted")
             self._link = link
             self._call = None
+            if link.seeds is not None and self._key is None:
+                self._key = link.seeds.next()
             if self._serialize(link, call):
                 if tracker.serialized():
                     link.enlist(self)
@@ -225,7 +236,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
         """Make the payload; where that fails the job ends, and this is False."""
         failure: SerializationError
         try:
-            body, buffers, refers_to = dump_call(*call, self._name)
+            body, buffers, refers_to = dump_call(*call, self._name, self._key)
             if len(body) <= INLINE_LIMIT and not buffers and not refers_to:
                 self._payload = body
                 return True
@@ -543,6 +554,7 @@ def _rebuild(cls: type[PrimitiveJob[Any]], state: tuple[Any, ...]) -> PrimitiveJ
     job.metadata = metadata
     job.number = 0
     job._payload = None
+    job._key = None
     tracker = StatusTracker()
     tracker._outcome = Outcome.loaded(status, value, error)
     tracker._status = status

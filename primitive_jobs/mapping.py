@@ -147,6 +147,8 @@ class MapRun:
         self._label = pool._options.name or call_name(function)
         self._options = pool._options.replace({"name": None})
         self._lenient = _with_time_for(self._options, LIMIT)
+        seeds = pool._dispatcher.seeds
+        self._key = None if seeds is None else seeds.next()
         self._taken = 0  # items
         self._returned: list[_Rows] = []  # a heap
         self._finished: queue.SimpleQueue[_Chunk] = queue.SimpleQueue()
@@ -375,8 +377,10 @@ class MapRun:
         start, rows, needs = part
         may_be_cut = self._chunksize is None and len(rows) > 1
         limit = LIMIT if may_be_cut else None
-        job = PrimitiveJob(run_chunk, self._function, rows, limit, needs)
+        first = None if self._key is None else start
+        job = PrimitiveJob(run_chunk, self._function, rows, limit, needs, first)
         job._name = self._name(start, len(rows))
+        job._key = self._key
         chunk = _Chunk(start, len(rows), part if may_be_cut else None, job)
         self._running[start] = chunk  # first, so that an interrupt leaves nothing unseen
         try:

@@ -27,7 +27,7 @@ from .options import (
     shown,
 )
 from .process import WorkerConfig
-from .signatures import JobOptionsDict, Self, Unpack
+from .signatures import JobOptionsDict, Seed, Self, Unpack
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -221,6 +221,12 @@ class JobPool(_Submitter):
             place of one that is killed or replaced, since starting one takes some 0.2 s; default
             1. They are started when all workers are busy and the first job has ended, refilled in
             the background, and leave like the others when the pool is idle. 0 spares the memory.
+        seed: Makes what is random in jobs reproducible: each job gets a seed of its own, which
+            follows from this one and the job's number in the order of the submits, whatever the
+            number of workers, kills and retries. Before its function is called, the job's
+            ``random`` and ``numpy.random`` are seeded by it, and `job_rng` returns a generator
+            made of it. Calls of `map` have each their own, whatever the chunks. An int from 0 on,
+            several of them or a `numpy.random.SeedSequence`; default None: nothing is seeded.
         on_exit: What the interpreter's end does with unfinished jobs: "wait" (default) for them,
             or "cancel" them. A Ctrl-C that ends the program cancels them always.
 
@@ -242,6 +248,7 @@ class JobPool(_Submitter):
         memory_limit: float | str | None = None,
         preload: Iterable[str] = (),
         spare_workers: int = 1,
+        seed: Seed | None = None,
         on_exit: Literal["wait", "cancel"] = "wait",
     ) -> None:
         check_not_exiting()  # before any import: none works any more then
@@ -270,6 +277,11 @@ class JobPool(_Submitter):
         spares = check_count("spare_workers", spare_workers, least=0)
         if on_exit not in ("wait", "cancel"):
             raise ValueError(f"on_exit must be 'wait' or 'cancel', not {on_exit!r}")
+        seeds = None
+        if seed is not None:
+            from .randomness import Seeds
+
+            seeds = Seeds(seed)
         self._options = DEFAULT_OPTIONS.replace({"memory_limit": memory_limit})
         self._max_workers = count
         # It holds the list, not the pool: so a dropped pool is noticed, and ends; also one whose
@@ -283,6 +295,7 @@ class JobPool(_Submitter):
             max_jobs_per_worker=most_jobs,
             spare_workers=spares,
             cancel_at_exit=on_exit == "cancel",
+            seeds=seeds,
             made=made,
         )
 

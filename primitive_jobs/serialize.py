@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any, Protocol
 
+    from .randomness import Key
+
     Body = bytes | bytearray | memoryview
     Reducer = Callable[[Any], Any]
 
@@ -140,20 +142,27 @@ def loads(body: Body, buffers: Sequence[memoryview] = ()) -> Any:
 
 
 def dump_call(
-    function: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any], name: str
+    function: Callable[..., object],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    name: str,
+    key: Key | None = None,
 ) -> tuple[bytes, list[memoryview], tuple[Any, ...]]:
     """Pickle one call; the third of what is returned is the shared data it refers to.
+
+    With a ``key`` the worker seeds by it what is random.
 
     Raises:
         SerializationError: It cannot be pickled; the message names the function or argument.
     """
+    call = (function, args, kwargs) if key is None else (function, args, kwargs, key)
     if _is_plain_call(function, args, kwargs):
         try:
-            return pickle.dumps((function, args, kwargs), _PROTOCOL), [], ()
+            return pickle.dumps(call, _PROTOCOL), [], ()
         except Exception:  # noqa: BLE001 - cloudpickle will do, or say why not
             pass
     try:
-        return dumps_referring((function, args, kwargs))
+        return dumps_referring(call)
     except Exception as error:
         from .errors import SerializationError
 

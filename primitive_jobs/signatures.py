@@ -6,14 +6,18 @@ A new option is added here, to its class in `options`, and to nothing else.
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 if TYPE_CHECKING:
+    from numpy.random import SeedSequence
     from typing_extensions import Self, Unpack
 else:  # typing_extensions is not needed to run; Python 3.10 has neither of them
     Self = getattr(typing, "Self", object)
     Unpack = getattr(typing, "Unpack", typing.Optional)
+    SeedSequence = Any  # nor is numpy
+
+Seed: TypeAlias = "int | Sequence[int] | SeedSequence"
 
 
 class JobOptionsDict(TypedDict, total=False):
@@ -38,7 +42,8 @@ class PoolOptionsDict(TypedDict, total=False):
     memory_limit: float | str | None
     preload: Iterable[str]
     spare_workers: int
+    seed: Seed | None
     on_exit: Literal["wait", "cancel"]
 
 
-__all__ = ["JobOptionsDict", "PoolOptionsDict", "Self", "Unpack"]
+__all__ = ["JobOptionsDict", "PoolOptionsDict", "Seed", "Self", "Unpack"]

@@ -23,6 +23,8 @@ from typing import Any, NoReturn
 import cloudpickle
 import psutil
 
+from primitive_jobs import FINAL_STATES, JobPool, JobStatus, PrimitiveJob
+
 PATIENCE = 30.0  # s, after which what is waited for will not come
 MARKER = "PRIMITIVE_JOBS_TEST"
 ROOT = Path(__file__).parent.parent
@@ -102,6 +104,10 @@ def wait_for(path: Path) -> str:
 
 def double(x: int) -> int:
     return 2 * x
+
+
+def fail(message: str = "on purpose") -> None:
+    raise ValueError(message)
 
 
 def raise_it(error: BaseException) -> NoReturn:
@@ -257,3 +263,15 @@ def interrupt_everywhere(attempt: Callable[[int], bool], stride: int = STRIDE) -
         if misses == MISSES:
             return hits
     raise AssertionError("unreachable")
+
+
+def check_well(pool: JobPool, jobs: list[PrimitiveJob[int]]) -> None:
+    """Every submitted job is final in bounded time, and the pool works."""
+    submitted = [job for job in jobs if job.status() is not JobStatus.INITIALIZING]
+    assert submitted
+    for job in submitted:
+        assert job.wait(PATIENCE), job
+        assert job.status() in FINAL_STATES
+    until(lambda: not pool.jobs(), "no job left")
+    after = [pool.submit(double, i) for i in range(100)]
+    assert [job.result(PATIENCE) for job in after] == [2 * i for i in range(100)]

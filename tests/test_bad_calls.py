@@ -76,6 +76,7 @@ COUNT = Kind("must be", ("1", True, 1.5, [1], 1j, BadRepr()), (0, -1))
 FROM_ZERO = Kind("must be", ("1", True, 1.5, None, BadRepr()), (-1,))
 WHOLE = Kind("must be an int", ("1", True, 1.5, None, BadRepr()))
 SIZE = Kind("must be", (True, [1], 1j, BadRepr()), (NAN, 0, -1, "", "much", "1 XB", "-1 MB"))
+SEED = Kind("seed", ("1", b"1", True, 1.5, [1.5], ["a"], 1j, BadRepr()), (-1, [], [-1]))
 BOOL = Kind("must be True or False", ("no", 0, 1, None, BadRepr()))
 JOBS = Kind("iterable of PrimitiveJobs", (3, None, [3], [None], [[]], ["a"], "abc", [BadRepr()]))
 NAME = Kind("must be a str or None", (3, b"a", ["a"], BadRepr()))
@@ -142,6 +143,7 @@ TABLE: dict[tuple[Any, str], tuple[Kind, Call]] = {
         FROM_ZERO,
         lambda pool, job, bad: JobPool(1, spare_workers=bad),
     ),
+    (JobPool, "seed"): (SEED, lambda pool, job, bad: JobPool(1, seed=bad)),
     (JobPool, "on_exit"): (AT_EXIT, lambda pool, job, bad: JobPool(1, on_exit=bad)),
     (JobPool.submit, "function"): (CALLABLE, lambda pool, job, bad: pool.submit(bad)),
     (JobPool.map, "function"): (CALLABLE, lambda pool, job, bad: pool.map(bad, [1])),
@@ -281,7 +283,7 @@ def test_wrong_argument(
     assert argument.removesuffix("s") in text
     assert kind.right in text
     # Of a container it is the item that is wrong.
-    got = bad[0] if isinstance(bad, list) and kind in (JOBS, MODULES) else bad
+    got = bad[0] if isinstance(bad, list) and kind in (JOBS, MODULES, SEED) and bad else bad
     items = [repr(part) for pair in bad.items() for part in pair] if isinstance(bad, dict) else []
     shown = any(part in text for part in (_shown(got), type(got).__name__, "NaN"))
     assert shown or (items and all(item in text for item in items)), text

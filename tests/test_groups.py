@@ -14,11 +14,11 @@ from typing import Any
 
 import cloudpickle
 import pytest
-from test_cancel import gone
-from test_pool import (
+from helpers import (
     check_well,
     double,
     fail,
+    gone,
     hold,
     interrupt_everywhere,
     interrupted,

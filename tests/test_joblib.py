@@ -19,8 +19,8 @@ import joblib
 import numpy as np
 import psutil
 import pytest
+from helpers import PATIENCE, hold, meet, until
 from joblib import Parallel, delayed
-from test_pool import PATIENCE, hold, meet, until
 
 import primitive_jobs.joblib
 from primitive_jobs import (

@@ -20,6 +20,7 @@ LAYERS = [
     "logs",
     "wire",
     "messages",
+    "randomness",
     "serialize",
     "chunks",
     "channel",
@@ -44,8 +45,9 @@ LAYERS = [
     "demo",
     "__main__",
 ]
-# A job finds the default pool by itself; nothing is imported before somebody submits to it.
-ALLOWED_UPWARD = {("job", "pool")}
+# A job finds the default pool by itself; nothing is imported before somebody submits to it. And in
+# a worker, what has to know of imports uses what its first lines have for that.
+ALLOWED_UPWARD = {("job", "pool"), ("randomness", "entry")}
 PURE = {"errors", "status", "options", "signatures", "logs", "wire", "memory", "guard"}
 
 

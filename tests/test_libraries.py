@@ -19,9 +19,9 @@ import emcee
 import numpy as np
 import psutil
 import pytest
+from helpers import PATIENCE, hold, meet, until
 from scipy.integrate import quad_vec
 from scipy.optimize import brute, differential_evolution, rosen
-from test_pool import PATIENCE, hold, meet, until
 from tqdm import tqdm
 
 from primitive_jobs import JobExecutor, JobPool, as_completed

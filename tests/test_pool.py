@@ -22,8 +22,10 @@ import psutil
 import pytest
 from helpers import (
     PATIENCE,
+    check_well,
     descriptors,
     double,
+    fail,
     hold,
     interrupt_everywhere,
     interrupted,
@@ -32,7 +34,6 @@ from helpers import (
 )
 
 from primitive_jobs import (
-    FINAL_STATES,
     InitializerError,
     JobCancelledError,
     JobError,
@@ -48,11 +49,6 @@ from primitive_jobs import (
     wait,
 )
 from primitive_jobs.channel import Parcel
-
-
-def fail(message: str = "on purpose") -> None:
-    raise ValueError(message)
-
 
 # --- the eight methods ---------------------------------------------------------------------------
 
@@ -598,18 +594,6 @@ def test_many_threads(pool: JobPool) -> None:
 
 
 # --- Ctrl-C --------------------------------------------------------------------------------------
-
-
-def check_well(pool: JobPool, jobs: list[PrimitiveJob[int]]) -> None:
-    """Every submitted job is final in bounded time, and the pool works."""
-    submitted = [job for job in jobs if job.status() is not JobStatus.INITIALIZING]
-    assert submitted
-    for job in submitted:
-        assert job.wait(PATIENCE), job
-        assert job.status() in FINAL_STATES
-    until(lambda: not pool.jobs(), "no job left")
-    after = [pool.submit(double, i) for i in range(100)]
-    assert [job.result(PATIENCE) for job in after] == [2 * i for i in range(100)]
 
 
 # Python reports what is raised in a finalizer that way; it cannot be raised anywhere else.

@@ -124,7 +124,7 @@ def wrong_jobs(pool: JobPool) -> None:
     job.submit(pool, timeout="1")  # type: ignore[arg-type]
     job.result(timeout="1")  # type: ignore[arg-type]
     job.cancel(1.0)  # type: ignore[call-arg]
-    job.cancel(grace=None)  # type: ignore[arg-type]
+    job.cancel(grace="1")  # type: ignore[arg-type]
     number: int = job.result()  # type: ignore[assignment]
     of_ints: PrimitiveJob[int] = job  # type: ignore[assignment]
     job.pid = number  # type: ignore[misc]

@@ -1,0 +1,164 @@
+"""Reproducible randomness: the seed of every job follows from its pool's seed and its number.
+
+The caller numbers the jobs of a seeded pool as they are submitted (`Seeds`), and the key made of
+that travels with the call. The worker sets what is random there by it, right before the call
+(`enter`); so neither the number of workers nor the order in which jobs end makes a difference, and
+a second attempt gets what the first one had. Used on both sides, so it imports little.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypeGuard
+
+    from numpy.random import Generator, SeedSequence
+
+    from .signatures import Seed
+
+    Entropy = int | tuple[int, ...]
+    Key = tuple[Entropy, tuple[int, ...]]
+    """The ``entropy`` and the ``spawn_key`` of a `numpy.random.SeedSequence`."""
+else:
+    Generator = object  # for `typing.get_type_hints`
+
+_LEGACY = 0x6C656761  # the child for what is older than SeedSequence; nobody spawns so many
+_job_key: Key | None = None  # in a worker: that of the job
+_key: Key | None = None  # in a worker: that of the call which the job is making
+_generator: Generator | None = None  # the same
+_hooked = False  # whether modules are seeded when they are imported
+
+
+class Seeds:
+    """The keys of one pool's jobs, one after the other.
+
+    Args:
+        seed: An int from 0 on, several of them, or a `numpy.random.SeedSequence`.
+
+    Raises:
+        TypeError: It is none of these.
+        ValueError: It is negative, or empty.
+    """
+
+    def __init__(self, seed: Seed) -> None:
+        self._numbers = itertools.count()
+        self._spawn_key: tuple[int, ...] = ()
+        entropy: object = seed
+        if _is_seed_sequence(seed):
+            entropy, self._spawn_key = seed.entropy, tuple(map(int, seed.spawn_key))
+        self._entropy = _check_entropy(entropy)
+
+    def next(self) -> Key:
+        """The next job's key."""
+        return self._entropy, (*self._spawn_key, next(self._numbers))
+
+
+def child(key: Key, number: int) -> Key:
+    """The key of the ``number``-th call of those that have ``key`` in common."""
+    entropy, spawn_key = key
+    return entropy, (*spawn_key, number)
+
+
+def _is_seed_sequence(seed: object) -> TypeGuard[SeedSequence]:
+    random: Any = sys.modules.get("numpy.random")
+    return random is not None and isinstance(seed, random.SeedSequence)
+
+
+def _check_entropy(entropy: object) -> Entropy:
+    from .options import check_count, check_iterable, shown
+
+    if isinstance(entropy, (str, bytes, bytearray)) or not hasattr(entropy, "__iter__"):
+        return check_count("seed", entropy, least=0)
+    parts = tuple(check_count("seed", e, least=0) for e in check_iterable("seed", "ints", entropy))
+    if not parts:
+        raise ValueError(f"seed must be an int or several, not none of them: {shown(entropy)}")
+    return parts
+
+
+# --- in a worker ----------------------------------------------------------------------------------
+
+
+def enter(key: Key) -> None:
+    """Seed all that is random by the key of the job that comes next."""
+    global _job_key
+    _job_key = key
+    _seed_by(key)
+
+
+def enter_call(number: int) -> None:
+    """The same for the ``number``-th of the calls that a `map` has made of jobs with one key."""
+    assert _job_key is not None
+    _seed_by(child(_job_key, number))
+
+
+def _seed_by(key: Key) -> None:
+    global _key, _generator
+    _key = key
+    _generator = None
+    _hook()
+    for name, seed in _SEEDERS.items():
+        module = sys.modules.get(name)
+        if module is not None:
+            seed(module)
+
+
+def _hook() -> None:
+    """Have what is imported later seeded then."""
+    global _hooked
+    if _hooked:
+        return
+    _hooked = True
+    from .entry import AfterImport
+
+    absent = {name: seed for name, seed in _SEEDERS.items() if name not in sys.modules}
+    sys.meta_path.insert(0, AfterImport(absent))
+
+
+def _seed_random(random: Any) -> None:
+    random.seed(repr(_key))  # of a text it takes the SHA-512
+
+
+def _seed_legacy_numpy(random: Any) -> None:
+    assert _key is not None
+    entropy, spawn_key = _key
+    sequence = random.SeedSequence(entropy, spawn_key=(*spawn_key, _LEGACY))
+    random.seed(sequence.generate_state(4))
+
+
+_SEEDERS: dict[str, Callable[[Any], object]] = {
+    "random": _seed_random,
+    "numpy.random": _seed_legacy_numpy,
+}
+
+
+def job_rng() -> Generator:
+    """Return the random generator of the job that calls this.
+
+    In a job of a ``JobPool(seed=...)`` it is the same one at each call, and what it yields follows
+    from the pool's seed and the job's number alone: it is ``numpy.random.default_rng(child)`` with
+    the child of that number of ``numpy.random.SeedSequence(seed)``, where jobs are numbered from 0
+    on as they are submitted, those that fail or are cancelled included; a `map` has one number,
+    and its calls are the children of that, in the order of the items. A retry gets a fresh one
+    with the same seed. Elsewhere, that is outside of a job and in pools without a seed, each call
+    returns a new generator that nobody can foresee.
+
+    Not for several threads of a job at a time: let each have one of ``job_rng().spawn(n)``.
+
+    Raises:
+        ImportError: There is no numpy.
+    """
+    global _generator
+    try:
+        from numpy import random
+    except ImportError as error:
+        raise ImportError(f"job_rng() returns a numpy generator, but: {error}") from error
+    if _key is None:
+        return random.default_rng()
+    if _generator is None:
+        entropy, spawn_key = _key
+        _generator = random.default_rng(random.SeedSequence(entropy, spawn_key=spawn_key))
+    return _generator
