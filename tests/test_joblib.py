@@ -274,11 +274,14 @@ def test_threads_of_a_worker(pool: JobPool) -> None:
 
 @pytest.mark.parametrize("return_as", ["list", "generator_unordered"])
 def test_a_timeout_of_joblib_stops_what_runs(marks: Path, return_as: str) -> None:
-    Parallel(**TWO)(delayed(abs)(x) for x in range(4))  # they are there
+    def calls() -> Iterator[Any]:
+        for place in range(6):
+            if place == 2:  # joblib takes four before it looks at the time
+                until(lambda: len(list(marks.iterdir())) == 2, "both")
+            yield delayed(spin)(marks)
+
     with pytest.raises(joblib.parallel.TimeoutError):
-        list(
-            Parallel(**TWO, timeout=0.5, return_as=return_as)(delayed(spin)(marks) for _ in "abcde")
-        )
+        list(Parallel(**TWO, timeout=0.1, return_as=return_as, batch_size=1)(calls()))
     assert all_gone(marks)
     assert Parallel(**TWO)(delayed(abs)(x) for x in range(4)) == [0, 1, 2, 3]
 
