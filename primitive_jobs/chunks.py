@@ -83,6 +83,7 @@ def run_chunk(
     number of values which are left. Where the job has a key, ``first`` is the first call's number
     below it.
     """
+    enter_call = None
     if first is not None:
         from .randomness import enter_call
     pid = os.getpid()
@@ -97,7 +98,7 @@ def run_chunk(
         try:
             if not isinstance(row, tuple):
                 row = _load_row(row)
-            if first is not None:
+            if first is not None and enter_call is not None:
                 enter_call(first + len(values))
             value = function(*row)
             if type(value) not in NUMBERS and not _is_plain(value):

@@ -142,7 +142,8 @@ class _Group(Generic[T]):
         if error is not None:
             self.failures[places[0]] = job.name, error
         else:
-            self.values.update(dict.fromkeys(places, value))
+            for place in places:
+                self.values[place] = value
 
     def stop_others(self) -> None:
         """Cancel all jobs that are not final and wait until they are; keep those that failed.

@@ -17,7 +17,7 @@ else:  # typing_extensions is not needed to run; Python 3.10 has neither of them
     Unpack = getattr(typing, "Unpack", typing.Optional)
     SeedSequence = Any  # nor is numpy
 
-Seed: TypeAlias = "int | Sequence[int] | SeedSequence"
+Seed: TypeAlias = typing.Union[int, Sequence[int], SeedSequence]  # noqa: UP007 - it is evaluated
 
 
 class JobOptionsDict(TypedDict, total=False):
