@@ -83,9 +83,6 @@ def run_chunk(
     number of values which are left. Where the job has a key, ``first`` is the first call's number
     below it.
     """
-    enter_call = None
-    if first is not None:
-        from .randomness import enter_call
     pid = os.getpid()
     latest = float("inf") if limit is None else limit
     copied = len(rows) > 1  # the next call may make use of the same buffers
@@ -98,8 +95,10 @@ def run_chunk(
         try:
             if not isinstance(row, tuple):
                 row = _load_row(row)
-            if first is not None and enter_call is not None:
-                enter_call(first + len(values))
+            if first is not None:
+                from . import randomness  # which unseeded pools do without
+
+                randomness.enter_call(first + len(values))
             value = function(*row)
             if type(value) not in NUMBERS and not _is_plain(value):
                 packer = packer or serialize.Packer()

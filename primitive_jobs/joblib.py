@@ -13,6 +13,9 @@ iterable and submits the next batch. None of that may hold up a pool's own threa
 Workers import this module too, to unpickle batches.
 """
 
+# joblib's classes carry no types: what pyright makes of their defaults is wrong.
+# pyright: reportIncompatibleMethodOverride=false
+
 from __future__ import annotations
 
 import copy

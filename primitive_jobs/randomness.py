@@ -69,9 +69,11 @@ def _is_seed_sequence(seed: object) -> TypeGuard[SeedSequence]:
 
 
 def _check_entropy(entropy: object) -> Entropy:
+    from collections.abc import Iterable
+
     from .options import check_count, check_iterable, shown
 
-    if isinstance(entropy, (str, bytes, bytearray)) or not hasattr(entropy, "__iter__"):
+    if isinstance(entropy, (str, bytes, bytearray)) or not isinstance(entropy, Iterable):
         return check_count("seed", entropy, least=0)
     parts = tuple(check_count("seed", e, least=0) for e in check_iterable("seed", "ints", entropy))
     if not parts:
