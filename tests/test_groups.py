@@ -420,18 +420,18 @@ def test_an_interrupt_while_it_waits_cancels_nothing(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_interrupt_while_it_stops_the_others(pool: JobPool, tmp_path: Path) -> None:
+def test_an_interrupt_while_it_stops_the_others(two: JobPool, tmp_path: Path) -> None:
     jobs: list[PrimitiveJob[Any]] = []
-    done = pool.submit(double, 1)
+    done = two.submit(double, 1)
     done.wait(PATIENCE)
 
     def attempt(place: int) -> bool:
-        others: list[PrimitiveJob[Any]] = [pool.submit(double, n) for n in range(3)]
+        others: list[PrimitiveJob[Any]] = [two.submit(double, n) for n in range(3)]
         jobs.extend(others)
         return interrupted(lambda: race([*others, done]), place)
 
     assert interrupt_everywhere(attempt, 41) > 10
-    check_well(pool, jobs)
+    check_well(two, jobs)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="no except* before Python 3.11")
