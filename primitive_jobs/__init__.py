@@ -10,9 +10,9 @@
        spawner thread: starts processes     reaper thread: kills trees, reaps
 
 Modules, each importing only from those before it: errors, status, options, signatures, logs, wire,
-messages, randomness, serialize, chunks, channel, shared, tracker, job, scheduler, memory, guard,
-worker, entry, launch, process, worker_log, dispatcher, mapping, pool, waiting, groups, executor,
-joblib.
+messages, randomness, serialize, chunks, channel, shared, tracker, awaiting, job, scheduler, memory,
+guard, worker, entry, launch, process, worker_log, dispatcher, mapping, pool, waiting, groups,
+executor, joblib.
 
 The public names are imported when they are first used, so that a worker, which needs few of the
 modules, starts fast.

@@ -245,6 +245,8 @@ class Dispatcher:
         self._ended = False
         self._abandoned = False
         self._end_waiters: list[Callable[[], object]] = []
+        self._gone_waiters: list[Callable[[], object]] = []
+        self._left: list[None] = []  # by the two threads that end last
         self._to_spawn: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         self._to_reap: queue.SimpleQueue[WorkerProcess | None] = queue.SimpleQueue()
         self._callbacks = _Callbacks()
@@ -420,6 +422,37 @@ class Dispatcher:
             if thread is not threading.current_thread():  # a callback may shut its pool down
                 thread.join()
 
+    def call_when_gone(self, waiter: Callable[[], object]) -> None:
+        """Have ``waiter`` called when `join` has nothing to wait for; at once if that is so.
+
+        It is called on one of the pool's own threads, perhaps twice, and must not block.
+        """
+        waiters = self._gone_waiters
+        if threading.current_thread() in self._threads:
+            waiters = self._end_waiters  # it is a callback that waits, and `join` passes that over
+        waiters.append(waiter)
+        if self.gone or (waiters is self._end_waiters and self._ended):
+            waiter()
+
+    def forget_waiter(self, waiter: Callable[[], object]) -> None:
+        """Take back what `call_when_gone` was given."""
+        for waiters in (self._gone_waiters, self._end_waiters):
+            with contextlib.suppress(ValueError):
+                waiters.remove(waiter)
+
+    @property
+    def gone(self) -> bool:
+        """Whether nothing is left but threads that are at their last line."""
+        return len(self._left) > 1 or self._abandoned
+
+    def _leave(self) -> None:
+        """Tell that this thread ends; the callbacks' thread may end before or after the others."""
+        self._left.append(None)
+        if self.gone:
+            with contextlib.suppress(IndexError):  # both may be in here
+                while self._gone_waiters:
+                    self._gone_waiters.pop()()
+
     def _tell(self, command: Any) -> None:
         self._inbox.append(command)
         if self._asleep:
@@ -450,7 +483,10 @@ class Dispatcher:
             self._report(logging.CRITICAL, text, error=error)
             self._fail()
         finally:
-            self._end()
+            try:
+                self._end()
+            finally:
+                self._leave()
 
     def _turn(self) -> None:
         inbox = self._inbox
@@ -868,7 +904,7 @@ class Dispatcher:
         self._ended = True
         self._refuse()
         self._report(logging.DEBUG, "a pool has ended")
-        self._callbacks.end()  # last: what is called or logged later, is so by whoever comes
+        self._callbacks.end(self._leave)  # last: what is called or logged later, is so by whoever comes
         while self._end_waiters:
             self._end_waiters.pop()()
 
@@ -976,6 +1012,7 @@ class _Callbacks:
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._ended = False
+        self._then: Callable[[], object] | None = None
 
     def call(self, callback: Callable[[], object]) -> None:
         """Have it called; here and now, if the thread has ended."""
@@ -983,8 +1020,9 @@ class _Callbacks:
         if self._ended:
             self._run_late()
 
-    def end(self) -> None:
-        """Have the thread end, after what was given before."""
+    def end(self, then: Callable[[], object]) -> None:
+        """Have the thread end, after what was given before; the last thing it calls is ``then``."""
+        self._then = then
         self._queue.put(None)
 
     def run(self) -> None:
@@ -994,6 +1032,9 @@ class _Callbacks:
             del callback
         self._ended = True
         self._run_late()
+        then, self._then = self._then, None
+        if then is not None:
+            then()
 
     def _run_late(self) -> None:
         """Whoever takes a callback out of the queue runs it, on any thread."""

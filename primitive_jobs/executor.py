@@ -12,6 +12,7 @@ runs no foreign code. Callbacks run on the pool's thread for them: so they may b
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -27,6 +28,7 @@ from concurrent.futures import Executor, Future, InvalidStateError
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from .awaiting import in_trio_task
 from .chunks import is_packed, run_chunk, unpack_result
 from .errors import JobError, PoolClosedError, SerializationError
 from .job import PoolLink, PrimitiveJob
@@ -46,6 +48,10 @@ from .signatures import PoolOptionsDict, Unpack
 from .status import JobStatus
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
     from .chunks import Reply, Row
     from .randomness import Key
 
@@ -270,6 +276,8 @@ class JobFuture(Future[T]):
 
 def _patience(link: PoolLink | None) -> float | None:
     """Seconds that a cancel may wait on this thread; None: as long as it takes."""
+    if in_trio_task():
+        return PATIENCE_IN_TASK
     asyncio: Any = sys.modules.get("asyncio")
     if asyncio is not None and asyncio._get_running_loop() is not None:
         return 0.0 if asyncio.current_task() is None else PATIENCE_IN_TASK
@@ -300,6 +308,8 @@ class _Settler:
         self._closed = False
         self._queue: queue.SimpleQueue[JobFuture[Any] | None] = queue.SimpleQueue()
         self.thread = threading.Thread(target=self._run, name="primitive_jobs-settler", daemon=True)
+        self._ended = False
+        self._end_waiters: list[Callable[[], object]] = []
         made.append(self)
         try:
             self.thread.start()
@@ -325,12 +335,34 @@ class _Settler:
         if not self.pending:
             self._queue.put(None)
 
+    def call_when_ended(self, waiter: Callable[[], object]) -> None:
+        """Have ``waiter`` called when every future is settled; at once if that is so.
+
+        It is called on the settler's thread, at the end of that, and must not block.
+        """
+        self._end_waiters.append(waiter)
+        if self.ended:
+            waiter()
+
+    def forget_waiter(self, waiter: Callable[[], object]) -> None:
+        """Take back what `call_when_ended` was given."""
+        with contextlib.suppress(ValueError):
+            self._end_waiters.remove(waiter)
+
+    @property
+    def ended(self) -> bool:
+        """Whether its thread is at its last line."""
+        return self._ended or not self.thread.is_alive()
+
     def _run(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while (future := self._queue.get()) is not None:
             future._settle()
             self.settled(future)
             del future
+        self._ended = True
+        while self._end_waiters:
+            self._end_waiters.pop()()
 
 
 def _close(settlers: list[_Settler]) -> None:
@@ -360,8 +392,10 @@ class JobExecutor(Executor):
     that runs, with every process below it; a worker that dies costs its own future, not the
     executor; functions and arguments are pickled by cloudpickle, in `submit`.
 
-    As a context manager it waits for its futures at the end. One that is dropped finishes its work
-    and goes.
+    As a context manager it waits for its futures at the end. ``async with`` does the same in a task
+    of asyncio, trio or anyio without blocking the event loop; if the task is cancelled, in the
+    block or while it waits, all unfinished futures are cancelled. An executor that is dropped
+    finishes its work and goes.
 
     Args:
         max_workers: Most worker processes; default: `loky.cpu_count()`.
@@ -555,6 +589,40 @@ class JobExecutor(Executor):
         # Without an end it would never come back to a finalizer that interrupts wait() where that
         # holds a lock which the settler needs.
         self._settler.thread.join(_JOIN)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        from .awaiting import until_over
+
+        settler, own = self._settler, None if self._own is None else self._own._dispatcher
+        self.shutdown(wait=False)
+
+        def cancel() -> None:
+            if own is not None:
+                own.shut_down(cancel=True)
+            else:
+                _cancel(list(settler.pending))
+
+        hurry = kind is not None and not issubclass(kind, Exception)
+        if hurry:
+            cancel()
+        ends = [(settler.call_when_ended, settler.forget_waiter)]
+        if own is not None:
+            ends.append((own.call_when_gone, own.forget_waiter))
+        try:
+            await until_over((lambda: None) if hurry else cancel, *ends)
+        finally:
+            if own is not None and own.gone:
+                own.join()
+            if settler.ended:
+                settler.thread.join(_JOIN)
 
     def __repr__(self) -> str:
         state = "shut down" if self._shut_down else "open"

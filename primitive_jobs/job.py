@@ -430,37 +430,27 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
         self._tracker.call_when_final(hand_over)
 
     def __await__(self) -> Generator[Any, None, ResultT_co]:
-        """Wait without blocking the event loop; cancelling the task cancels the job for real."""
-        import asyncio
+        """Wait in a task of asyncio, trio or anyio, without blocking its event loop.
+
+        If the task is cancelled, so is the job, for real, after the ``grace`` of its options: its
+        processes are gone when the cancellation goes on. Of several tasks that await one job, the
+        others get `JobCancelledError` then; ``await asyncio.shield(job)`` cancels nothing. A task
+        that is dropped, or whose loop is closed, leaves the job alone. A large result takes its
+        time to be unpickled on this thread.
+
+        Raises:
+            JobError: At once, if the job was not submitted.
+            BaseException: As `result`.
+        """
+        from .awaiting import until_over
 
         self._check_submitted()
-        loop = asyncio.get_running_loop()
-
-        def when_final() -> asyncio.Future[None]:
-            future: asyncio.Future[None] = loop.create_future()
-
-            def wake() -> None:
-                if not future.done():
-                    future.set_result(None)
-
-            def waiter() -> None:
-                try:
-                    loop.call_soon_threadsafe(wake)
-                except RuntimeError:  # the loop was closed meanwhile: nobody waits any more
-                    pass
-
-            self._tracker.call_when_final(waiter)
-            future.add_done_callback(lambda _: self._tracker.forget(waiter))
-            return future
-
+        end = (self._tracker.call_when_final, self._tracker.forget)
+        yield from until_over(self._ask_cancel, end).__await__()
         try:
-            if self._tracker.outcome is None:
-                yield from when_final().__await__()
-        except asyncio.CancelledError:
-            if self._ask_cancel():
-                yield from when_final().__await__()  # a cancelled task leaves nothing running
-            raise
-        return self.result()
+            return self.result()
+        finally:
+            del self, end  # or this frame, the exception and the job keep each other alive
 
     @property
     def name(self) -> str:

@@ -198,7 +198,9 @@ class JobPool(_Submitter):
 
     Workers start when jobs need them, serve many jobs, leave when idle and are replaced when they
     die. As a context manager it waits for its jobs at the end; if the block ends by an exception,
-    it cancels them first. A pool that is dropped finishes its jobs and goes.
+    it cancels them first. ``async with`` does the same in a task of asyncio, trio or anyio without
+    blocking the event loop; if the task is cancelled while it waits, all jobs are cancelled. A pool
+    that is dropped finishes its jobs and goes.
 
     Args:
         max_workers: Most worker processes; default: `loky.cpu_count()`, which knows of cgroups
@@ -370,6 +372,30 @@ class JobPool(_Submitter):
         trace: TracebackType | None,
     ) -> None:
         self.shutdown(cancel=kind is not None)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        from .awaiting import until_over
+
+        dispatcher = self._dispatcher
+        dispatcher.shut_down(cancel=kind is not None)
+
+        def cancel() -> None:
+            if kind is None:  # else it is cancelled already: a second time would be in a hurry
+                dispatcher.shut_down(cancel=True)
+
+        try:
+            await until_over(cancel, (dispatcher.call_when_gone, dispatcher.forget_waiter))
+        finally:
+            if dispatcher.gone:
+                dispatcher.join()
 
     def __repr__(self) -> str:
         state = "open" if self._dispatcher.accepting else "shut down"

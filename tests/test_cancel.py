@@ -246,7 +246,7 @@ WAYS: dict[str, Callable[[JobPool, PrimitiveJob[Any]], object]] = {
 def test_the_grace_of_a_job(marks: Path, way: str) -> None:
     with JobPool(max_workers=1) as pool:
         pool.submit(abs, 1).result(PATIENCE)  # so that the next one is handed over
-        options: dict[str, Any] = {"timeout": 0.5} if way == "timeout" else {}
+        options: dict[str, Any] = {"timeout": 2.0} if way == "timeout" else {}
         job = pool.options(grace=PATIENCE, **options).submit(clean_up, marks)
         (pid,) = read_pids(marks, ("worker",))
         WAYS[way](pool, job)

@@ -26,6 +26,7 @@ LAYERS = [
     "channel",
     "shared",
     "tracker",
+    "awaiting",
     "job",
     "scheduler",
     "memory",

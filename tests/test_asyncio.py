@@ -1,0 +1,636 @@
+"""In an event loop of asyncio: results, cancels that stop processes, and a loop that goes on.
+
+What `asyncio.TaskGroup` and `asyncio.timeout` do is tested where Python has them (3.11).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import sys
+import threading
+import time
+import weakref
+from asyncio.events import Handle
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import pytest
+from test_cancel import gone
+from test_groups import Mine, hold_with_child, pids_in, raise_mine
+from test_pool import double, fail, hold
+
+from primitive_jobs import (
+    JobCancelledError,
+    JobError,
+    JobExecutor,
+    JobPool,
+    JobStatus,
+    PoolClosedError,
+    PrimitiveJob,
+)
+from primitive_jobs.process import WorkerProcess
+
+PATIENCE = 30.0  # s, after which what is waited for will not come
+LONGEST = 0.02  # s that anything of ours may hold a loop up
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+for _name in ("test_cancel", "test_groups", "test_pool"):
+    cloudpickle.register_pickle_by_value(sys.modules[_name])
+
+Main = Callable[[], Coroutine[Any, Any, None]]
+needs_311 = pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio has it since 3.11")
+
+
+def play(main: Main) -> None:
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
+
+
+async def sees(condition: Callable[[], object]) -> None:
+    """Wait, in a loop, for something that no event tells of."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+def two() -> Iterator[JobPool]:
+    with JobPool(2) as fresh:
+        yield fresh
+        fresh.shutdown(cancel=True)
+
+
+class Family:
+    """A job that runs for ever, with a child of its own."""
+
+    def __init__(self, pool: Any, folder: Path, name: str = "pids") -> None:
+        self.job: PrimitiveJob[None] = pool.submit(hold_with_child, folder / "never", folder / name)
+        self.pids = pids_in(folder / name)
+
+    def is_gone(self) -> bool:
+        return all(gone(pid) for pid in self.pids)
+
+
+@contextlib.contextmanager
+def kills_that_need(alive: threading.Event, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No process is killed before ``alive`` is set: whoever should set it must not be blocked."""
+    end = WorkerProcess.end
+
+    def slow_end(process: WorkerProcess) -> Any:
+        assert alive.wait(PATIENCE), "what would have set it was held up by the kill"
+        return end(process)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WorkerProcess, "end", slow_end)
+        try:
+            yield
+        finally:
+            alive.set()
+
+
+# --- results --------------------------------------------------------------------------------------
+
+
+def test_asyncios_own_functions_take_jobs(two: JobPool) -> None:
+    async def main() -> None:
+        assert await two.submit(double, 2) == 4
+        jobs = [two.submit(double, n) for n in range(5)]
+        assert await asyncio.gather(*jobs) == [0, 2, 4, 6, 8]
+        assert await asyncio.gather(*jobs) == [0, 2, 4, 6, 8], "again, final as they are"
+        ends = asyncio.as_completed([two.submit(double, n) for n in range(5)])
+        assert sorted([await end for end in ends]) == [0, 2, 4, 6, 8]
+        assert await asyncio.wait_for(two.submit(double, 3), PATIENCE) == 6
+        assert await asyncio.shield(two.submit(double, 3)) == 6
+        with pytest.raises(ValueError, match="mine") as caught:
+            await two.submit(fail, "mine")
+        assert "raise ValueError(message)" in str(caught.value.__cause__)
+        ends_of_both = await asyncio.gather(two.submit(fail), jobs[1], return_exceptions=True)
+        assert isinstance(ends_of_both[0], ValueError)
+        assert ends_of_both[1] == 2
+        with pytest.raises(JobError, match="was not submitted"):
+            await PrimitiveJob(double, 1)
+
+    play(main)
+
+
+def test_in_the_loop_of_another_thread(two: JobPool, tmp_path: Path) -> None:
+    ends: list[object] = []
+
+    def body() -> None:
+        async def main() -> None:
+            ends.append(await asyncio.gather(*[two.submit(double, n) for n in range(3)]))
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(two.submit(hold, tmp_path / "never"), 0.05)
+            ends.append(two.jobs())
+
+        play(main)
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join(PATIENCE)
+    assert ends == [[0, 2, 4], []]
+
+
+# --- cancels --------------------------------------------------------------------------------------
+
+
+def test_wait_for_stops_the_processes(two: JobPool, tmp_path: Path) -> None:
+    async def main() -> None:
+        family = Family(two, tmp_path)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(family.job, 0.01)
+        assert family.is_gone()
+        assert family.job.cancelled()
+        with pytest.raises(JobCancelledError):
+            await family.job
+
+    play(main)
+
+
+def test_a_cancelled_gather_stops_all(two: JobPool, tmp_path: Path) -> None:
+    async def main() -> None:
+        families = [Family(two, tmp_path, f"{n}") for n in range(2)]
+        queued = two.submit(double, 1)
+        both = asyncio.gather(*[family.job for family in families], queued)
+        await asyncio.sleep(0)
+        both.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await both  # which does not wait for all
+        await sees(lambda: all(family.job.cancelled() for family in families))
+        assert all(family.is_gone() for family in families)
+        assert queued.cancelled()
+
+    play(main)
+
+
+@needs_311
+def test_task_group_and_timeout(two: JobPool, tmp_path: Path) -> None:
+    asyncio_: Any = asyncio  # of the oldest Python the types are checked for, too
+
+    async def wait_for(job: Awaitable[Any]) -> None:
+        await job
+
+    async def main() -> None:
+        family = Family(two, tmp_path, "1")
+        with pytest.raises(Exception, match="unhandled errors") as caught:  # noqa: PT012
+            async with asyncio_.TaskGroup() as group:
+                group.create_task(wait_for(family.job))
+                group.create_task(wait_for(two.submit(fail, "stops its sibling")))
+        assert family.is_gone()
+        assert [str(error) for error in caught.value.exceptions] == ["stops its sibling"]  # type: ignore[attr-defined]
+        family = Family(two, tmp_path, "2")
+        with pytest.raises(TimeoutError):
+            async with asyncio_.timeout(0.01):
+                await family.job
+        assert family.is_gone()
+        assert asyncio_.current_task().cancelling() == 0
+        family = Family(two, tmp_path, "3")
+        with pytest.raises(TimeoutError):
+            async with asyncio_.timeout(0.01), asyncio_.timeout(0.01):
+                await family.job
+        assert family.is_gone()
+        assert asyncio_.current_task().cancelling() == 0
+
+    play(main)
+
+
+def test_a_second_cancel_during_the_kill(
+    two: JobPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive = threading.Event()
+
+    async def main() -> None:
+        async def consume() -> None:
+            await family.job
+
+        family = Family(two, tmp_path)
+        task = asyncio.create_task(consume())
+        await asyncio.sleep(0)
+        with kills_that_need(alive, monkeypatch):
+            for _ in range(3):
+                task.cancel()
+                await asyncio.sleep(0.001)
+                assert not task.done()
+            alive.set()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert family.is_gone()
+
+    play(main)
+
+
+def test_several_tasks_await_one_job(two: JobPool, tmp_path: Path) -> None:
+    async def main() -> None:
+        async def consume() -> None:
+            await job
+
+        job = two.submit(hold, tmp_path / "never")
+        one, other = asyncio.create_task(consume()), asyncio.create_task(consume())
+        await asyncio.sleep(0)
+        one.cancel()
+        done, _ = await asyncio.wait([one, other])
+        assert one.cancelled()
+        assert isinstance(other.exception(), JobCancelledError)
+        assert done == {one, other}
+
+    play(main)
+
+
+def test_shield_cancels_nothing(two: JobPool, tmp_path: Path) -> None:
+    async def main() -> None:
+        job: PrimitiveJob[int] = two.submit(hold, tmp_path / "gate", 3)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.shield(job), 0.01)
+        assert not job.in_final_state()
+        (tmp_path / "gate").touch()
+        assert await job == 3
+
+    play(main)
+
+
+def test_grace(two: JobPool, tmp_path: Path) -> None:
+    def clean_up() -> None:
+        (tmp_path / "begun").touch()
+        try:
+            hold(tmp_path / "never")
+        finally:
+            (tmp_path / "cleaned").touch()
+
+    async def main() -> None:
+        job = two.options(grace=PATIENCE).submit(clean_up)
+        await sees((tmp_path / "begun").exists)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(job, 0.01)
+        assert (tmp_path / "cleaned").exists()
+        assert job.cancelled()
+
+    play(main)
+
+
+def test_a_job_that_ends_in_the_moment_of_the_cancel(two: JobPool) -> None:
+    async def main() -> None:
+        async def consume(job: PrimitiveJob[int]) -> int:
+            return await job
+
+        for turn in range(24):
+            job = two.submit(double, turn)
+            task = asyncio.create_task(consume(job))
+            for _ in range(1 + turn % 5):  # a task that has not begun yet awaits nothing
+                await asyncio.sleep(0)
+            if turn % 2:
+                job.wait(PATIENCE)  # its news is on its way to the loop
+            task.cancel()
+            try:
+                assert await task == 2 * turn
+            except asyncio.CancelledError:
+                assert job.in_final_state()
+            assert job.status() in (JobStatus.DONE, JobStatus.CANCELLED)
+            assert not job._tracker._waiters
+
+    play(main)
+
+
+# --- loops and tasks that go away -----------------------------------------------------------------
+
+
+def test_a_loop_that_is_closed_meanwhile(two: JobPool, tmp_path: Path) -> None:
+    async def consume(job: PrimitiveJob[int]) -> int:
+        return await job
+
+    loop = asyncio.new_event_loop()
+    jobs: list[PrimitiveJob[int]] = [two.submit(hold, tmp_path / "gate", n) for n in range(2)]
+    tasks = [loop.create_task(consume(job)) for job in jobs]
+    loop.run_until_complete(asyncio.sleep(0))
+    assert all(job._tracker._waiters for job in jobs)
+    loop.close()
+    (tmp_path / "gate").touch()
+    assert [job.result(PATIENCE) for job in jobs] == [0, 1]
+    for task in tasks:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is meant to be
+
+
+def test_a_task_that_is_dropped_leaves_the_job_alone(two: JobPool, tmp_path: Path) -> None:
+    async def main() -> None:
+        job: PrimitiveJob[int] = two.submit(hold, tmp_path / "gate", 4)
+
+        async def consume() -> None:
+            await job
+
+        step = consume()
+        step.send(None)
+        assert job._tracker._waiters
+        step.close()
+        assert not job._tracker._waiters
+        (tmp_path / "gate").touch()
+        assert await job == 4
+
+    play(main)
+
+
+def test_nothing_is_kept_alive(two: JobPool) -> None:
+    async def error_of(job: PrimitiveJob[None]) -> Exception:
+        try:
+            await job
+        except Mine as error:
+            return error
+        finally:
+            del job
+        raise AssertionError("nothing was raised")
+
+    async def main() -> None:
+        job = two.submit(raise_mine)
+        seen = weakref.ref(job)
+        error = await error_of(job)
+        del job
+        await sees(lambda: not seen())
+        end = weakref.ref(error)
+        del error
+        await sees(lambda: not end())
+
+    gc.collect()
+    gc.disable()
+    try:
+        play(main)
+    finally:
+        gc.enable()
+
+
+# --- executors ------------------------------------------------------------------------------------
+
+
+def test_run_in_executor_and_wrap_future(tmp_path: Path) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with JobExecutor(2) as executor:
+            calls = [loop.run_in_executor(executor, double, n) for n in range(5)]
+            assert await asyncio.gather(*calls) == [0, 2, 4, 6, 8]
+            assert await asyncio.wrap_future(executor.submit(double, 4)) == 8
+            future = executor.submit(hold_with_child, tmp_path / "never", tmp_path / "pids")
+            pids = pids_in(tmp_path / "pids")
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(asyncio.wrap_future(future), 0.01)
+            await sees(future.done)
+            assert all(gone(pid) for pid in pids)
+        with pytest.raises(PoolClosedError):
+            executor.submit(double, 1)
+
+    play(main)
+
+
+# --- async with -----------------------------------------------------------------------------------
+
+
+def threads_of_pools() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith("primitive_jobs")]
+
+
+Maker = Callable[[], Any]
+MAKERS: dict[str, Maker] = {
+    "pool": lambda: JobPool(2),
+    "executor": lambda: JobExecutor(2),
+}
+
+
+def job_of(pool: Any, *call: Any) -> PrimitiveJob[Any]:
+    handle = pool.submit(*call)
+    return handle if isinstance(handle, PrimitiveJob) else handle.job
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_async_with_waits(kind: str, tmp_path: Path) -> None:
+    turns = 0
+
+    async def main() -> None:
+        nonlocal turns
+
+        async def release() -> None:
+            nonlocal turns
+            while turns < 20:  # the loop goes on meanwhile
+                turns += 1
+                await asyncio.sleep(0)
+            (tmp_path / "gate").touch()
+
+        async with MAKERS[kind]() as pool:
+            jobs = [job_of(pool, hold, tmp_path / "gate", n) for n in range(3)]
+            task = asyncio.create_task(release())
+        assert [job.result(0) for job in jobs] == [0, 1, 2]
+        assert threads_of_pools() == []
+        await task
+        async with pool:  # it has ended: that is no wait
+            pass
+
+    play(main)
+    assert turns == 20
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_async_with_whose_task_is_cancelled_while_it_waits(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive = threading.Event()
+
+    async def main() -> None:
+        async def work() -> None:
+            async with MAKERS[kind]() as pool:
+                jobs.append(job_of(pool, hold_with_child, tmp_path / "never", tmp_path / "pids"))
+                jobs.extend(job_of(pool, double, n) for n in range(2))
+                jobs.extend(job_of(pool, hold, tmp_path / "never") for n in range(2))
+                await sees((tmp_path / "pids").exists)
+                left.set()
+
+        jobs: list[PrimitiveJob[Any]] = []
+        left = asyncio.Event()
+        task = asyncio.create_task(work())
+        await left.wait()
+        with kills_that_need(alive, monkeypatch):
+            for _ in range(3):
+                task.cancel()
+                await asyncio.sleep(0.001)
+                assert not task.done()
+            alive.set()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert all(gone(pid) for pid in pids_in(tmp_path / "pids"))
+        assert jobs[0].cancelled()
+        assert all(job.in_final_state() for job in jobs)
+        assert threads_of_pools() == []
+
+    play(main)
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_async_with_that_ends_by_an_exception(kind: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        jobs: list[PrimitiveJob[Any]] = []
+
+        async def work(error: type[BaseException]) -> None:
+            async with MAKERS[kind]() as pool:
+                jobs.append(job_of(pool, hold, tmp_path / "gate", 1))
+                await sees(jobs[-1].running)
+                if kind == "executor" and error is LookupError:
+                    (tmp_path / "gate").touch()  # as the standard library's, it waits
+                raise error
+
+        with pytest.raises(asyncio.CancelledError):
+            await work(asyncio.CancelledError)
+        assert jobs[0].cancelled()
+        with pytest.raises(LookupError):
+            await work(LookupError)
+        assert jobs[1].cancelled() == (kind == "pool")
+        assert jobs[1].in_final_state()
+        assert threads_of_pools() == []
+
+    play(main)
+
+
+def test_async_with_an_executor_over_a_given_pool(two: JobPool, tmp_path: Path) -> None:
+    async def main() -> None:
+        mine: PrimitiveJob[int] = two.submit(hold, tmp_path / "gate", 1)
+
+        async def work() -> None:
+            async with JobExecutor(pool=two) as executor:
+                jobs.append(executor.submit(hold, tmp_path / "never").job)
+
+        jobs: list[PrimitiveJob[Any]] = []
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(work(), 0.05)
+        assert jobs[0].cancelled()
+        assert not mine.in_final_state()
+        (tmp_path / "gate").touch()
+        assert await mine == 1
+
+    play(main)
+
+
+def test_async_with_waits_for_callbacks(tmp_path: Path) -> None:
+    called: list[object] = []
+    release = threading.Event()
+
+    def callback(job: PrimitiveJob[int]) -> None:
+        assert release.wait(PATIENCE), "the loop was blocked"
+        called.append(job.result())
+
+        async def nested() -> None:
+            async with pool:  # on the thread for callbacks itself
+                called.append("ended")
+
+        asyncio.run(nested())
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_later(0.02, release.set)
+        async with pool:
+            pool.submit(double, 1).add_done_callback(callback)
+        assert called == [2, "ended"]
+        assert threads_of_pools() == []
+
+    pool = JobPool(1)
+    play(main)
+
+
+# --- the loop is never held up --------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def steps_measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """The seconds of CPU time that each step of the loop in this thread takes.
+
+    Not wall time, which is everybody's on a busy machine.
+    """
+    times: list[float] = []
+    me = threading.get_ident()
+    run = Handle._run
+
+    def measured(handle: Handle) -> None:
+        begin = time.thread_time()
+        run(handle)
+        if threading.get_ident() == me:
+            times.append(time.thread_time() - begin)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Handle, "_run", measured)
+        yield times
+
+
+async def stop_by_wait_for(pool: JobPool, executor: JobExecutor, job: PrimitiveJob[Any]) -> None:
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(job, 0.01)
+
+
+async def stop_by_group(pool: JobPool, executor: JobExecutor, job: PrimitiveJob[Any]) -> None:
+    if sys.version_info < (3, 11):
+        await stop_by_wait_for(pool, executor, job)
+        return
+
+    async def consume(job: PrimitiveJob[Any]) -> None:
+        await job
+
+    with pytest.raises(Exception, match="unhandled errors"):  # noqa: PT012
+        async with asyncio.TaskGroup() as group:
+            group.create_task(consume(job))
+            group.create_task(consume(pool.submit(fail)))
+
+
+async def stop_by_future(pool: JobPool, executor: JobExecutor, job: PrimitiveJob[Any]) -> None:
+    loop = asyncio.get_running_loop()
+    call = loop.run_in_executor(executor, hold, Path("/nowhere"))
+    call.cancel()
+    await stop_by_wait_for(pool, executor, job)
+
+
+async def stop_by_thread(pool: JobPool, executor: JobExecutor, job: PrimitiveJob[Any]) -> None:
+    assert await asyncio.to_thread(job.cancel)
+
+
+async def stop_by_exit(pool: JobPool, executor: JobExecutor, job: PrimitiveJob[Any]) -> None:
+    with pytest.raises(LookupError):
+        async with pool:
+            raise LookupError
+
+
+STOPS = [stop_by_wait_for, stop_by_group, stop_by_future, stop_by_thread, stop_by_exit]
+
+
+@pytest.mark.parametrize("stop", STOPS)
+@pytest.mark.parametrize("grace", [0.0, 0.1])
+def test_nothing_of_ours_holds_the_loop_up(
+    stop: Callable[..., Coroutine[Any, Any, None]], grace: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By CPU time for what is done on the loop's thread, and by construction for waits.
+
+    No process dies before the loop has gone on for a while since its kill began.
+    """
+    alive = threading.Event()
+
+    def ignore_sigterm() -> None:
+        import signal
+
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        hold(Path("/nowhere"))
+
+    async def beat() -> None:
+        for _ in range(100):
+            await asyncio.sleep(0)
+        await asyncio.sleep(LONGEST)
+        alive.set()
+
+    async def main() -> None:
+        job = pool.options(grace=grace).submit(ignore_sigterm)
+        await sees(job.running)
+        with kills_that_need(alive, monkeypatch), steps_measured(monkeypatch) as times:
+            heart = asyncio.create_task(beat())
+            await stop(pool, executor, job)
+            await heart
+            assert await asyncio.gather(*[pool_of.submit(double, n) for n in range(200)]) == [
+                2 * n for n in range(200)
+            ]
+        assert job.cancelled()
+        assert max(times) < LONGEST
+
+    with JobPool(2) as pool, JobPool(2) as pool_of, JobExecutor(pool=pool_of) as executor:
+        pool.submit(double, 1).result(PATIENCE)
+        pool_of.submit(double, 1).result(PATIENCE)
+        play(main)
