@@ -15,6 +15,7 @@ import weakref
 from asyncio.events import Handle
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
+from types import FrameType, ModuleType
 from typing import Any
 
 import cloudpickle
@@ -538,7 +539,8 @@ def test_async_with_waits_for_callbacks(tmp_path: Path) -> None:
 def steps_measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     """The seconds of CPU time that each step of the loop in this thread takes.
 
-    Not wall time, which is everybody's on a busy machine.
+    Not wall time, which is everybody's on a busy machine; and without the collector's, which has
+    all that pytest holds to look through.
     """
     times: list[float] = []
     me = threading.get_ident()
@@ -552,7 +554,11 @@ def steps_measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
 
     with monkeypatch.context() as patch:
         patch.setattr(Handle, "_run", measured)
-        yield times
+        gc.disable()
+        try:
+            yield times
+        finally:
+            gc.enable()
 
 
 async def stop_by_wait_for(pool: JobPool, executor: JobExecutor, job: PrimitiveJob[Any]) -> None:
@@ -591,6 +597,13 @@ async def stop_by_exit(pool: JobPool, executor: JobExecutor, job: PrimitiveJob[A
             raise LookupError
 
 
+def ignore_sigterm() -> None:
+    import signal
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    hold(Path("/nowhere"))
+
+
 STOPS = [stop_by_wait_for, stop_by_group, stop_by_future, stop_by_thread, stop_by_exit]
 
 
@@ -605,12 +618,6 @@ def test_nothing_of_ours_holds_the_loop_up(
     """
     alive = threading.Event()
 
-    def ignore_sigterm() -> None:
-        import signal
-
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        hold(Path("/nowhere"))
-
     async def beat() -> None:
         for _ in range(100):
             await asyncio.sleep(0)
@@ -624,11 +631,69 @@ def test_nothing_of_ours_holds_the_loop_up(
             heart = asyncio.create_task(beat())
             await stop(pool, executor, job)
             await heart
-            assert await asyncio.gather(*[pool_of.submit(double, n) for n in range(200)]) == [
-                2 * n for n in range(200)
-            ]
+            jobs = []
+            for number in range(200):
+                jobs.append(pool_of.submit(abs, -number))
+                await asyncio.sleep(0)  # whoever submits in a row does so at his own cost
+            assert await asyncio.gather(*jobs) == [*range(200)]
         assert job.cancelled()
         assert max(times) < LONGEST
+
+    with JobPool(2) as pool, JobPool(2) as pool_of, JobExecutor(pool=pool_of) as executor:
+        pool.submit(double, 1).result(PATIENCE)
+        pool_of.submit(double, 1).result(PATIENCE)
+        play(main)
+
+
+# Functions in C that may wait, by the module that they or their objects are of.
+WAITING = {"acquire", "get", "join", "poll", "select", "sleep", "wait", "waitpid"}
+THEIRS = {"_thread", "_queue", "posix", "select", "time"}
+
+
+@contextlib.contextmanager
+def waits_of_ours() -> Iterator[list[str]]:
+    """Who in the package calls what might wait, on this thread."""
+    found: list[str] = []
+
+    def look(frame: FrameType | None, event: str, called: Any) -> None:
+        if event != "c_call" or called.__name__ not in WAITING:
+            return
+        owner = called.__self__
+        module = owner.__name__ if isinstance(owner, ModuleType) else type(owner).__module__
+        path = []
+        while frame is not None:
+            name = str(frame.f_globals.get("__name__"))
+            if name.startswith("primitive_jobs"):
+                path.append(f"{name}.{frame.f_code.co_name}")
+            frame = frame.f_back
+        if module not in THEIRS or not path:
+            return
+        # Threads are joined when they are at their last line.
+        if not path[-1].endswith("__aexit__") or "join" not in path[0] + called.__name__:
+            found.append(f"{path} {called}")
+
+    sys.setprofile(look)
+    try:
+        yield found
+    finally:
+        sys.setprofile(None)
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_nothing_of_ours_waits_on_the_loops_thread(
+    stop: Callable[..., Coroutine[Any, Any, None]],
+) -> None:
+    async def main() -> None:
+        job = pool.options(grace=0.01).submit(ignore_sigterm)
+        await sees(job.running)
+        with waits_of_ours() as found:
+            await stop(pool, executor, job)
+            assert await asyncio.gather(*[pool_of.submit(abs, n) for n in range(9)])
+        assert job.cancelled()
+        assert not found
+        with waits_of_ours() as found:
+            pool_of.submit(time.sleep, 0.02).result()
+        assert found, "what waits is noticed"
 
     with JobPool(2) as pool, JobPool(2) as pool_of, JobExecutor(pool=pool_of) as executor:
         pool.submit(double, 1).result(PATIENCE)
