@@ -904,7 +904,7 @@ class Dispatcher:
         self._ended = True
         self._refuse()
         self._report(logging.DEBUG, "a pool has ended")
-        self._callbacks.end(self._leave)  # last: what is called or logged later, is so by whoever comes
+        self._callbacks.end(self._leave)  # last: later it is done by whoever comes
         while self._end_waiters:
             self._end_waiters.pop()()
 

@@ -20,9 +20,8 @@ from typing import Any
 
 import cloudpickle
 import pytest
-from test_cancel import gone
+from helpers import double, fail, gone, hold
 from test_groups import Mine, hold_with_child, pids_in, raise_mine
-from test_pool import double, fail, hold
 
 from primitive_jobs import (
     JobCancelledError,

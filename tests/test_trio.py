@@ -16,10 +16,9 @@ import cloudpickle
 import pytest
 import trio
 import trio.testing
+from helpers import double, fail, gone, hold
 from test_asyncio import Family, kills_that_need, threads_of_pools
-from test_cancel import gone
 from test_groups import hold_with_child, pids_in
-from test_pool import double, fail, hold
 
 from primitive_jobs import (
     JobCancelledError,
