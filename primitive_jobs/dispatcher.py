@@ -25,6 +25,12 @@ whose it is: the first job appended there or, with None, the dispatcher again, w
 offer back before it does anything else. So a claimed job is seen by the dispatcher wherever its
 caller was interrupted. If the caller has not sent it by then, the dispatcher does so too: a worker
 takes no notice of an attempt that it has had.
+
+Code that was imported anew in this process is noticed at the next submit (see `reloads`), whose
+caller has the workers replaced: it says so before it appends its job. The job cannot pass that: it
+may claim an offer only as the first in the inbox, and the dispatcher empties the inbox in order,
+after it has taken the offer back. Nor can the job of another thread that saw the change: what says
+that the pool has been told is written after the telling.
 """
 
 from __future__ import annotations
@@ -45,7 +51,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .channel import ChannelClosed, Content, PacketChannel, Parcel, pack
 from .errors import (
@@ -106,7 +112,8 @@ from .messages import (
 )
 from .options import DEFAULT_OPTIONS
 from .process import WorkerConfig, WorkerProcess, the_guard
-from .scheduler import Scheduler
+from .reloads import code_watch
+from .scheduler import BUSY, GRACE, IDLE, STARTING, WARMING, Scheduler
 from .serialize import one_line
 from .shared import Source
 from .status import JobStatus
@@ -120,6 +127,7 @@ if TYPE_CHECKING:
 MEMORY_PAUSE = 0.1  # s between two looks at the memory of running jobs that have a limit
 _MANY_FINAL = 16  # jobs at most whose ends are told together, while the workers are busy
 _LONGEST = 86400.0  # s of sleep: what is due later is looked at again then
+_DONE = JobStatus.DONE
 _READ = select.POLLIN
 _WRITE = select.POLLOUT
 
@@ -168,6 +176,15 @@ class _HasProcess:
         self.process = process
 
 
+class _NewCode:
+    """What workers have imported may be outdated, by the number of `CodeWatch.changes`."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
 class _Watched:
     """A worker whose job has a memory limit."""
 
@@ -189,6 +206,18 @@ class _Watched:
             return
         if held > self._limit:
             tell(OverMemory(self.slot, self._attempt, held))
+
+
+class Counts(NamedTuple):
+    """What there is in a pool; of those that have ended, all that it was ever given."""
+
+    queued: int
+    running: int
+    done: int
+    failed: int
+    cancelled: int
+    idle: int  # workers, as the next
+    starting: int
 
 
 class Dispatcher:
@@ -218,6 +247,11 @@ class Dispatcher:
         made: list[Dispatcher] | None = None,
     ) -> None:
         _register_exit_hook()  # first: it may refuse
+        code_watch.install()
+        # Callers': up to where they have looked at it, and what they have told of.
+        self._tick = code_watch.tick
+        self._code = code_watch.changes()
+        self._renewed = self._code  # the dispatcher's: the last that it replaced workers for
         self.accepting = True
         self.cancel_at_exit = cancel_at_exit
         self.seeds = seeds
@@ -227,6 +261,7 @@ class Dispatcher:
         self._workers: dict[int, WorkerProcess] = {}
         self._orders: dict[int, _Order] = {}
         self._job_count = 0
+        self._ended_jobs = [0, 0, 0]  # DONE, ERROR, CANCELLED
         self._in_files: set[int] = set()  # jobs whose payload holds a descriptor
         self._file_limit = _file_limit()
         self._inbox: collections.deque[Any] = collections.deque()
@@ -312,7 +347,9 @@ class Dispatcher:
         """Queue a job with its payload; raises `PoolClosedError` if the pool takes none."""
         if not self.accepting:
             self.check_open()
-        offer = self._offer  # first: see _hand_over
+        if code_watch.tick != self._tick:
+            self._look_at_code()
+        offer = self._offer  # before the job is in the inbox: see _hand_over
         self._inbox.append(job)
         if offer is not None and self._hand_over(offer, job):
             return
@@ -322,6 +359,15 @@ class Dispatcher:
                 self._wake()
         elif self._ended:
             self._refuse()
+
+    def _look_at_code(self) -> None:
+        """If code has changed, have it told before the next job of any caller who knows."""
+        tick = code_watch.tick  # first: what comes later is looked at by the next one
+        number = code_watch.changes()
+        if number != self._code:
+            self._tell(_NewCode(number))
+            self._code = number
+        self._tick = tick
 
     def _hand_over(self, offer: _Offer, job: PrimitiveJob[Any]) -> bool:
         """Give a job to the worker on offer; False if the dispatcher has to see to it."""
@@ -391,6 +437,28 @@ class Dispatcher:
         self._tell(question)
         lock.acquire()
         return [job for job in question.answer if not job.in_final_state()]
+
+    def counts(self) -> Counts:
+        """What there is just now; never blocks, and may be late by what is happening."""
+        # Each of these is read at once: other threads go on meanwhile.
+        coming = [
+            job.running()
+            for job in self._inbox.copy()
+            if isinstance(job, PrimitiveJob) and not job.in_final_state()
+        ]
+        states = [slot.state for slot in list(self._scheduler.slots.values())]
+        handed = sum(coming)
+        busy = states.count(BUSY) + states.count(GRACE) + handed
+        done, failed, gone = self._ended_jobs
+        return Counts(
+            queued=self._scheduler.waiting + len(coming) - handed,
+            running=busy,
+            done=done,
+            failed=failed,
+            cancelled=gone,
+            idle=max(0, states.count(IDLE) - handed),
+            starting=states.count(STARTING) + states.count(WARMING),
+        )
 
     def resize(self, max_workers: int) -> None:
         """Have another number of workers from now on."""
@@ -565,6 +633,7 @@ class Dispatcher:
             self._close_what_is_unused()
             self._in_limbo.append(offer)
         if not job._tracker.take():
+            self._count(job)
             return events  # cancelled meanwhile, and not sent
         if offer.sent and len(events) == 1 and events[0] == offer.event:
             self._on_answer(offer, job)
@@ -607,6 +676,7 @@ class Dispatcher:
             and self._scheduler.served(process.slot, offer.attempt, time.monotonic())
         ):
             job._tracker.ran(offer, _finished(job, message))
+            self._count(job)
             job._drop_payload()
             self._final.append(job._tracker)
             self._next_offer = _Offer(process, offer.channel, offer.attempt + 1)
@@ -635,6 +705,8 @@ class Dispatcher:
                 self._on_gone(slot, command)
             case Forget(number=number):
                 self._on_forget(number)
+            case _NewCode():
+                self._on_new_code(command.number)
             case _:
                 if isinstance(command, StartFailed):
                     self._orders.pop(command.slot, None)
@@ -646,8 +718,18 @@ class Dispatcher:
                     )
                 self._feed(command)
 
+    def _on_new_code(self, number: int) -> None:
+        if number <= self._renewed:  # several callers noticed
+            return
+        self._renewed = number
+        if self._workers or self._orders:
+            text = "code was reloaded: the pool's workers are replaced, busy ones later"
+            self._report(logging.INFO, text)
+            self._feed(RestartAsked())
+
     def _take_in(self, job: PrimitiveJob[Any]) -> None:
         if job.in_final_state():
+            self._count(job)
             return
         self._register(job)
         if isinstance(job._payload, Parcel) and job._payload.fd >= 0:
@@ -710,7 +792,7 @@ class Dispatcher:
             self._log.unfit(process, job)
             return NotTaken(action.slot, action.attempt, unfit=True)
         if not job._tracker.take():
-            self._drop(action.job)
+            self._count(self._drop(action.job))
             return Withdrawn(action.slot, action.attempt)
         # Before the sending: whatever the job does, somebody who sees it sees RUNNING too.
         job._tracker.assigned(process.pid)
@@ -764,6 +846,13 @@ class Dispatcher:
         if job._tracker.settle(outcome):
             job._drop_payload()
             self._final.append(job._tracker)
+        self._count(job)
+
+    def _count(self, job: PrimitiveJob[Any]) -> None:
+        """A job has ended."""
+        status = job._tracker.status
+        place = 0 if status is _DONE else 1 if status is JobStatus.ERROR else 2
+        self._ended_jobs[place] += 1
 
     # --- workers, on the dispatcher's thread -------------------------------------------------
 

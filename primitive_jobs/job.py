@@ -483,6 +483,32 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
             f"{self.status().name} {max(0.0, end - walk[0][1]):.3f} s>"
         )
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from .markup import seconds, table
+
+        walk = self.history()
+        now = time.time()
+        spent = dict.fromkeys(JobStatus, 0.0)  # s
+        for (status, since), until in zip(
+            walk, [*(when for _, when in walk[1:]), now], strict=True
+        ):
+            spent[status] += until - since
+        rows = [("id", self.job_id())]
+        if len(walk) > 1 and walk[1][0] is not JobStatus.CANCELLED:
+            end = walk[-1][1] if walk[-1][0] in FINAL_STATES else now
+            submitted = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(walk[1][1]))
+            rows += [
+                ("submitted", submitted),
+                ("waited", seconds(spent[JobStatus.QUEUED])),
+                ("ran", seconds(spent[JobStatus.RUNNING])),
+                ("took", seconds(end - walk[1][1])),
+            ]
+        pid = self.pid
+        if pid is not None:
+            rows.append(("worker", f"process {pid}"))
+        return table(type(self).__name__, self.name, walk[-1][0].name, rows)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Wait for the end; then everything but function and arguments travels."""
         outcome = self._await_outcome(None)

@@ -13,7 +13,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from . import job as job_module
 from . import worker
-from .dispatcher import Dispatcher, check_not_exiting
+from .dispatcher import Counts, Dispatcher, check_not_exiting
 from .job import PoolLink, PrimitiveJob
 from .options import (
     DEFAULT_OPTIONS,
@@ -286,6 +286,14 @@ class JobPool(_Submitter):
             seeds = Seeds(seed)
         self._options = DEFAULT_OPTIONS.replace({"memory_limit": memory_limit})
         self._max_workers = count
+        self._shown = {  # in a notebook
+            "idle_timeout": leave_after,
+            "memory_limit": self._options.memory_limit,
+            "max_jobs_per_worker": most_jobs,
+            "spare_workers": spares,
+            "preload": config.preload,
+            "on_exit": on_exit,
+        }
         # It holds the list, not the pool: so a dropped pool is noticed, and ends; also one whose
         # making was interrupted.
         made: list[Dispatcher] = []
@@ -398,8 +406,28 @@ class JobPool(_Submitter):
                 dispatcher.join()
 
     def __repr__(self) -> str:
-        state = "open" if self._dispatcher.accepting else "shut down"
-        return f"<JobPool max_workers={self._max_workers} {state}>"
+        jobs, _ = _described(self._dispatcher.counts())
+        return f"<JobPool max_workers={self._max_workers} {self._state()}: {jobs}>"
+
+    def _state(self) -> str:
+        return "open" if self._dispatcher.accepting else "shut down"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from .markup import table
+
+        jobs, workers = _described(self._dispatcher.counts())
+        options = ", ".join(
+            f"{name}={value!r}"
+            for name, value in self._shown.items()
+            if name == "idle_timeout" or value not in (None, (), "wait")
+        )
+        rows = [
+            ("jobs", jobs),
+            ("workers", f"{workers}; at most {self._max_workers}"),
+            ("options", options),
+        ]
+        return table(type(self).__name__, "", self._state(), rows)
 
 
 class PoolView(_Submitter):
@@ -419,6 +447,15 @@ class PoolView(_Submitter):
 
     def __repr__(self) -> str:
         return f"<{self._pool!r} with {self._options}>"
+
+
+def _described(counts: Counts) -> tuple[str, str]:
+    """Jobs and workers as text; of those that ended badly only if there are any."""
+    jobs = [f"{counts.queued} queued, {counts.running} running, {counts.done} done"]
+    jobs += [f"{counts.failed} failed"] if counts.failed else []
+    jobs += [f"{counts.cancelled} cancelled"] if counts.cancelled else []
+    workers = f"{counts.running} busy, {counts.idle} idle"
+    return ", ".join(jobs), workers + (f", {counts.starting} starting" if counts.starting else "")
 
 
 def _shut_down(dispatchers: list[Dispatcher]) -> None:

@@ -297,6 +297,11 @@ class Scheduler:
         self._actions = []  # or it would keep the last result alive
         return actions
 
+    @property
+    def waiting(self) -> int:
+        """How many jobs are in the queue; may be read on any thread."""
+        return self._queue.count
+
     def next_deadline(self) -> float | None:
         """When a `Tick` is due, on the clock of `handle`; None: nothing is due."""
         due = []
