@@ -9,10 +9,10 @@
                                  │      ▲ pidfd ready, timer due       │
        spawner thread: starts processes     reaper thread: kills trees, reaps
 
-Modules, each importing only from those before it: errors, status, options, signatures, logs, wire,
-messages, randomness, serialize, chunks, channel, shared, tracker, awaiting, job, scheduler, memory,
-guard, worker, entry, launch, process, worker_log, dispatcher, mapping, pool, waiting, groups,
-executor, joblib.
+Modules, each importing only from those before it: errors, status, options, signatures, logs,
+markup, reloads, wire, messages, randomness, serialize, chunks, channel, shared, tracker, awaiting,
+job, scheduler, memory, guard, worker, entry, launch, process, worker_log, dispatcher, mapping,
+pool, waiting, groups, progress, executor, joblib.
 
 The public names are imported when they are first used, so that a worker, which needs few of the
 modules, starts fast.
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .job import BasePrimitiveJob, PrimitiveJob
     from .options import JobOptions
     from .pool import JobPool, default_pool, run
+    from .progress import track
     from .randomness import job_rng
     from .shared import share
     from .status import FINAL_STATES, JobStatus
@@ -62,6 +63,7 @@ _HOMES = {
     "job": ("BasePrimitiveJob", "PrimitiveJob"),
     "options": ("JobOptions",),
     "pool": ("JobPool", "default_pool", "run"),
+    "progress": ("track",),
     "randomness": ("job_rng",),
     "shared": ("share",),
     "status": ("FINAL_STATES", "JobStatus"),
@@ -93,6 +95,7 @@ __all__ = [
     "race",
     "run",
     "share",
+    "track",
     "wait",
 ]
 

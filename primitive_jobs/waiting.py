@@ -81,14 +81,16 @@ def _yield_final(
         while watch.waiters:
             job = watch.next_final(end)
             if job is None:
-                raise ResultTimeoutError(
-                    f"{len(watch.waiters)} of {total} jobs are not final after {timeout} s; "
-                    "they go on"
-                )
+                raise too_late(len(watch.waiters), total, timeout)
             yield job
             del job
     finally:
         watch.close()
+
+
+def too_late(left: int, total: int, timeout: float | None) -> ResultTimeoutError:
+    """What is raised when the time is over."""
+    return ResultTimeoutError(f"{left} of {total} jobs are not final after {timeout} s; they go on")
 
 
 class Watch(Generic[T]):

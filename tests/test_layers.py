@@ -18,6 +18,8 @@ LAYERS = [
     "options",
     "signatures",
     "logs",
+    "markup",
+    "reloads",
     "wire",
     "messages",
     "randomness",
@@ -41,6 +43,7 @@ LAYERS = [
     "pool",
     "waiting",
     "groups",
+    "progress",
     "executor",
     "joblib",
     "demo",
@@ -49,7 +52,7 @@ LAYERS = [
 # A job finds the default pool by itself; nothing is imported before somebody submits to it. And in
 # a worker, what has to know of imports uses what its first lines have for that.
 ALLOWED_UPWARD = {("job", "pool"), ("randomness", "entry")}
-PURE = {"errors", "status", "options", "signatures", "logs", "wire", "memory", "guard"}
+PURE = {"errors", "status", "options", "signatures", "logs", "markup", "reloads", "wire", "memory", "guard"}
 
 
 def imports_of(module: str) -> Iterator[str]:
