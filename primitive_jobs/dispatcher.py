@@ -440,18 +440,19 @@ class Dispatcher:
 
     def counts(self) -> Counts:
         """What there is just now; never blocks, and may be late by what is happening."""
-        # Each of these is read at once: other threads go on meanwhile.
+        # Other threads go on meanwhile: in this order, no job is counted twice on its way.
+        done, failed, gone = self._ended_jobs
+        states = [slot.state for slot in list(self._scheduler.slots.values())]
+        waiting = self._scheduler.waiting
         coming = [
             job.running()
             for job in self._inbox.copy()
             if isinstance(job, PrimitiveJob) and not job.in_final_state()
         ]
-        states = [slot.state for slot in list(self._scheduler.slots.values())]
         handed = sum(coming)
         busy = states.count(BUSY) + states.count(GRACE) + handed
-        done, failed, gone = self._ended_jobs
         return Counts(
-            queued=self._scheduler.waiting + len(coming) - handed,
+            queued=waiting + len(coming) - handed,
             running=busy,
             done=done,
             failed=failed,

@@ -63,7 +63,7 @@ def track(
     seconds = check_seconds("timeout", timeout)
     end = None if seconds is None else time.monotonic() + seconds
     unique = list(dict.fromkeys(check_jobs(jobs)))
-    label = " ".join(description.split())
+    label = " ".join("".join(c if c.isprintable() else " " for c in description).split())
     return _follow(unique, label, end, seconds, hidden=disable or not unique)
 
 
@@ -182,8 +182,7 @@ class _Meter:
             return
         self._yielded.first = sum(job.in_final_state() for job in jobs)
         self._view = _find_view(self._yielded)
-        # An exception in the loop's body may keep the loop alive until then.
-        atexit.register(self.close, ())
+        _open.add(self)
 
     def count(self, job: PrimitiveJob[Any]) -> None:
         """A job is yielded."""
@@ -214,8 +213,18 @@ class _Meter:
         """Show the state for the last time."""
         view, self._view = self._view, None
         if view is not None:
-            atexit.unregister(self.close)
+            _open.discard(self)
             view.close(self._look(others))
+
+
+_open: set[_Meter] = set()
+
+
+@atexit.register
+def _close_all() -> None:
+    # An exception in the loop's body may keep the loop alive until then.
+    for meter in list(_open):
+        meter.close(())
 
 
 # --- where it is shown ----------------------------------------------------------------------------
@@ -328,7 +337,8 @@ class _RichBar:
         from rich.progress import BarColumn, Progress, TextColumn
 
         console = Console(stderr=True)
-        self._column = BarColumn()
+        layout = _Layout(state, len("  "))
+        self._column = BarColumn(layout.bar)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             self._column,
@@ -337,7 +347,7 @@ class _RichBar:
             auto_refresh=False,  # which would take a thread
             redirect_stdout=_mixed(),
         )
-        self._task = self._progress.add_task("", total=state.total, text="")
+        self._task = self._progress.add_task(layout.label, total=state.total, text=layout.text)
         self._progress.start()
         # The loop's body may end the program: it need not know of a cursor that is hidden.
         console.show_cursor(True)

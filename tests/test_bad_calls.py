@@ -29,6 +29,7 @@ from primitive_jobs import (
     gather,
     race,
     run,
+    track,
     wait,
 )
 from primitive_jobs.pool import PoolView
@@ -79,6 +80,7 @@ SIZE = Kind("must be", (True, [1], 1j, BadRepr()), (NAN, 0, -1, "", "much", "1 X
 SEED = Kind("seed", ("1", b"1", True, 1.5, [1.5], ["a"], 1j, BadRepr()), (-1, [], [-1]))
 BOOL = Kind("must be True or False", ("no", 0, 1, None, BadRepr()))
 JOBS = Kind("iterable of PrimitiveJobs", (3, None, [3], [None], [[]], ["a"], "abc", [BadRepr()]))
+TEXT = Kind("must be a str", (3, None, b"a", ["a"], BadRepr()))
 NAME = Kind("must be a str or None", (3, b"a", ["a"], BadRepr()))
 METADATA = Kind("must be a dict or None", (3, "a", [("a", 1)], BadRepr()))
 ARGUMENTS = Kind("must be a tuple", (3, None, "abc", b"abc", BadRepr()))
@@ -121,6 +123,10 @@ TABLE: dict[tuple[Any, str], tuple[Kind, Call]] = {
     (gather, "timeout"): (SECONDS, lambda pool, job, bad: gather([job], timeout=bad)),
     (race, "jobs"): (JOBS, lambda pool, job, bad: race(bad)),
     (race, "timeout"): (SECONDS, lambda pool, job, bad: race([job], timeout=bad)),
+    (track, "jobs"): (JOBS, lambda pool, job, bad: track(bad)),
+    (track, "description"): (TEXT, lambda pool, job, bad: track([job], bad)),
+    (track, "timeout"): (SECONDS, lambda pool, job, bad: track([job], timeout=bad)),
+    (track, "disable"): (BOOL, lambda pool, job, bad: track([job], disable=bad)),
     (JobPool, "max_workers"): (COUNT, lambda pool, job, bad: JobPool(bad)),
     (JobPool, "initializer"): (
         CALLABLE._replace(types=(3, "print", BadRepr())),

@@ -1,0 +1,332 @@
+"""`track`: with rich, with tqdm and with neither; on a terminal, as a pipe, and interrupted."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from primitive_jobs import (
+    JobError,
+    JobPool,
+    PrimitiveJob,
+    ResultTimeoutError,
+    progress,
+    track,
+)
+
+PATIENCE = 30.0  # s
+
+# What is hidden is not there for `import`: no test replaces a part of rich or tqdm.
+HIDE = {"rich": (), "tqdm": ("rich",), "lines": ("rich", "tqdm")}
+PREFACE = """
+import sys, time, threading, os
+from pathlib import Path
+for name in sys.argv[1].split(",") if sys.argv[1] else ():
+    sys.modules[name] = None
+go = Path(sys.argv[2])
+from primitive_jobs import JobPool, track
+
+def hold(n):
+    while not go.exists():
+        time.sleep(0.01)
+    return n
+
+def fail(n):
+    raise ValueError(n)
+"""
+
+SWEEP = """
+with JobPool(2) as pool:
+    jobs = [pool.submit(pow, n, 2) for n in range(10)] + [pool.submit(fail, 3)]
+    gone = pool.submit(hold, 1)
+    gone.cancel()
+    for job in track([*jobs, gone], "a [red] {sweep}\\n\\x1b"):
+        if job.done():
+            print("result", job.result())
+streams = (sys.stdout is sys.__stdout__, sys.stderr is sys.__stderr__)
+print("end", *streams, [t.name for t in threading.enumerate()])
+"""
+
+WAITING = """
+with JobPool(2) as pool:
+    jobs = [pool.submit(hold, n) for n in range(2)]
+    try:
+        print("begun", flush=True)
+        for job in track(jobs, "sweep"):
+            pass
+    except KeyboardInterrupt:
+        print("interrupted", [job.in_final_state() for job in jobs], flush=True)
+        print(*[job.result() for job in jobs])
+"""
+
+RAISING = """
+pool = JobPool(2)
+jobs = [pool.submit(pow, n, 2) for n in range(4)]
+for job in track(jobs, "sweep"):
+    raise RuntimeError("of the body")
+"""
+
+DROPPED = """
+with JobPool(2) as pool:
+    jobs = [pool.submit(pow, n, 2) for n in range(4)]
+    for job in track(jobs, "outer"):
+        for inner in track(jobs, "inner"):
+            pass
+        break
+    print("dropped", sys.stdout is sys.__stdout__, threading.active_count() > 1)
+    for job in track(jobs, "nothing", disable=True):
+        pass
+    for job in track([], "empty"):
+        pass
+    print(threading.active_count() == 6)  # the pool's and this one
+"""
+
+
+class Terminal:
+    """A script whose stderr is a pseudo-terminal, and its stdout too or not."""
+
+    def __init__(self, code: str, view: str, folder: Path, *, both: bool) -> None:
+        self.go = folder / "go"
+        script = folder / "script.py"
+        script.write_text(PREFACE + code)
+        self._fd, far = pty.openpty()
+        fcntl.ioctl(far, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error", str(script), ",".join(HIDE[view]), str(self.go)],
+            stdout=far if both else subprocess.PIPE,
+            stderr=far,
+            env={**os.environ, "TERM": "xterm-256color"},
+            start_new_session=True,
+        )
+        os.close(far)
+        self.shown = ""
+
+    def read_until(self, text: str | None) -> None:
+        """Read what is shown, until it has a text, or to its end."""
+        while text is None or text not in self.shown:
+            try:
+                part = os.read(self._fd, 65536)
+            except OSError:  # nobody has the other end any more
+                part = b""
+            if not part:
+                assert text is None, self.shown
+                return
+            self.shown += part.decode()
+
+    def end(self, code: int = 0) -> str:
+        """Wait for the script's end; return what it printed elsewhere."""
+        self.read_until(None)
+        out, _ = self.process.communicate(timeout=PATIENCE)
+        os.close(self._fd)
+        assert self.process.returncode == code, self.shown
+        hidden, visible = self.shown.rfind("\x1b[?25l"), self.shown.rfind("\x1b[?25h")
+        assert visible >= hidden, "the cursor is there"
+        assert plain(self.shown).endswith("\n") or not self.shown
+        return (out or b"").decode()
+
+
+def plain(text: str) -> str:
+    """Without colours and cursors."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+def run(code: str, view: str, folder: Path) -> tuple[str, str]:
+    """Run a script with pipes; return what came out of both."""
+    script = folder / "script.py"
+    script.write_text(PREFACE + code)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(script), ",".join(HIDE[view]), str(folder / "go")],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("view", HIDE)
+def test_a_pipe_gets_plain_lines(view: str, tmp_path: Path) -> None:
+    out, err = run(SWEEP, view, tmp_path)
+    assert out.splitlines()[-1] == "end True True ['MainThread']"
+    assert sorted(out.splitlines()[:-1]) == sorted(f"result {n * n}" for n in range(10))
+    assert re.fullmatch(
+        r"a \[red\] \{sweep\}: 12/12, 1 failed, 1 cancelled(, .*/s)?, in 0:0\d\n", err
+    )
+
+
+@pytest.mark.parametrize("view", HIDE)
+def test_a_terminal_beside_a_pipe(view: str, tmp_path: Path) -> None:
+    terminal = Terminal(SWEEP, view, tmp_path, both=False)
+    out = terminal.end()
+    assert out.splitlines()[-1] == "end True True ['MainThread']"
+    assert len(out.splitlines()) == 11
+    assert "result" not in terminal.shown
+    last = plain(terminal.shown).rstrip().splitlines()[-1]
+    assert "a [red] {sweep}" in last
+    assert "12/12, 1 failed, 1 cancelled" in last
+    drawn = {"rich": "━━━━━", "tqdm": "100%|█████", "lines": ""}[view]
+    assert drawn in last
+    assert ("\r" in terminal.shown.replace("\r\n", "")) == (view != "lines")
+
+
+@pytest.mark.parametrize("view", HIDE)
+def test_what_the_body_prints_is_above_the_bar(view: str, tmp_path: Path) -> None:
+    terminal = Terminal(SWEEP, view, tmp_path, both=True)
+    terminal.end()
+    lines = [line.rsplit("\r", 1)[-1].strip() for line in plain(terminal.shown).split("\r\n")]
+    assert sum(line.startswith("result ") for line in lines) == 10
+    assert "end True True ['MainThread']" in lines
+
+
+@pytest.mark.parametrize("view", ["rich", "tqdm"])
+def test_running_jobs_are_told_of_while_none_ends(view: str, tmp_path: Path) -> None:
+    terminal = Terminal(WAITING, view, tmp_path, both=False)
+    terminal.read_until("0/2, 2 running")
+    terminal.go.touch()
+    assert terminal.end() == "begun\n"
+    assert "2/2" in terminal.shown
+
+
+@pytest.mark.parametrize("view", HIDE)
+def test_ctrl_c_while_it_waits(view: str, tmp_path: Path) -> None:
+    terminal = Terminal(WAITING, view, tmp_path, both=False)
+    assert terminal.process.stdout is not None
+    assert terminal.process.stdout.readline() == b"begun\n"
+    if view != "lines":  # which shows nothing yet
+        terminal.read_until("2 running")
+    os.kill(terminal.process.pid, signal.SIGINT)
+    first = terminal.process.stdout.readline()
+    assert first == b"interrupted [False, False]\n"
+    terminal.go.touch()
+    assert terminal.end() == "0 1\n"
+    assert "Traceback" not in terminal.shown
+
+
+@pytest.mark.parametrize("view", ["rich", "tqdm"])
+def test_a_body_that_raises(view: str, tmp_path: Path) -> None:
+    terminal = Terminal(RAISING, view, tmp_path, both=True)
+    terminal.end(1)
+    lines = [line.rsplit("\r", 1)[-1].strip() for line in plain(terminal.shown).split("\r\n")]
+    assert "Traceback (most recent call last):" in lines
+    assert "RuntimeError: of the body" in lines
+
+
+@pytest.mark.parametrize("view", ["rich", "tqdm"])
+def test_a_loop_in_a_loop_that_is_left_early(view: str, tmp_path: Path) -> None:
+    terminal = Terminal(DROPPED, view, tmp_path, both=False)
+    assert terminal.end() == "dropped True True\nTrue\n"
+    assert "outer" in terminal.shown
+    assert not re.search("inner|nothing|empty", terminal.shown)
+
+
+# --- in this process, where stderr is no terminal -------------------------------------------------
+
+
+@pytest.fixture
+def pool() -> Iterator[JobPool]:
+    with JobPool(2) as made:
+        yield made
+        made.cancel_all()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_it_yields_as_as_completed(pool: JobPool, capsys: pytest.CaptureFixture[str]) -> None:
+    with JobPool(1) as other:
+        jobs = [where.submit(pow, n, 2) for n in range(3) for where in (pool, other)]
+        got = list(track((job for job in [*jobs, *jobs]), "of two pools"))
+    assert len(got) == 6
+    assert set(got) == set(jobs)
+    assert list(track([])) == []
+    assert list(track(iter(jobs[:1]), disable=True)) == jobs[:1]
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"of two pools: 6/6.*\n", err)
+
+
+def test_it_checks_at_once(pool: JobPool) -> None:
+    with pytest.raises(JobError, match="was not submitted"):
+        track([PrimitiveJob(pow, 2, 3)])
+
+
+def test_timeout(pool: JobPool, capsys: pytest.CaptureFixture[str]) -> None:
+    quick, slow = pool.submit(pow, 2, 3), pool.submit(time.sleep, 600)
+    jobs: list[PrimitiveJob[Any]] = [quick, slow]
+    loop = track(jobs, timeout=1.0)
+    assert next(loop) is quick
+    with pytest.raises(ResultTimeoutError, match="1 of 2 jobs are not final"):
+        next(loop)
+    assert "jobs: 1/2, 1 running" in capsys.readouterr().err
+    assert not slow.in_final_state()
+    assert list(track([quick], timeout=0, disable=True)) == [quick]
+
+
+def test_it_is_true_after_a_long_body(
+    pool: JobPool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress._Lines, "pause", 0.0)
+    jobs = [pool.submit(pow, n, 2) for n in range(5)]
+    bodies = 0
+    for _ in track(jobs, "sweep"):
+        wait_for(lambda: all(job.in_final_state() for job in jobs))
+        bodies += 1
+        if bodies == 2:  # of five, two were yielded
+            assert "sweep: 5/5" in capsys.readouterr().err
+    assert bodies == 5
+
+
+def test_a_job_that_was_yielded_is_let_go(pool: JobPool) -> None:
+    dropped: list[weakref.ref[Any]] = []
+    jobs = (pool.submit(pow, n, 2) for n in range(4))
+    for job in track(jobs):
+        if dropped:
+            wait_for(lambda: dropped[-1]() is None)
+        dropped.append(weakref.ref(job))
+        del job
+
+
+def test_no_thread_and_nothing_to_be_done_at_exit(pool: JobPool) -> None:
+    pool.submit(pow, 2, 3).result(PATIENCE)
+    threads = threading.active_count()
+    loop = track([pool.submit(pow, n, 2) for n in range(4)])
+    next(loop)
+    assert threading.active_count() == threads
+    assert len(progress._open) == 1
+    del loop
+    assert not progress._open
+
+
+def test_the_text_shrinks_with_the_room() -> None:
+    state = progress._State("sweep", 100)
+    state.since -= 10
+    state.final, state.failed, state.cancelled, state.running = 50, 2, 1, 3
+    assert state.text() == "50/100, 2 failed, 1 cancelled, 3 running, 5.0/s, 0:10 left"
+    lengths = []
+    for room in range(70, 0, -1):
+        text = state.text(room)
+        assert text.startswith("50/100")
+        assert len(text) <= room or text == "50/100"
+        lengths.append(len(text))
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[-1] == len("50/100")
