@@ -494,9 +494,10 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
             walk, [*(when for _, when in walk[1:]), now], strict=True
         ):
             spent[status] += until - since
+        last = walk[-1][0]
         rows = [("id", self.job_id())]
         if len(walk) > 1 and walk[1][0] is not JobStatus.CANCELLED:
-            end = walk[-1][1] if walk[-1][0] in FINAL_STATES else now
+            end = walk[-1][1] if last in FINAL_STATES else now
             submitted = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(walk[1][1]))
             rows += [
                 ("submitted", submitted),
@@ -507,7 +508,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
         pid = self.pid
         if pid is not None:
             rows.append(("worker", f"process {pid}"))
-        return table(type(self).__name__, self.name, walk[-1][0].name, rows)
+        return table(type(self).__name__, self.name, last.name, rows)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Wait for the end; then everything but function and arguments travels."""

@@ -52,7 +52,18 @@ LAYERS = [
 # A job finds the default pool by itself; nothing is imported before somebody submits to it. And in
 # a worker, what has to know of imports uses what its first lines have for that.
 ALLOWED_UPWARD = {("job", "pool"), ("randomness", "entry")}
-PURE = {"errors", "status", "options", "signatures", "logs", "markup", "reloads", "wire", "memory", "guard"}
+PURE = {
+    "errors",
+    "status",
+    "options",
+    "signatures",
+    "logs",
+    "markup",
+    "reloads",
+    "wire",
+    "memory",
+    "guard",
+}
 
 
 def imports_of(module: str) -> Iterator[str]:
