@@ -424,7 +424,7 @@ class JobPool(_Submitter):
         )
         rows = [
             ("jobs", jobs),
-            ("workers", f"{workers}; at most {self._max_workers}"),
+            ("workers", f"{workers}; at most {self._max_workers} busy"),
             ("options", options),
         ]
         return table(type(self).__name__, "", self._state(), rows)

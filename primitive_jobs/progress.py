@@ -144,7 +144,7 @@ class _State:
         running = f"{self.running} running" if self.running else ""
         rate = _rate(ended / passed) if ended and passed > 0 else ""
         if self.final == self.total:
-            left = f"in {clock(passed)}"
+            left = f"in {clock(passed)}" if ended else ""
         else:
             left = f"{clock(passed * (self.total - self.final) / ended)} left" if ended else ""
         parts = [f"{self.final}/{self.total}", failed, cancelled, running, rate, left]

@@ -242,7 +242,7 @@ def test_a_pool_counts_what_has_ended_and_keeps_none_of_it(marks: Path) -> None:
 
     with JobPool(1, spare_workers=0, preload=("json",), memory_limit="4 GB") as pool:
         assert cells_of(pool)["jobs"] == "0 queued, 0 running, 0 done"
-        assert cells_of(pool)["workers"] == "0 busy, 0 idle; at most 1"
+        assert cells_of(pool)["workers"] == "0 busy, 0 idle; at most 1 busy"
         options = cells_of(pool)["options"]
         assert "memory_limit=4000000000" in options
         assert "preload=('json',)" in options
@@ -257,7 +257,7 @@ def test_a_pool_counts_what_has_ended_and_keeps_none_of_it(marks: Path) -> None:
         while not holding.running():
             time.sleep(0.001)
         assert cells_of(pool)["jobs"] == "0 queued, 1 running, 20 done, 1 failed"
-        assert cells_of(pool)["workers"] == "1 busy, 0 idle; at most 1"
+        assert cells_of(pool)["workers"] == "1 busy, 0 idle; at most 1 busy"
         waiting = [pool.submit(pow, n, 2) for n in range(5)]
         assert cells_of(pool)["jobs"] == "5 queued, 1 running, 20 done, 1 failed"
         assert waiting[0].cancel()
