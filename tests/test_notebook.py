@@ -53,6 +53,13 @@ logging.getLogger("primitive_jobs").addHandler(Keep())
 logging.getLogger("primitive_jobs").setLevel(logging.INFO)
 pool = JobPool(2, idle_timeout=30)
 
+def told(count):  # of new code, so many times or more; records come on a thread of their own
+    end = time.monotonic() + 20
+    while True:
+        found = sum("code was reloaded" in record for record in records)
+        if found >= count or time.monotonic() > end:
+            return found
+
 def write(version, second):
     Path("edited.py").write_text(f"def version():\\n    return {version}\\n")
     os.utime("edited.py", (1e9 + second, 1e9 + second))
@@ -83,15 +90,15 @@ print(pool.submit(edited.version).result(), pool.submit(lambda: edited.version()
 write(2, 10)
 importlib.reload(edited)
 print(pool.submit(edited.version).result(), pool.submit(lambda: edited.version()).result())
-print(records)
+print(told(1))
 """,
     "autoreload": "%load_ext autoreload\n%autoreload 2",
     "edit": "write(3, 20)",
     "edited": """
 print(edited.version(), pool.submit(edited.version).result())
-print(pool.submit(lambda: edited.version()).result(), len(records))
+print(pool.submit(lambda: edited.version()).result(), told(2))
 """,
-    "unchanged": "print(pool.submit(edited.version).result(), len(records))",
+    "unchanged": "print(pool.submit(edited.version).result(), told(2))",
     "end": "pool.shutdown()\nprint(repr(pool))",
 }
 
@@ -118,9 +125,7 @@ def test_a_notebook_end_to_end(tmp_path: Path) -> None:
     assert text_of(found["define"]) == "before\n"
     assert text_of(found["define again"]) == "after\n"
     assert text_of(found["module"]) == "1 1\n"
-    numbers, said = text_of(found["reload"]).splitlines()
-    assert numbers == "2 2"
-    assert said.count("code was reloaded") == 1
+    assert text_of(found["reload"]) == "2 2\n1\n"
     assert text_of(found["edited"]) == "3 3\n3 2\n"
     assert text_of(found["unchanged"]) == "3 2\n"
     assert "shut down: 0 queued, 0 running" in text_of(found["end"])
