@@ -14,11 +14,11 @@ from typing import Any
 
 import cloudpickle
 import pytest
-from helpers import (
+from test_cancel import gone
+from test_pool import (
     check_well,
     double,
     fail,
-    gone,
     hold,
     interrupt_everywhere,
     interrupted,
@@ -45,6 +45,7 @@ if sys.version_info < (3, 11):
 PATIENCE = 30.0  # s, after which what is waited for will not come
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
+cloudpickle.register_pickle_by_value(sys.modules["test_pool"])
 
 
 @pytest.fixture
@@ -420,7 +421,7 @@ def test_an_interrupt_while_it_waits_cancels_nothing(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_interrupt_while_it_stops_the_others(two: JobPool, tmp_path: Path) -> None:
+def test_an_interrupt_while_it_stops_the_others(two: JobPool) -> None:
     jobs: list[PrimitiveJob[Any]] = []
     done = two.submit(double, 1)
     done.wait(PATIENCE)
