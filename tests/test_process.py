@@ -225,11 +225,11 @@ def refuse(self: object) -> None:
 def test_failed_start_leaves_no_descriptor(
     guarded: None, packets: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from loky.backend import get_context
+    from loky.backend.process import LokyProcess  # get_context("loky") may be joblib's copy
 
     before = descriptors()
     with monkeypatch.context() as patch:
-        patch.setattr(get_context("loky").Process, "start", refuse)
+        patch.setattr(LokyProcess, "start", refuse)
         for _ in range(3):
             with pytest.raises(OSError, match="no process free"):
                 WorkerProcess(0, WorkerConfig(packets=packets))
@@ -237,11 +237,11 @@ def test_failed_start_leaves_no_descriptor(
 
 
 def test_failed_start_costs_the_waiting_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    from loky.backend import get_context
+    from loky.backend.process import LokyProcess  # get_context("loky") may be joblib's copy
 
     with JobPool(1) as pool:
         with monkeypatch.context() as patch:
-            patch.setattr(get_context("loky").Process, "start", refuse)
+            patch.setattr(LokyProcess, "start", refuse)
             with pytest.raises(WorkerDiedError, match="no process free") as caught:
                 pool.submit(os.getpid).result(PATIENCE)
         assert caught.value.pid is None
