@@ -14,11 +14,11 @@ from typing import Any
 
 import cloudpickle
 import pytest
-from test_cancel import gone
-from test_pool import (
+from helpers import (
     check_well,
     double,
     fail,
+    gone,
     hold,
     interrupt_everywhere,
     interrupted,
@@ -45,7 +45,6 @@ if sys.version_info < (3, 11):
 PATIENCE = 30.0  # s, after which what is waited for will not come
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-cloudpickle.register_pickle_by_value(sys.modules["test_pool"])
 
 
 @pytest.fixture
