@@ -16,6 +16,7 @@ from typing import Any, Protocol, TextIO, TypeVar, cast
 from .job import PrimitiveJob
 from .markup import bar, clock
 from .options import check_bool, check_seconds, shown
+from .reloads import ipython_shell
 from .status import FINAL_STATES, JobStatus
 from .waiting import Watch, check_jobs, too_late
 
@@ -234,9 +235,7 @@ _drawing: list[object] = []  # the first has the terminal
 
 def _find_view(state: _State) -> _View | None:
     """What suits: None if nothing does, or if a bar is on the terminal already."""
-    ipython = sys.modules.get("IPython")
-    shell = None if ipython is None else ipython.get_ipython()
-    if getattr(shell, "kernel", None) is not None:
+    if getattr(ipython_shell(), "kernel", None) is not None:
         return _Cell()
     stderr = sys.stderr
     if stderr is None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 _AUTORELOAD = "IPython.extensions.autoreload"
@@ -47,8 +48,7 @@ class CodeWatch:
         if not any(finder is self for finder in sys.meta_path):
             self._known.update(list(sys.modules))
             sys.meta_path.insert(0, self)  # before whoever finds the module
-        ipython = sys.modules.get("IPython")
-        shell = None if ipython is None else ipython.get_ipython()
+        shell = ipython_shell()
         if shell is not None and shell is not self._shell:
             self._shell = shell
             self._on_cell()
@@ -89,7 +89,13 @@ class CodeWatch:
             self._changed()
 
 
-def _file_times() -> Any:
+def ipython_shell() -> Any:
+    """Return the running session of IPython, None where there is none."""
+    find = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    return None if find is None else find()
+
+
+def _file_times() -> Iterator[tuple[str, float]]:
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__dict__", {}).get("__file__")  # a lazy module stays one
         if isinstance(file, str) and file.endswith(".py"):
