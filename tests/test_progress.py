@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import re
+import select
 import signal
 import struct
 import subprocess
@@ -120,6 +121,7 @@ class Terminal:
     def read_until(self, text: str | None) -> None:
         """Read what is shown, until it has a text, or to its end."""
         while text is None or text not in self.shown:
+            assert select.select([self._fd], [], [], PATIENCE)[0], self.shown
             try:
                 part = os.read(self._fd, 65536)
             except OSError:  # nobody has the other end any more
@@ -199,6 +201,7 @@ def test_what_the_body_prints_is_above_the_bar(view: str, tmp_path: Path) -> Non
 def test_running_jobs_are_told_of_while_none_ends(view: str, tmp_path: Path) -> None:
     terminal = Terminal(WAITING, view, tmp_path, both=False)
     terminal.read_until("0/2, 2 running")
+    assert terminal.shown.count("\x1b[?25l") <= terminal.shown.count("\x1b[?25h"), "a cursor"
     terminal.go.touch()
     assert terminal.end() == "begun\n"
     assert "2/2" in terminal.shown
