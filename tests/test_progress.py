@@ -79,7 +79,10 @@ with JobPool(2) as pool:
 RAISING = """
 pool = JobPool(2)
 jobs = [pool.submit(pow, n, 2) for n in range(4)]
-for job in track(jobs, "sweep"):
+loop = track(jobs, "sweep")
+sys.held = [loop]
+sys.held.append(sys.held)  # it is there to the last
+for job in loop:
     raise RuntimeError("of the body")
 """
 
