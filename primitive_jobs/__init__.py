@@ -12,7 +12,7 @@
 Modules, each importing only from those before it: errors, status, options, signatures, logs,
 markup, reloads, wire, messages, randomness, serialize, chunks, channel, shared, tracker, awaiting,
 job, scheduler, memory, guard, worker, entry, launch, process, worker_log, dispatcher, mapping,
-pool, waiting, groups, progress, executor, joblib.
+pool, waiting, groups, progress, executor, joblib, qiskit.
 
 The public names are imported when they are first used, so that a worker, which needs few of the
 modules, starts fast.

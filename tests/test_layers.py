@@ -46,6 +46,7 @@ LAYERS = [
     "progress",
     "executor",
     "joblib",
+    "qiskit",
     "demo",
     "__main__",
 ]
