@@ -701,8 +701,9 @@ def _give_warnings(parts: Iterable[PrimitiveJob[_PartResult]]) -> None:
     found = {one[1:]: one for part in parts for one in part.result().warnings}
     for one in found.values():
         message, category = pickle.loads(one.pickled)
+        # Without a name it is made from that of the file; None would keep the warning to itself.
+        where: dict[str, Any] = {} if one.module is None else {"module": one.module}
         module = sys.modules.get(one.module or "")
-        registry = None if module is None else vars(module).setdefault("__warningregistry__", {})
-        warnings.warn_explicit(
-            message, category, one.filename, one.lineno, module=one.module, registry=registry
-        )
+        if module is not None:
+            where["registry"] = vars(module).setdefault("__warningregistry__", {})
+        warnings.warn_explicit(message, category, one.filename, one.lineno, **where)
