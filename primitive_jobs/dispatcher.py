@@ -518,7 +518,7 @@ class Dispatcher:
         """Tell that this thread ends; the callbacks' thread may end before or after the others."""
         self._left.append(None)
         if self.gone:
-            with contextlib.suppress(IndexError):  # both may be in here
+            with contextlib.suppress(IndexError):  # both threads may be in here
                 while self._gone_waiters:
                     self._gone_waiters.pop()()
 
@@ -995,8 +995,9 @@ class Dispatcher:
         self._refuse()
         self._report(logging.DEBUG, "a pool has ended")
         self._callbacks.end(self._leave)  # last: later it is done by whoever comes
-        while self._end_waiters:
-            self._end_waiters.pop()()
+        with contextlib.suppress(IndexError):  # one may be taken back meanwhile
+            while self._end_waiters:
+                self._end_waiters.pop()()
 
     def _refuse(self) -> None:
         """Answer what came too late; whoever pops a command answers it, on any thread."""

@@ -361,8 +361,9 @@ class _Settler:
             self.settled(future)
             del future
         self._ended = True
-        while self._end_waiters:
-            self._end_waiters.pop()()
+        with contextlib.suppress(IndexError):  # one may be taken back meanwhile
+            while self._end_waiters:
+                self._end_waiters.pop()()
 
 
 def _close(settlers: list[_Settler]) -> None:
