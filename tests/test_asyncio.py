@@ -38,8 +38,7 @@ PATIENCE = 30.0  # s, after which what is waited for will not come
 LONGEST = 0.02  # s that anything of ours may hold a loop up
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-for _name in ("test_cancel", "test_groups", "test_pool"):
-    cloudpickle.register_pickle_by_value(sys.modules[_name])
+cloudpickle.register_pickle_by_value(sys.modules["test_groups"])
 
 Main = Callable[[], Coroutine[Any, Any, None]]
 needs_311 = pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio has it since 3.11")

@@ -34,8 +34,8 @@ if sys.version_info < (3, 11):
 PATIENCE = 30.0  # s, after which what is waited for will not come
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-for _name in ("test_asyncio", "test_cancel", "test_groups", "test_pool"):
-    cloudpickle.register_pickle_by_value(sys.modules[_name])
+cloudpickle.register_pickle_by_value(sys.modules["test_asyncio"])
+cloudpickle.register_pickle_by_value(sys.modules["test_groups"])
 
 Main = Callable[[], Coroutine[Any, Any, None]]
 Play = Callable[[Main], None]
