@@ -176,11 +176,12 @@ class PooledJob(BasePrimitiveJob):  # type: ignore[misc]  # Any, where Qiskit is
         """Return whether the status is DONE, CANCELLED or ERROR; nothing of it runs then."""
         return self._status() in FINAL_STATES
 
-    def cancel(self, *, grace: float = 0.0) -> bool:
+    def cancel(self, *, grace: float | None = None) -> bool:
         """Stop every part for real; when this returns True, nothing of the job runs any more.
 
         Args:
-            grace: Seconds between SIGTERM and SIGKILL; default 0: SIGKILL at once.
+            grace: Seconds between SIGTERM and SIGKILL; default: the option ``grace`` of the pool's
+                view, which is 0, SIGKILL at once, unless given.
 
         Returns:
             True exactly when the job's final status is CANCELLED.
@@ -188,7 +189,7 @@ class PooledJob(BasePrimitiveJob):  # type: ignore[misc]  # Any, where Qiskit is
         Raises:
             TypeError, ValueError: ``grace`` is no finite number of seconds from 0 on.
         """
-        seconds = check_grace(grace)
+        seconds = None if grace is None else check_grace(grace)
         for part in [part for part in self.parts if part._ask_cancel(seconds)]:
             part.wait()
         return self.cancelled()
