@@ -497,12 +497,10 @@ class Claim(NamedTuple):
     us: Open = kept_pool
     args: tuple[Any, ...] = ()
 
-    def seen(self) -> list[bool]:
-        found = []
-        for open_side in (self.peer, self.us):
-            with open_side() as side:
-                found.append(self.shows(side, *self.args))
-        return found
+    def seen(self, side_name: str) -> bool:
+        open_side: Open = getattr(self, side_name)
+        with open_side() as side:
+            return self.shows(side, *self.args)
 
 
 one_of_ours = partial(ours, 1)
@@ -629,15 +627,15 @@ COLUMNS = {
 }
 
 
-_known: dict[Any, list[bool]] = {}  # a column and a statement may be the same
-
-
-def try_all(claims: dict[str, Claim], errors: list[str]) -> dict[str, list[bool]]:
-    seen = {}
+def try_all(claims: dict[str, Claim], side_name: str, errors: list[str]) -> dict[str, bool]:
+    seen: dict[str, bool] = {}
+    known: dict[Any, bool] = {}  # a column and a statement may be the same
     for text, claim in claims.items():
+        key = claim.shows, claim.args
         try:
-            key = claim.shows, claim.args
-            seen[text] = _known[key] = _known.get(key) or claim.seen()
+            if key not in known:
+                known[key] = claim.seen(side_name)
+            seen[text] = known[key]
         except Exception:
             errors.append(f"{text}:\n{traceback.format_exc()}")
     return seen
@@ -645,7 +643,7 @@ def try_all(claims: dict[str, Claim], errors: list[str]) -> dict[str, list[bool]
 
 def columns(open_side: Any) -> dict[str, Claim]:
     return {
-        name: Claim(shows, partial(open_side, workers), partial(ours, workers))
+        f"column: {name}": Claim(shows, partial(open_side, workers), partial(ours, workers))
         for name, shows in COLUMNS.items()
         for workers in [1 if shows is late_functions_break_it else 2]
     }
@@ -733,15 +731,15 @@ def main(name: str) -> None:
         "executor": our_executor,
         "future": our_executor,
     }
-    cells = json.load(sys.stdin)
-    seen: dict[str, Any] = {
-        "there": values([left for left, _ in cells], peer.module, of_peer),
-        "here": values([right for _, right in cells], "primitive_jobs", of_us),
-    }
+    lefts, rights = zip(*json.load(sys.stdin), strict=True)
+    claims = peer.claims()
+    if peer.columns:
+        claims |= columns(peer.open)
     errors: list[str] = []
-    seen["claims"] = try_all(peer.claims(), errors)
-    seen["columns"] = try_all(columns(peer.open), errors) if peer.columns else {}
-    print(json.dumps({**seen, "errors": errors}), flush=True)
+    # The peer first: a fork of a program in which threads of ours run may be stuck in a lock.
+    there = values(lefts, peer.module, of_peer), try_all(claims, "peer", errors)
+    here = values(rights, "primitive_jobs", of_us), try_all(claims, "us", errors)
+    print(json.dumps({"there": there, "here": here, "errors": errors}), flush=True)
 
 
 if __name__ == "__main__":

@@ -127,23 +127,23 @@ class Problems:
             if not came_here.startswith(expected_here) or came_here.startswith("raises"):
                 self.of_us.append(f"{row.right!r} comes to {came_here}, not {expected_here}")
 
-    def add_statements(self, shown: dict[str, list[bool]]) -> None:
+    def add_statements(self, shown: dict[str, tuple[bool, bool]]) -> None:
         for text, (there, here) in shown.items():
             if not there:
                 self.of_peer.append(text)
             if here:
                 self.of_us.append(f"it is so here, too: {text}")
 
-    def add_columns(self, peer: str, shown: dict[str, list[bool]]) -> None:
+    def add_columns(self, peer: str, there: dict[str, bool], here: dict[str, bool]) -> None:
         """The other table, of "Why another pool"."""
         head, ours, *others = table("Why another pool")
         assert head[1:] == [*WORDS]
         cells = {peer_and_version(row[0])[0]: row[1:] for row in others}[peer]
         for column, cell, our_cell in zip(head[1:], cells, ours[1:], strict=True):
-            there, here = shown[column]
-            if not cell.startswith(WORDS[column][there]):
+            key = f"column: {column}"
+            if not cell.startswith(WORDS[column][there[key]]):
                 self.of_peer.append(f"{column}: {cell}")
-            if not our_cell.startswith(WORDS[column][here]):
+            if not our_cell.startswith(WORDS[column][here[key]]):
                 self.of_us.append(f"{column}: {our_cell}")
 
 
@@ -153,13 +153,15 @@ def test_what_the_readme_says_of_it(peer: str) -> None:
         pytest.importorskip("qiskit.primitives")
     seen = see(peer)
     assert not seen["errors"], "\n".join(seen["errors"])
+    (values_there, there), (values_here, here) = seen["there"], seen["here"]
     said = {statement for row in SECTIONS[peer].rows for statement in row.statements}
-    assert said == seen["claims"].keys(), "each statement of the README is tried, and no other"
+    columns = {f"column: {column}" for column in WORDS} & there.keys()
+    assert said == there.keys() - columns, "each statement of the README is tried, and no other"
     problems = Problems()
-    problems.add_rows(peer, seen["there"], seen["here"])
-    problems.add_statements(seen["claims"])
-    if seen["columns"]:
-        problems.add_columns(peer, seen["columns"])
+    problems.add_rows(peer, values_there, values_here)
+    problems.add_statements({text: (there[text], here[text]) for text in said})
+    if columns:
+        problems.add_columns(peer, there, here)
     assert not problems.of_us, "\n".join(problems.of_us)
     if problems.of_peer:
         say = f"not so with {peer} {installed(peer)}: " + "; ".join(problems.of_peer)
