@@ -25,6 +25,7 @@ QUESTIONS = (
     "idle",
     "start_many",
     "import_time",
+    "qiskit_pubs",
 )
 """In the order in which they are asked."""
 

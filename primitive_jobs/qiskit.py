@@ -197,8 +197,8 @@ class PooledJob(BasePrimitiveJob):  # type: ignore[misc]  # Any, where Qiskit is
     def result(self, timeout: float | None = None) -> Any:
         """Return the ``PrimitiveResult``, the same object each time, waiting for it.
 
-        Its pub results are in the order of the pubs. Warnings that were given in the workers are
-        given here, to the filters of this process, once.
+        Its pub results are in the order of the pubs. The first call that has waited long enough
+        also gives the warnings that came up in the workers, each once, to this process's filters.
 
         Args:
             timeout: Seconds to wait at most; default None: as long as it takes.
@@ -213,14 +213,17 @@ class PooledJob(BasePrimitiveJob):  # type: ignore[misc]  # Any, where Qiskit is
         status = self._status()
         if status is JobStatus.CANCELLED:
             raise JobCancelledError(f"job {self.name} was cancelled")
+        if status is JobStatus.DONE and not self._results:
+            self._results.append(self._put_together())
+        try:
+            self._unwarned.pop()
+        except IndexError:  # somebody has been here before
+            pass
+        else:
+            _give_warnings(self.parts)
         if status is JobStatus.ERROR:
             failed = [part for part in self.parts if part.status() is JobStatus.ERROR]
             min(failed, key=lambda part: part.history()[-1][1]).result()
-        if not self._results:
-            self._results.append(self._put_together())
-        if self._unwarned:
-            self._unwarned.clear()
-            _give_warnings(self.parts)
         return self._results[0]
 
     def _put_together(self) -> Any:
@@ -644,6 +647,9 @@ class _PartResult(NamedTuple):
     warnings: list[_Warning]
 
 
+_LUGGAGE = "_primitive_jobs_warnings"
+"""The attribute of an exception that brings the warnings before it."""
+
 _latest: list[tuple[bytes, Any]] = []
 """The primitive that the last part had, and its key: making one may take longer than a pub."""
 
@@ -653,13 +659,18 @@ def _run_part(block: Any, key: bytes, primitive: Place, pubs: list[_Pub]) -> _Pa
     view = memoryview(block)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")  # the caller's filters decide, but each comes once
-        if not _latest or _latest[0][0] != key:
-            _latest[:] = [(key, pickle.loads(view[slice(*primitive)]))]
-        original = _latest[0][1]
-        if pubs:
-            results = [_run_pub(original, view, pub) for pub in pubs]
-        else:
-            results = [original.run([]).result()]
+        try:
+            if not _latest or _latest[0][0] != key:
+                _latest[:] = [(key, pickle.loads(view[slice(*primitive)]))]
+            original = _latest[0][1]
+            if pubs:
+                results = [_run_pub(original, view, pub) for pub in pubs]
+            else:
+                results = [original.run([]).result()]
+        except Exception as error:
+            if caught:
+                vars(error)[_LUGGAGE] = [_on_its_way(one) for one in caught]
+            raise
     return _PartResult(
         [result[0] for result in results] if pubs else [],
         results[0].metadata,
@@ -697,9 +708,16 @@ def _on_its_way(warning: warnings.WarningMessage) -> _Warning:
     return _Warning(pickled, text, warning.filename, warning.lineno, module)
 
 
+def _warnings_of(part: PrimitiveJob[_PartResult]) -> list[_Warning]:
+    if part.done():
+        return part.result().warnings
+    error = part.exception() if part.status() is JobStatus.ERROR else None
+    return getattr(error, _LUGGAGE, [])
+
+
 def _give_warnings(parts: Iterable[PrimitiveJob[_PartResult]]) -> None:
     """Give the warnings of all parts again, each once, as if it had been here."""
-    found = {one[1:]: one for part in parts for one in part.result().warnings}
+    found = {one[1:]: one for part in parts for one in _warnings_of(part)}
     for one in found.values():
         message, category = pickle.loads(one.pickled)
         # Without a name it is made from that of the file; None would keep the warning to itself.

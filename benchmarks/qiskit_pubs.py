@@ -1,0 +1,163 @@
+"""From how many pubs, and how large, does it pay to spread a Qiskit sampler's over two workers?
+
+Circuits of 4 and of 16 qubits; 1, 8 and 64 pubs, each with a circuit of its own. The original runs
+one pub after the other in a thread; `run` called once for each pub gives each a thread, all bound
+by one GIL. Aer simulates in C++, on all cores by itself: the asides show what there is to gain.
+Workers and originals are warm; with 1 pub there is nothing to spread, only what the journey costs.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.harness import (
+    OURS,
+    Contender,
+    Counts,
+    Figures,
+    Goal,
+    Metric,
+    Question,
+    Scale,
+    expect,
+    repeat,
+)
+
+WORKERS = 2
+BUDGET = 2.0  # s, for the repetitions of one case
+
+Run = Callable[[list[Any]], Any]
+"""Run pubs and return their pub results."""
+
+
+def circuits(count: int, qubits: int, layers: int) -> list[Any]:
+    from qiskit import QuantumCircuit
+
+    made = []
+    for number in range(count):
+        circuit = QuantumCircuit(qubits)
+        for layer in range(layers):
+            for qubit in range(qubits):
+                circuit.ry(0.1 + 0.01 * number + 0.2 * layer + 0.3 * qubit, qubit)
+            for qubit in range(qubits - 1):
+                circuit.cx(qubit, qubit + 1)
+        circuit.measure_all()
+        made.append(circuit)
+    return made
+
+
+def sampler(kind: str) -> Any:
+    if kind == "aer":
+        from qiskit_aer.primitives import SamplerV2
+
+        return SamplerV2(seed=1)
+    from qiskit.primitives import StatevectorSampler
+
+    return StatevectorSampler(seed=1)
+
+
+def original(kind: str) -> AbstractContextManager[Run]:
+    wrapped = sampler(kind)
+    return nullcontext(lambda pubs: list(wrapped.run(pubs).result()))
+
+
+def thread_for_each(kind: str) -> AbstractContextManager[Run]:
+    wrapped = sampler(kind)
+
+    def run(pubs: list[Any]) -> list[Any]:
+        jobs = [wrapped.run([pub]) for pub in pubs]
+        return [job.result()[0] for job in jobs]
+
+    return nullcontext(run)
+
+
+@contextmanager
+def pooled(kind: str) -> Iterator[Run]:
+    from primitive_jobs import JobPool
+    from primitive_jobs.qiskit import PooledSampler
+
+    with JobPool(WORKERS) as pool:
+        wrapper = PooledSampler(sampler(kind), pool)
+        yield lambda pubs: list(wrapper.run(pubs).result())
+
+
+def measure(start: Callable[[str], AbstractContextManager[Run]], kind: str, c: Counts) -> Figures:
+    figures = {}
+    with start(kind) as run:
+        run(circuits(4 * WORKERS, 2, 1))  # all have started, and imported what they need, then
+        for size, qubits in (("small", c["small"]), ("large", c["large"])):
+            for amount, count in (("one", 1), ("some", c["some"]), ("many", c["many"])):
+                pubs = circuits(count, qubits, c["layers"])
+                times = []
+                for _ in repeat(c["repeats"], BUDGET, least=1):
+                    started = time.perf_counter()
+                    results = run(pubs)
+                    times.append(time.perf_counter() - started)
+                expect([one.data.meas.num_bits for one in results], [qubits] * count)
+                figures[f"{size}_{amount}"] = 1000 * statistics.median(times)
+    return figures
+
+
+QISKIT = ("qiskit",)
+AER = ("qiskit", "qiskit-aer")
+ORIGINAL = "StatevectorSampler"
+
+QUESTION = Question(
+    name="qiskit_pubs",
+    title="Qiskit's StatevectorSampler, two workers",
+    metrics=(
+        Metric("small_one", "1 pub, 4 qubits", "ms", headline=False),
+        Metric("small_some", "8 pubs, 4 qubits", "ms", headline=False),
+        Metric("small_many", "64 pubs, 4 qubits", "ms"),
+        Metric("large_one", "1 pub, 16 qubits", "ms", headline=False),
+        Metric("large_some", "8 pubs, 16 qubits", "ms", headline=False),
+        Metric("large_many", "64 pubs, 16 qubits", "ms"),
+    ),
+    contenders=(
+        Contender(OURS, "ours", partial(measure, pooled, "statevector"), QISKIT),
+        Contender(ORIGINAL, "peer", partial(measure, original, "statevector"), QISKIT),
+        Contender(
+            f"{ORIGINAL}, run() for each pub",
+            "peer",
+            partial(measure, thread_for_each, "statevector"),
+            QISKIT,
+        ),
+        Contender("Aer's SamplerV2", "aside", partial(measure, original, "aer"), AER),
+        Contender("Aer's SamplerV2, pooled", "aside", partial(measure, pooled, "aer"), AER),
+    ),
+    goals=(
+        Goal("small_many", ORIGINAL, at_most=0.7),
+        Goal("large_some", ORIGINAL, at_most=0.6),
+        Goal("large_many", ORIGINAL, at_most=0.6),
+    ),
+    full=Scale(
+        rounds=3,
+        limit=200,
+        counts={"small": 4, "large": 16, "some": 8, "many": 64, "layers": 2, "repeats": 5},
+    ),
+    quick=Scale(
+        rounds=1,
+        limit=120,
+        counts={"small": 4, "large": 16, "some": 8, "many": 64, "layers": 1, "repeats": 3},
+    ),
+    smoke=Scale(
+        rounds=1,
+        limit=40,
+        counts={"small": 2, "large": 3, "some": 2, "many": 4, "layers": 1, "repeats": 1},
+    ),
+)
+
+if __name__ == "__main__":
+    from benchmarks.cli import main
+
+    sys.exit(main(question=QUESTION.name))
