@@ -9,8 +9,9 @@ import atexit
 import contextlib
 import os
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Protocol, TextIO, TypeVar, cast
 
 from .job import PrimitiveJob
@@ -76,13 +77,15 @@ def _follow(
     *,
     hidden: bool,
 ) -> Iterator[PrimitiveJob[T]]:
-    total = len(jobs)
-    meter = _Meter(label, total, jobs, hidden=hidden)
     watch = Watch(jobs)
     del jobs  # a job that was yielded is not kept alive
-    try:
+    total = len(watch.waiters)
+    with (
+        contextlib.closing(watch),
+        contextlib.closing(_Meter(label, watch.waiters, hidden=hidden)) as meter,
+    ):
         while watch.waiters:
-            due = meter.refresh(watch.waiters)
+            due = meter.refresh()
             job = watch.next_final(due if end is None or (due and due < end) else end)
             if job is not None:
                 meter.count(job)
@@ -90,9 +93,6 @@ def _follow(
                 del job
             elif end is not None and time.monotonic() >= end:
                 raise too_late(len(watch.waiters), total, timeout)
-    finally:
-        watch.close()
-        meter.close(watch.waiters)
 
 
 class _View(Protocol):
@@ -126,12 +126,12 @@ class _State:
         self.final = self.failed = self.cancelled = self.running = self.first = 0
         self.since = time.monotonic()
 
-    def add(self, status: JobStatus, sign: int = 1) -> None:
-        """One more job with this status, or one less."""
-        self.final += sign * (status in FINAL_STATES)
-        self.failed += sign * (status is JobStatus.ERROR)
-        self.cancelled += sign * (status is JobStatus.CANCELLED)
-        self.running += sign * (status is JobStatus.RUNNING)
+    def add(self, status: JobStatus) -> None:
+        """One more job has this status."""
+        self.final += status in FINAL_STATES
+        self.failed += status is JobStatus.ERROR
+        self.cancelled += status is JobStatus.CANCELLED
+        self.running += status is JobStatus.RUNNING
 
     def __str__(self) -> str:
         return self.text()
@@ -149,11 +149,12 @@ class _State:
         else:
             left = f"{clock(passed * (self.total - self.final) / ended)} left" if ended else ""
         parts = [f"{self.final}/{self.total}", failed, cancelled, running, rate, left]
-        for dispensable in (rate, running, cancelled, left, failed, ""):
-            line = ", ".join(part for part in parts if part)
-            if room is None or len(line) <= room or not dispensable:
+        line = ", ".join(filter(None, parts))
+        for dispensable in filter(None, (rate, running, cancelled, left, failed)):
+            if room is None or len(line) <= room:
                 break
             parts.remove(dispensable)
+            line = ", ".join(filter(None, parts))
         return line
 
 
@@ -168,20 +169,18 @@ class _Meter:
 
     Args:
         label: What stands before.
-        total: How many jobs there are.
-        jobs: They.
+        waiting: Those that were not yielded: all at first, fewer as it goes on.
         hidden: Show nothing.
     """
 
-    def __init__(
-        self, label: str, total: int, jobs: Iterable[PrimitiveJob[Any]], *, hidden: bool
-    ) -> None:
-        self._yielded = _State(label, total)
+    def __init__(self, label: str, waiting: Collection[PrimitiveJob[Any]], *, hidden: bool) -> None:
+        self._yielded = _State(label, len(waiting))
+        self._waiting = waiting
         self._view: _View | None = None
         self._due = 0.0
         if hidden:
             return
-        self._yielded.first = sum(job.in_final_state() for job in jobs)
+        self._yielded.first = sum(job.in_final_state() for job in waiting)
         self._view = _find_view(self._yielded)
         _open.add(self)
 
@@ -190,32 +189,32 @@ class _Meter:
         if self._view is not None:
             self._yielded.add(job.status())
 
-    def refresh(self, others: Iterable[PrimitiveJob[Any]]) -> float | None:
+    def refresh(self) -> float | None:
         """Show the state if it is time; return when it is again, on the monotonic clock."""
         if self._view is None:
             return None
         now = time.monotonic()
         if now >= self._due:
-            state = self._look(others)
+            state = self._look()
             spent = time.monotonic() - now
             self._view.show(state)
             self._due = time.monotonic() + max(self._view.pause, spent / _SHARE)
         return self._due
 
-    def _look(self, others: Iterable[PrimitiveJob[Any]]) -> _State:
+    def _look(self) -> _State:
         """What was yielded, and what the others are now: some may be final."""
         state = _State(self._yielded.label, self._yielded.total)
         vars(state).update(vars(self._yielded))
-        for job in others:
+        for job in list(self._waiting):
             state.add(job.status())
         return state
 
-    def close(self, others: Iterable[PrimitiveJob[Any]]) -> None:
+    def close(self) -> None:
         """Show the state for the last time."""
         view, self._view = self._view, None
         if view is not None:
             _open.discard(self)
-            view.close(self._look(others))
+            view.close(self._look())
 
 
 _open: set[_Meter] = set()
@@ -225,12 +224,12 @@ _open: set[_Meter] = set()
 def _close_all() -> None:
     # An exception in the loop's body may keep the loop alive until then.
     for meter in list(_open):
-        meter.close(())
+        meter.close()
 
 
 # --- where it is shown ----------------------------------------------------------------------------
 
-_drawing: list[object] = []  # the first has the terminal
+_terminal = threading.Lock()  # whoever has it draws a bar there; nobody waits for it
 
 
 def _find_view(state: _State) -> _View | None:
@@ -242,19 +241,16 @@ def _find_view(state: _State) -> _View | None:
         return None
     if not stderr.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
         return _Lines(stderr)
-    token = object()
-    _drawing.append(token)
-    if _drawing[0] is not token:
-        _drawing.remove(token)
+    if not _terminal.acquire(blocking=False):
         return None
     try:
         for view in (_RichBar, _TqdmBar):
             with contextlib.suppress(ImportError):
                 return view(state)
     except BaseException:
-        _drawing.clear()
+        _terminal.release()
         raise
-    _drawing.clear()
+    _terminal.release()
     return _Lines(stderr)
 
 
@@ -366,7 +362,7 @@ class _RichBar:
         try:
             self.show(state)
         finally:
-            _drawing.clear()
+            _terminal.release()
             self._progress.stop()
 
 
@@ -395,7 +391,7 @@ class _TqdmBar:
         try:
             self.show(state)
         finally:
-            _drawing.clear()
+            _terminal.release()
             for stream in (sys.stdout, sys.stderr):
                 if isinstance(stream, _Above):
                     stream.write_rest()

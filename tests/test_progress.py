@@ -329,6 +329,8 @@ def test_the_text_shrinks_with_the_room() -> None:
     state.since -= 10
     state.final, state.failed, state.cancelled, state.running = 50, 2, 1, 3
     assert state.text() == "50/100, 2 failed, 1 cancelled, 3 running, 5.0/s, 0:10 left"
+    assert state.text(59) == "50/100, 2 failed, 1 cancelled, 3 running, 5.0/s, 0:10 left"
+    assert state.text(51) == "50/100, 2 failed, 1 cancelled, 3 running, 0:10 left"
     lengths = []
     for room in range(70, 0, -1):
         text = state.text(room)
@@ -337,3 +339,5 @@ def test_the_text_shrinks_with_the_room() -> None:
         lengths.append(len(text))
     assert lengths == sorted(lengths, reverse=True)
     assert lengths[-1] == len("50/100")
+    state.first = 50  # none has ended since: there is no rate, and no time left to be told
+    assert state.text(40) == "50/100, 2 failed, 1 cancelled"
