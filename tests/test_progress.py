@@ -340,4 +340,4 @@ def test_the_text_shrinks_with_the_room() -> None:
     assert lengths == sorted(lengths, reverse=True)
     assert lengths[-1] == len("50/100")
     state.first = 50  # none has ended since: there is no rate, and no time left to be told
-    assert state.text(40) == "50/100, 2 failed, 1 cancelled"
+    assert state.text(39) == "50/100, 2 failed, 1 cancelled"
