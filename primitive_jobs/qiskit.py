@@ -341,13 +341,12 @@ class PooledSampler(_Pooled, BaseSamplerV2):  # type: ignore[misc]
     It wraps another one, such as ``StatevectorSampler``, ``BackendSamplerV2`` or Aer's
     ``SamplerV2``, and has its attributes (``options``, ``seed``, ``default_shots``, ...).
 
-    With a seed the counts do not depend on the number of workers. Where the wrapped sampler gives
-    each pub the same seed (``StatevectorSampler`` with a number) they are those of the wrapped
-    sampler itself. Where it runs all pubs at once with one seed (``BackendSamplerV2``, Aer's
-    ``SamplerV2``) the first pub has that seed, as if it were alone, and each other one a seed made
-    from it and the pub's place. Where the seed is a generator, each pub has a generator of its own,
-    made from numbers that are drawn from it when `run` is called. Without a seed each pub is
-    random.
+    With a seed the counts do not depend on the number of workers. They are those of the wrapped
+    sampler itself where that gives each pub the same seed (``StatevectorSampler`` with a number),
+    or samples on an ``AerSimulator``. Else only those of the first pub are, and each other one has
+    a seed made from the given one and its place. Where the seed is a generator, each pub has a
+    generator of its own, made from numbers that are drawn from it when `run` is called. Without a
+    seed each pub is random.
 
     Args:
         sampler: The sampler to wrap. It is copied to the workers at each `run`.
