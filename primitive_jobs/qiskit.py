@@ -14,6 +14,7 @@ comes out depends neither on the number of workers nor on how the pubs are put i
 from __future__ import annotations
 
 import copy
+import copyreg
 import dataclasses
 import hashlib
 import numbers
@@ -37,6 +38,7 @@ try:
         StatevectorEstimator,
         StatevectorSampler,
     )
+    from qiskit.primitives.containers import DataBin
     from qiskit.primitives.containers.estimator_pub import EstimatorPub
     from qiskit.primitives.containers.sampler_pub import SamplerPub
     from qiskit.providers import JobStatus as QiskitStatus
@@ -64,6 +66,21 @@ _PARTS_PER_WORKER = 4  # at least, so that no worker is left without work early
 
 Place = tuple[int, int]
 """Where something stands in the block: its first byte, and the first that is not its."""
+
+
+# --- results that travel -------------------------------------------------------------------------
+
+
+def _make_data_bin(shape: tuple[int, ...], data: dict[str, Any]) -> Any:
+    return DataBin(shape=shape, **data)
+
+
+def _reduce_data_bin(data_bin: Any) -> tuple[Any, ...]:
+    return _make_data_bin, (data_bin.shape, dict(data_bin.items()))
+
+
+if "__setattr__" in vars(DataBin):  # Qiskit up to 2.0: pickled, but not unpickled
+    copyreg.pickle(DataBin, _reduce_data_bin)
 
 
 # --- the status of many ---------------------------------------------------------------------------
