@@ -293,6 +293,7 @@ def test_it_is_true_after_a_long_body(
     pool: JobPool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress._Lines, "pause", 0.0)
+    monkeypatch.setattr(progress, "_SHARE", float("inf"))  # it is time again at once
     jobs = [pool.submit(pow, n, 2) for n in range(5)]
     bodies = 0
     for _ in track(jobs, "sweep"):
