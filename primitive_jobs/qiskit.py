@@ -44,7 +44,7 @@ try:
     from qiskit.providers import JobStatus as QiskitStatus
 except ModuleNotFoundError as error:
     raise ImportError(
-        "primitive_jobs.qiskit needs Qiskit 1.3 or newer, which the extra `qiskit` installs: "
+        "primitive_jobs.qiskit needs Qiskit 2.0 or newer, which the extra `qiskit` installs: "
         f"{error}"
     ) from error
 
