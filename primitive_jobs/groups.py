@@ -150,8 +150,10 @@ class _Group(Generic[T]):
 
         What this cancelled has not failed, and results are not looked at any more.
         """
-        final = [job for job in self.places if job.in_final_state()]
-        others = [job for job in self.places if not job.in_final_state()]
+        final: list[PrimitiveJob[T]] = []
+        others: list[PrimitiveJob[T]] = []
+        for job in self.places:  # asked once each: it may end meanwhile
+            (final if job.in_final_state() else others).append(job)
         try:
             _ask_cancel(others)
         except BaseException:  # an interrupt: it comes after all were asked

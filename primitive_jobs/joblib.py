@@ -42,6 +42,7 @@ from joblib._parallel_backends import (
 )
 
 from . import serialize, worker
+from .logs import report_here
 from .status import JobStatus
 
 if TYPE_CHECKING:
@@ -50,8 +51,6 @@ if TYPE_CHECKING:
 
     Callback = Callable[[Any], object]
     Key = tuple[object, ...]
-
-logger = logging.getLogger("primitive_jobs")
 
 _TBB_VARIABLE = "ENABLE_IPC"  # has TBB's schedulers share the CPUs among processes
 # What joblib gives to every backend, for those that map arrays into files.
@@ -299,8 +298,8 @@ class _Call:
         self._pool = pool
         self._aborted = False
         self._pending: dict[PrimitiveJob[Any], Callback] = {}
-        # Only a pool with more workers has to be told by us how many to use.
-        self._free = deque([None] * count) if count < pool._worker_count() else None
+        # Whatever the pool has now: another call, or a resize, may give it more workers.
+        self._free = deque([None] * count)
         self._held: deque[PrimitiveJob[Any]] = deque()
         self._inbox: queue.SimpleQueue[tuple[_Call, PrimitiveJob[Any]] | None] = queue.SimpleQueue()
         # It has no hold of this while it waits: whoever drops a `Parallel` ends it, too.
@@ -315,12 +314,13 @@ class _Call:
 
         job: PrimitiveJob[Any] = PrimitiveJob(_Batch(batch))
         job._name = _name_of(batch)
+        seeds = self._pool._dispatcher.seeds
+        if seeds is not None:
+            job._key = seeds.next()  # here, where batches come in order
         self._pending[job] = callback
         job._tracker.call_when_final(functools.partial(self._inbox.put, (self, job)))
         if self._aborted:
             job._ask_cancel()
-        elif self._free is None:
-            self._enlist(job)
         else:
             self._held.append(job)
             self._enlist_held()
@@ -337,17 +337,15 @@ class _Call:
 
     def _enlist_held(self) -> None:
         """Submit while there are both jobs and places; whoever adds to either calls this."""
-        free = self._free
-        assert free is not None
-        while self._held and free:
+        while self._held and self._free:
             try:
-                free.pop()
+                self._free.pop()
             except IndexError:  # another thread was faster
                 return
             try:
                 job = self._held.popleft()
             except IndexError:
-                free.append(None)
+                self._free.append(None)
                 continue
             self._enlist(job)
 
@@ -355,9 +353,8 @@ class _Call:
         callback = self._pending.pop(job, None)
         if callback is None:  # told twice
             return
-        if self._free is not None:
-            self._free.append(None)
-            self._enlist_held()
+        self._free.append(None)
+        self._enlist_held()
         if not self._aborted:
             callback(job)
 
@@ -380,8 +377,9 @@ def _hand_over(inbox: queue.SimpleQueue[tuple[_Call, PrimitiveJob[Any]] | None])
         call, job = item
         try:
             call.ended(job)
-        except BaseException:  # of the caller's iterable, for instance; what joblib lets through
-            logger.exception("joblib's callback of job %s raised", job.name)
+        except BaseException as error:  # noqa: BLE001 - of the caller's iterable; it is logged
+            text = "joblib's callback of job %s raised"
+            report_here(logging.ERROR, text, job, job=job, error=error)
         del item, call, job
 
 

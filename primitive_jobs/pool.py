@@ -228,7 +228,8 @@ class JobPool(_Submitter):
             number of workers, kills and retries. Before its function is called, the job's
             ``random`` and ``numpy.random`` are seeded by it, and `job_rng` returns a generator
             made of it. Calls of `map` have each their own, whatever the chunks. An int from 0 on,
-            several of them or a `numpy.random.SeedSequence`; default None: nothing is seeded.
+            several of them or a `numpy.random.SeedSequence`, whose next children the jobs get (it
+            is not changed, so give each pool one of its own); default None: nothing is seeded.
         on_exit: What the interpreter's end does with unfinished jobs: "wait" (default) for them,
             or "cancel" them. A Ctrl-C that ends the program cancels them always.
 

@@ -197,7 +197,11 @@ class _Meter:
         if now >= self._due:
             state = self._look()
             spent = time.monotonic() - now
-            self._view.show(state)
+            try:
+                self._view.show(state)
+            except (OSError, ValueError):  # the terminal is gone: nobody looks any more
+                self.close()
+                return None
             self._due = time.monotonic() + max(self._view.pause, spent / _SHARE)
         return self._due
 
@@ -214,7 +218,8 @@ class _Meter:
         view, self._view = self._view, None
         if view is not None:
             _open.discard(self)
-            view.close(self._look())
+            with contextlib.suppress(OSError, ValueError):
+                view.close(self._look())
 
 
 _open: set[_Meter] = set()
@@ -392,10 +397,13 @@ class _TqdmBar:
             self.show(state)
         finally:
             _terminal.release()
-            for stream in (sys.stdout, sys.stderr):
-                if isinstance(stream, _Above):
-                    stream.write_rest()
-            sys.stdout, sys.stderr = self._streams
+            above = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, _Above)]
+            # What the loop's body has put there meanwhile is its own affair.
+            out, err = self._streams
+            sys.stdout = out if sys.stdout in above else sys.stdout
+            sys.stderr = err if sys.stderr in above else sys.stderr
+            for stream in above:
+                stream.write_rest()
             self._bar.close()
 
 
@@ -423,6 +431,13 @@ class _Above:
         else:
             self._rest += text
         return len(text)
+
+    def flush(self) -> None:
+        if self._rest:  # a prompt, say
+            self._progress.clear()
+            self._stream.write(self._rest)
+            self._rest = ""
+        self._stream.flush()
 
     def write_rest(self) -> None:
         """Write what has no end of line."""

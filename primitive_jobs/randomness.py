@@ -27,6 +27,7 @@ else:
     Generator = object  # for `typing.get_type_hints`
 
 _LEGACY = 0x6C656761  # the child for what is older than SeedSequence; nobody spawns so many
+_POOL_SIZE = 4  # that of a SeedSequence, unless it is made with another one
 _job_key: Key | None = None  # in a worker: that of the job
 _key: Key | None = None  # in a worker: that of the call which the job is making
 _generator: Generator | None = None  # the same
@@ -37,11 +38,12 @@ class Seeds:
     """The keys of one pool's jobs, one after the other.
 
     Args:
-        seed: An int from 0 on, several of them, or a `numpy.random.SeedSequence`.
+        seed: An int from 0 on, several of them, or a `numpy.random.SeedSequence`, whose children
+            that were not spawned yet are taken; it is not changed.
 
     Raises:
         TypeError: It is none of these.
-        ValueError: It is negative, or empty.
+        ValueError: It is negative, empty, or a sequence of another pool_size than numpy's own.
     """
 
     def __init__(self, seed: Seed) -> None:
@@ -49,7 +51,12 @@ class Seeds:
         self._spawn_key: tuple[int, ...] = ()
         entropy: object = seed
         if _is_seed_sequence(seed):
+            if seed.pool_size != _POOL_SIZE:
+                raise ValueError(
+                    f"seed must be a SeedSequence of pool_size {_POOL_SIZE}, not {seed.pool_size}"
+                )
             entropy, self._spawn_key = seed.entropy, tuple(map(int, seed.spawn_key))
+            self._numbers = itertools.count(seed.n_children_spawned)  # others have those
         self._entropy = _check_entropy(entropy)
 
     def next(self) -> Key:

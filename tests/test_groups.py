@@ -419,6 +419,34 @@ def test_an_interrupt_while_it_waits_cancels_nothing(
     check_well(pool, jobs)
 
 
+def test_a_failure_while_it_looks_for_the_others(
+    two: JobPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail_late(gate: Path) -> None:
+        hold(gate)
+        raise KeyError("late")
+
+    gate = tmp_path / "gate"
+    late = two.submit(fail_late, gate)
+    until(late.running, "it runs")
+    early = two.submit(fail, "early")
+    early.wait(PATIENCE)
+    look = PrimitiveJob.in_final_state
+
+    def look_and_let_it_end(job: PrimitiveJob[Any]) -> bool:
+        final = look(job)
+        # From `stop_others`, and not only before it.
+        if job is late and not final and sys._getframe(1).f_code.co_name == "stop_others":
+            gate.touch()
+            assert late.wait(PATIENCE)
+        return final
+
+    monkeypatch.setattr(PrimitiveJob, "in_final_state", look_and_let_it_end)
+    with pytest.raises(Exception, match="2 of 2 jobs failed") as caught:
+        gather([late, early])
+    assert [type(error) for error in caught.value.exceptions] == [KeyError, ValueError]  # type: ignore[attr-defined]
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_while_it_stops_the_others(two: JobPool) -> None:
     jobs: list[PrimitiveJob[Any]] = []

@@ -253,6 +253,36 @@ def test_n_jobs_holds_in_a_pool_that_is_larger() -> None:
         assert max(itertools.accumulate(step for _, step in edges)) == 2
 
 
+def test_n_jobs_holds_in_a_pool_that_grows_meanwhile() -> None:
+    with JobPool(2, spare_workers=0) as two, joblib.parallel_config(backend=NAME, pool=two):
+
+        def tasks() -> Iterator[Any]:
+            for number in range(12):
+                if number == 4:
+                    two.resize(4)
+                yield delayed(span)(0.15)
+
+        spans = Parallel(n_jobs=2, pre_dispatch="all", batch_size=1)(tasks())
+        edges = sorted([(a, 1) for a, _ in spans] + [(b, -1) for _, b in spans])
+        assert max(itertools.accumulate(step for _, step in edges)) == 2
+
+
+def test_what_joblib_lets_through_is_logged_with_its_job(
+    pool: JobPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def tasks() -> Iterator[Any]:
+        for number in range(20):
+            if number == 10:
+                raise GeneratorExit
+            yield delayed(abs)(-number)
+
+    with joblib.parallel_config(backend=NAME, pool=pool), caplog.at_level("ERROR"):
+        assert Parallel(n_jobs=2, batch_size=1)(tasks()) == list(range(10))
+    (record,) = caplog.records
+    assert (record.name, record.__dict__["job_name"]) == ("primitive_jobs", "abs")
+    assert record.__dict__["job_id"] in record.getMessage()
+
+
 def test_threads_of_a_worker(pool: JobPool) -> None:
     def threads() -> Any:
         return Parallel(n_jobs=2)(delayed(os.getenv)("OMP_NUM_THREADS") for _ in range(2))
@@ -414,9 +444,8 @@ def test_a_pool_that_is_shut_down_meanwhile_never_hangs_a_call() -> None:
 
 def test_a_cancel_by_somebody_else_is_told(two: JobPool, tmp_path: Path) -> None:
     def cancel() -> None:
-        until(lambda: len(two.jobs()) == 4, "the jobs")
-        for job in reversed(two.jobs()[2:]):
-            job.cancel()
+        until(lambda: len(two.jobs()) == 2, "the jobs")  # no more than may run
+        assert two.jobs()[1].cancel()
         (tmp_path / "gate").touch()
 
     thread = threading.Thread(target=cancel)

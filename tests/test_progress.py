@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import pty
 import re
@@ -342,3 +343,34 @@ def test_the_text_shrinks_with_the_room() -> None:
     assert lengths[-1] == len("50/100")
     state.first = 50  # none has ended since: there is no rate, and no time left to be told
     assert state.text(39) == "50/100, 2 failed, 1 cancelled"
+
+
+def test_a_prompt_appears_above_a_bar_when_it_is_flushed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tqdm.std import tqdm
+
+    monkeypatch.setattr(tqdm, "monitor_interval", 0)  # or there is a thread
+    shown, drawn = io.StringIO(), io.StringIO()
+    with tqdm(total=3, file=drawn) as bar:
+        above = progress._Above(shown, bar)
+        print("a line", file=above)
+        print("Continue? ", end="", file=above)
+        assert shown.getvalue() == "a line\n"
+        above.flush()
+        assert shown.getvalue() == "a line\nContinue? "
+
+
+def test_a_terminal_that_is_gone_ends_the_bar_and_not_the_loop(
+    pool: JobPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Gone:
+        pause = 0.0
+
+        def show(self, state: object) -> None:
+            raise OSError(5, "Input/output error")
+
+        close = show
+
+    monkeypatch.setattr(progress, "_find_view", lambda state: Gone())
+    jobs = [pool.submit(pow, n, 2) for n in range(5)]
+    assert {job.result() for job in track(jobs)} == {0, 1, 4, 9, 16}
+    assert not progress._open

@@ -163,6 +163,12 @@ def test_seeds_of_all_kinds() -> None:
     parent = np.random.SeedSequence(11).spawn(3)[2]
     with JobPool(1, seed=parent) as pool:
         assert pool.submit(draw).result(PATIENCE)[0] == expected(2, 0, seed=11)
+    assert parent.n_children_spawned == 0
+    parent.spawn(2)  # somebody else has these
+    with JobPool(1, seed=parent) as pool:
+        assert pool.submit(draw).result(PATIENCE)[0] == expected(2, 2, seed=11)
+    with pytest.raises(ValueError, match="seed must be a SeedSequence of pool_size 4, not 8"):
+        JobPool(1, seed=np.random.SeedSequence(1, pool_size=8))
 
 
 def same_generator() -> tuple[bool, list[float]]:
