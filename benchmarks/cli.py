@@ -25,6 +25,9 @@ QUESTIONS = (
     "idle",
     "start_many",
     "import_time",
+    "ising_sweep",
+    "option_price",
+    "sampling_batch",
     "qiskit_pubs",
 )
 """In the order in which they are asked."""

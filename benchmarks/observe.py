@@ -6,11 +6,15 @@ import contextlib
 import itertools
 import os
 import re
+import select
 import socket
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+import psutil
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -79,6 +83,26 @@ def memory(pid: int) -> dict[str, int]:
         found[name] = int(size.split()[0]) * 1024
     private = found["Private_Clean"] + found["Private_Dirty"]
     return {"private": private, "proportional": found["Pss"]}
+
+
+def print_peak_memory(interval: float = 0.1) -> None:
+    """Watch the parent and all its children but this process, until stdin ends; print the peak.
+
+    It is the most that the sum of their proportional memory was at one moment, in bytes, looked at
+    every ``interval`` s, and once more at the end.
+    """
+    parent, peak, ended = psutil.Process(os.getppid()), 0, False
+    print("watching", flush=True)
+    while not ended:
+        ended = bool(select.select([sys.stdin], [], [], interval)[0])
+        total = 0
+        for process in (parent, *parent.children(recursive=True)):
+            if process.pid != os.getpid():
+                # It may be gone by now, or a zombie, which has no memory.
+                with contextlib.suppress(OSError, KeyError):
+                    total += memory(process.pid)["proportional"]
+        peak = max(peak, total)
+    print(peak)
 
 
 def resident() -> int:

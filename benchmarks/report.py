@@ -32,6 +32,8 @@ DISTRIBUTIONS = (
     "numpy",
     "pebble",
     "psutil",
+    "qiskit",
+    "qiskit-aer",
 )
 
 

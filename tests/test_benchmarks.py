@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks import cli, harness, report
+from benchmarks import batches, cli, harness, pools, report, simulations
 from benchmarks.harness import (
     EVERY_PEER,
     FLOOR,
@@ -290,6 +290,47 @@ def test_every_question_yields_figures(name: str) -> None:
     written = json.loads(json.dumps(report.as_json([found])))["questions"][name]
     assert written["contenders"][OURS]["rounds"]["1"]
     assert len(written["goals"]) == len(question.goals)
+
+
+# --- the heavy simulations ----------------------------------------------------------------------
+
+SMALL = {"jobs": 6, "side": 32, "sweeps": 200, "paths": 2000, "steps": 8}
+
+
+def test_wrong_magnetizations_are_noticed() -> None:
+    lattices = simulations.ISING.inputs(SMALL)
+    found = [simulations.ISING.function(one) for one in lattices]
+    simulations.ISING.check(lattices, found)
+    for wrong in ([found[-1], *found[1:]], [*found[:-1], found[0]]):
+        with pytest.raises(ValueError, match="wrong magnetization"):
+            simulations.ISING.check(lattices, wrong)
+
+
+def test_wrong_prices_are_noticed() -> None:
+    streams = simulations.OPTION.inputs(SMALL)
+    found = [simulations.OPTION.function(one) for one in streams]
+    simulations.OPTION.check(streams, found)
+    wrong = [one._replace(geometric=one.geometric + 1) for one in found]
+    with pytest.raises(ValueError, match="wrong price"):
+        simulations.OPTION.check(streams, wrong)
+
+
+def test_a_change_of_mind_keeps_the_others() -> None:
+    kept = batches.pooled_half(pools.ours, abs, list(range(-8, 0)))
+    assert kept.results == [8, 6, 4, 2]
+    assert batches.anew_half(abs, list(range(-8, 0))).results == [8, 6, 4, 2]
+
+
+def test_the_memory_of_children_is_watched() -> None:
+    hold = "import sys; data = b'x' * 80_000_000; print(flush=True); sys.stdin.read(1)"
+    with batches.watched_memory() as peak:
+        child = subprocess.Popen(
+            [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert child.stdout is not None
+        child.stdout.readline()
+    child.communicate(b"x")
+    assert 80_000_000 < peak() < 1_000_000_000
 
 
 def test_the_command_line(tmp_path: Path) -> None:
