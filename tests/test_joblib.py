@@ -140,7 +140,9 @@ def test_workers_stay_warm_and_their_number_is_that_of_n_jobs(tmp_path: Path) ->
     assert not pids(2) & first
 
 
-def test_short_calls_share_jobs(pool: JobPool) -> None:
+def test_short_calls_share_jobs(pool: JobPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    # On a busy machine, too, a call is short then.
+    monkeypatch.setattr(PrimitiveJobsBackend, "MIN_IDEAL_BATCH_DURATION", 100.0)
     with joblib.parallel_config(backend=NAME, pool=pool):
         parallel = Parallel()
         assert parallel(delayed(abs)(-x) for x in range(400)) == list(range(400))
