@@ -1,9 +1,12 @@
-"""From how many pubs, and how large, does it pay to spread a Qiskit sampler's over two workers?
+"""From how many pubs, and how large, does it pay to spread those of Qiskit over two workers?
 
 Circuits of 4 and of 16 qubits; 1, 8 and 64 pubs, each with a circuit of its own. The original runs
 one pub after the other in a thread; `run` called once for each pub gives each a thread, all bound
-by one GIL. Aer simulates in C++, on all cores by itself: the asides show what there is to gain.
-Workers and originals are warm; with 1 pub there is nothing to spread, only what the journey costs.
+by one GIL. Workers and originals are warm; with 1 pub there is nothing to spread, only what the
+journey costs.
+
+The asides are other primitives, each with its original: the estimator, and Aer's sampler, which
+simulates in C++ on all cores by itself.
 """
 
 from __future__ import annotations
@@ -40,10 +43,13 @@ Run = Callable[[list[Any]], Any]
 """Run pubs and return their pub results."""
 
 
-def circuits(count: int, qubits: int, layers: int) -> list[Any]:
+def make_pubs(kind: str, count: int, qubits: int, layers: int) -> list[Any]:
     from qiskit import QuantumCircuit
+    from qiskit.quantum_info import SparsePauliOp
 
-    made = []
+    neighbours = [("ZZ", [qubit, qubit + 1], 1.0) for qubit in range(qubits - 1)]
+    energy = SparsePauliOp.from_sparse_list(neighbours, qubits)
+    made: list[Any] = []
     for number in range(count):
         circuit = QuantumCircuit(qubits)
         for layer in range(layers):
@@ -51,28 +57,38 @@ def circuits(count: int, qubits: int, layers: int) -> list[Any]:
                 circuit.ry(0.1 + 0.01 * number + 0.2 * layer + 0.3 * qubit, qubit)
             for qubit in range(qubits - 1):
                 circuit.cx(qubit, qubit + 1)
-        circuit.measure_all()
-        made.append(circuit)
+        if kind == "estimator":
+            made.append((circuit, energy))
+        else:
+            circuit.measure_all()
+            made.append((circuit,))
     return made
 
 
-def sampler(kind: str) -> Any:
+def primitive(kind: str) -> Any:
     if kind == "aer":
         from qiskit_aer.primitives import SamplerV2
 
         return SamplerV2(seed=1)
-    from qiskit.primitives import StatevectorSampler
+    from qiskit.primitives import StatevectorEstimator, StatevectorSampler
 
-    return StatevectorSampler(seed=1)
+    return StatevectorEstimator(seed=1) if kind == "estimator" else StatevectorSampler(seed=1)
+
+
+def check(kind: str, results: list[Any], qubits: int, count: int) -> None:
+    if kind == "estimator":
+        expect([abs(float(one.data.evs)) < qubits for one in results], [True] * count)
+    else:
+        expect([one.data.meas.num_bits for one in results], [qubits] * count)
 
 
 def original(kind: str) -> AbstractContextManager[Run]:
-    wrapped = sampler(kind)
+    wrapped = primitive(kind)
     return nullcontext(lambda pubs: list(wrapped.run(pubs).result()))
 
 
 def thread_for_each(kind: str) -> AbstractContextManager[Run]:
-    wrapped = sampler(kind)
+    wrapped = primitive(kind)
 
     def run(pubs: list[Any]) -> list[Any]:
         jobs = [wrapped.run([pub]) for pub in pubs]
@@ -84,26 +100,29 @@ def thread_for_each(kind: str) -> AbstractContextManager[Run]:
 @contextmanager
 def pooled(kind: str) -> Iterator[Run]:
     from primitive_jobs import JobPool
-    from primitive_jobs.qiskit import PooledSampler
+    from primitive_jobs.qiskit import PooledEstimator, PooledSampler
 
     with JobPool(WORKERS) as pool:
-        wrapper = PooledSampler(sampler(kind), pool)
+        wrapper: Any = PooledEstimator if kind == "estimator" else PooledSampler
+        wrapper = wrapper(primitive(kind), pool)
         yield lambda pubs: list(wrapper.run(pubs).result())
 
 
 def measure(start: Callable[[str], AbstractContextManager[Run]], kind: str, c: Counts) -> Figures:
     figures = {}
     with start(kind) as run:
-        run(circuits(4 * WORKERS, 2, 1))  # all have started, and imported what they need, then
+        run(
+            make_pubs(kind, 4 * WORKERS, 2, 1)
+        )  # all have started, and imported what they need, then
         for size, qubits in (("small", c["small"]), ("large", c["large"])):
             for amount, count in (("one", 1), ("some", c["some"]), ("many", c["many"])):
-                pubs = circuits(count, qubits, c["layers"])
+                pubs = make_pubs(kind, count, qubits, c["layers"])
                 times = []
                 for _ in repeat(c["repeats"], BUDGET, least=1):
                     started = time.perf_counter()
                     results = run(pubs)
                     times.append(time.perf_counter() - started)
-                expect([one.data.meas.num_bits for one in results], [qubits] * count)
+                check(kind, results, qubits, count)
                 figures[f"{size}_{amount}"] = 1000 * statistics.median(times)
     return figures
 
@@ -111,6 +130,7 @@ def measure(start: Callable[[str], AbstractContextManager[Run]], kind: str, c: C
 QISKIT = ("qiskit",)
 AER = ("qiskit", "qiskit-aer")
 ORIGINAL = "StatevectorSampler"
+ESTIMATOR = "StatevectorEstimator"
 
 QUESTION = Question(
     name="qiskit_pubs",
@@ -132,6 +152,8 @@ QUESTION = Question(
             partial(measure, thread_for_each, "statevector"),
             QISKIT,
         ),
+        Contender(ESTIMATOR, "aside", partial(measure, original, "estimator"), QISKIT),
+        Contender(f"{ESTIMATOR}, pooled", "aside", partial(measure, pooled, "estimator"), QISKIT),
         Contender("Aer's SamplerV2", "aside", partial(measure, original, "aer"), AER),
         Contender("Aer's SamplerV2, pooled", "aside", partial(measure, pooled, "aer"), AER),
     ),
