@@ -283,7 +283,7 @@ class Dispatcher:
         self._gone_waiters: list[Callable[[], object]] = []
         self._left: list[None] = []  # by the two threads that end last
         self._to_spawn: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
-        self._to_reap: queue.SimpleQueue[WorkerProcess | None] = queue.SimpleQueue()
+        self._to_reap: queue.SimpleQueue[tuple[WorkerProcess, bool] | None] = queue.SimpleQueue()
         self._callbacks = _Callbacks()
         self._to_watch: queue.SimpleQueue[_Watched | Unwatch | None] = queue.SimpleQueue()
         self._report = Report(self._callbacks.call)
@@ -780,12 +780,18 @@ class Dispatcher:
             case Terminate(slot=slot):
                 self._log.terminated(self._workers[slot])
                 self._workers[slot].terminate()
-            case Kill(slot=slot):
-                self._log.killed(self._workers[slot])
-                self._to_reap.put(self._workers[slot])
+            case Kill(slot=slot, ask_stack=ask_stack):
+                self._kill(self._workers[slot], ask_stack)
             case Close():
                 pass  # seen by _dispatch
         return None
+
+    def _kill(self, process: WorkerProcess, ask_stack: bool) -> None:
+        self._log.killed(process)
+        if ask_stack and not process.has_sent():
+            # What it sends from now on may be the work of the signal that asks.
+            process.heard_out = True
+        self._to_reap.put((process, process.heard_out))
 
     def _assign(self, action: Assign) -> Event | None:
         job, process = self._jobs[action.job], self._workers[action.slot]
@@ -895,6 +901,8 @@ class Dispatcher:
         self._feed(Died(process.slot))
 
     def _on_message(self, process: WorkerProcess, message: Message) -> None:
+        if process.heard_out:
+            return
         slot = process.slot
         if message.kind in _OUTCOMES:
             step = self._scheduler.next_after(slot, message.attempt)
@@ -970,7 +978,7 @@ class Dispatcher:
             if job is not None and job._tracker.take():
                 self._register(job)
         for process in self._workers.values():
-            self._to_reap.put(process)
+            self._to_reap.put((process, False))
         for number in list(self._jobs):
             with contextlib.suppress(Exception):  # the others shall have their end all the same
                 self._settle(number, Lost(Evidence(error=JobError("the pool's dispatcher failed"))))
@@ -1063,15 +1071,16 @@ class Dispatcher:
     def _reap(self) -> None:
         self._own_threads.add(threading.get_ident())
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        while (process := self._to_reap.get()) is not None:
+        while (order := self._to_reap.get()) is not None:
+            process, ask_stack = order
             try:
-                evidence = process.end()
+                evidence = process.end(ask_stack=ask_stack)
             except BaseException as error:  # noqa: BLE001 - it is logged
                 text = "worker %d could not be ended properly"
                 process.report(logging.ERROR, text, process.pid, error=error)
                 evidence = Evidence(process.pid, error=error)
             self._tell(Gone(process.slot, evidence))
-            del process
+            del order, process
 
     def _watch_memory(self) -> None:
         self._own_threads.add(threading.get_ident())
@@ -1243,18 +1252,20 @@ def _outcome_of(job: PrimitiveJob[Any], fate: Fate) -> Outcome:
             return _finished(job, fate)
         case Cancelled():
             return cancelled()
-        case TimedOut(limit=limit):
+        case TimedOut(limit=limit, stack=stack):
             error: BaseException = JobTimeoutError(
                 f"job {job.name} ({job.job_id()}) ran longer than its timeout of {limit:g} s "
-                "and was killed"
+                f"and was killed{_below(stack)}",
+                stack=stack,
             )
-        case OutOfMemory(limit=bytes_allowed, peak=peak):
+        case OutOfMemory(limit=bytes_allowed, peak=peak, stack=stack):
             error = JobMemoryError(
                 f"job {job.name} ({job.job_id()}) passed its memory_limit of "
                 f"{_megabytes(bytes_allowed)}: its processes held {_megabytes(peak)} and were "
-                "killed",
+                f"killed{_below(stack)}",
                 limit=bytes_allowed,
                 peak=peak,
+                stack=stack,
             )
         case Lost(evidence=evidence):
             error = _died(job, evidence)
@@ -1301,8 +1312,11 @@ def _how(evidence: Evidence) -> str:
         if evidence.peak_memory is None
         else f"; its peak memory was {_megabytes(evidence.peak_memory)}"
     )
-    stack = f"\n{evidence.stack}" if evidence.stack else ""
-    return cause_of_death(evidence) + peak + stack
+    return cause_of_death(evidence) + peak + _below(evidence.stack)
+
+
+def _below(stack: str | None) -> str:
+    return f"\n{stack}" if stack else ""
 
 
 def _megabytes(count: int) -> str:

@@ -47,7 +47,16 @@ class ResultTimeoutError(JobError, _WaitTimeout):
 
 
 class JobTimeoutError(JobError, _WaitTimeout):
-    """The job ran longer than its ``timeout`` option and was killed."""
+    """The job ran longer than its ``timeout`` option and was killed.
+
+    Attributes:
+        stack: Where it was then: the Python stack of its main thread as `faulthandler` wrote it,
+            None if it could not be had.
+    """
+
+    def __init__(self, message: str = "", *, stack: str | None = None) -> None:
+        super().__init__(message)
+        self.stack = stack
 
 
 class JobMemoryError(JobError, MemoryError):
@@ -56,12 +65,17 @@ class JobMemoryError(JobError, MemoryError):
     Attributes:
         limit: In bytes.
         peak: The most that was seen, in bytes.
+        stack: Where the job was then: the Python stack of its main thread as `faulthandler` wrote
+            it, None if it could not be had.
     """
 
-    def __init__(self, message: str = "", *, limit: int = 0, peak: int = 0) -> None:
+    def __init__(
+        self, message: str = "", *, limit: int = 0, peak: int = 0, stack: str | None = None
+    ) -> None:
         super().__init__(message)
         self.limit = limit
         self.peak = peak
+        self.stack = stack
 
 
 class WorkerDiedError(JobError, BrokenProcessPool):

@@ -1,4 +1,4 @@
-"""How much memory processes hold, who has children, and if the kernel's OOM killer was at work.
+"""How much memory processes hold, who has children, what signals do, if the OOM killer came.
 
 Reads what the system tells (psutil, /proc, /sys) and changes nothing.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import psutil
@@ -83,6 +83,29 @@ def has_children(pid: int) -> bool | None:
     except OSError:
         return None
     return found
+
+
+class SignalStatus(NamedTuple):
+    """What the main thread of a process has to do with a signal, and what it does."""
+
+    caught: bool  # there is a handler
+    blocked: bool
+    pending: bool  # one is still to be delivered
+    state: str  # R(unning), S(leeping), T (stopped), ...: proc_pid_status(5)
+
+
+def signal_status(pid: int, number: int) -> SignalStatus | None:
+    """None where the system does not tell, or the process is gone."""
+    try:
+        text = (PROC / str(pid) / "status").read_text(encoding="ascii", errors="replace")
+        fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+        caught, blocked, own, shared = (
+            bool(int(fields[name], 16) >> (number - 1) & 1)
+            for name in ("SigCgt", "SigBlk", "SigPnd", "ShdPnd")
+        )
+        return SignalStatus(caught, blocked, own or shared, fields["State"][0])
+    except (OSError, KeyError, ValueError):
+        return None
 
 
 def oom_kills() -> dict[str, int]:

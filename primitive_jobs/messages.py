@@ -95,6 +95,7 @@ class TimedOut(Fact):
     """It passed its time limit, and nothing of it is left."""
 
     limit: float
+    stack: str | None = None
 
 
 class OutOfMemory(Fact):
@@ -102,6 +103,7 @@ class OutOfMemory(Fact):
 
     limit: int
     peak: int
+    stack: str | None = None
 
 
 class Lost(Fact):
@@ -389,6 +391,7 @@ class Kill(Fact):
     """End a worker and all below it, and reap it."""
 
     slot: int
+    ask_stack: bool = False  # where its job is: first
 
 
 class Close(Fact):

@@ -29,7 +29,7 @@ from . import guard, worker
 from .channel import HAVE_PACKETS, PacketChannel, StreamChannel, pair
 from .errors import InitializerError
 from .logs import Report, report_here
-from .memory import has_children, oom_kills
+from .memory import has_children, oom_kills, signal_status
 from .messages import Evidence
 from .serialize import one_line, reduce_code
 
@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 GIVE_UP = 10.0  # s, after which a process that SIGKILL does not end is left alone
 _DYING = 0.1  # s that a process without its link has to be found dead, before it is killed
 _VANISH = 0.1  # s, for the system's init process to take dead grandchildren off the table
-_STACK_LIMIT = 64 * 1024  # bytes of a crash's stack that are read
+_STACK_LIMIT = 64 * 1024  # bytes of a stack that are read
+_STACK_TIME = 0.5  # s, for a stack to be written: 1 ms is enough, unless the machine is very busy
+_STACK_PAUSE = 0.0005  # s, between two looks whether it is
 _TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP)
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes: getrusage(2)
 _CRASHES = (signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT, signal.SIGBUS, signal.SIGILL)
@@ -89,6 +91,7 @@ class WorkerProcess:
         death: A descriptor that is readable once the process is dead.
         report: Logs what happens to it.
         link_lost: Set by the dispatcher where the channel ended before the death was seen.
+        heard_out: Set by the dispatcher where what it may still send does not count any more.
         shared: The dispatcher's: numbers of the shared data that was sent to it.
     """
 
@@ -96,6 +99,7 @@ class WorkerProcess:
         """Start it; whatever goes wrong raises, and then nothing is left."""
         self.slot = slot
         self.link_lost = False
+        self.heard_out = False
         self.shared: set[int] = set()
         self._own_death = False
         self._oom_kills = oom_kills()
@@ -142,15 +146,24 @@ class WorkerProcess:
             multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
         return process
 
+    def has_sent(self) -> bool:
+        """Whether there is something of it to be received."""
+        return _readable(self.channel.fileno(), 0)
+
     def terminate(self) -> None:
         """Send SIGTERM. Only while nobody ends it, so that the pid is certainly its own."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGTERM)
 
-    def end(self) -> Evidence:
-        """Kill it and every process below it, reap it, and return what is known of its death."""
+    def end(self, *, ask_stack: bool = False) -> Evidence:
+        """Kill it and every process below it, reap it, and return what is known of its death.
+
+        With ``ask_stack`` it is made to write its Python stack first.
+        """
         # A dying process closes its link a moment before it is dead.
         cut_off = self.link_lost and not _readable(self.death, _DYING)
+        if ask_stack:
+            self._ask_stack()
         below = self._kill_tree()
         exitcode, peak = self._reap()
         _wait_until_gone(below)
@@ -161,7 +174,7 @@ class WorkerProcess:
             noted, initializing, inherited = worker.NOTES.unpack(
                 os.pread(self._page, worker.NOTES.size, 0)
             )
-            if exitcode is not None and -exitcode in _CRASHES:
+            if ask_stack or (exitcode is not None and -exitcode in _CRASHES):
                 text = os.pread(self._page, _STACK_LIMIT, worker.PAGE_SIZE)
                 stack = text.decode(errors="replace").strip() or None
         except (OSError, struct.error):  # a job may have cut it short
@@ -176,6 +189,24 @@ class WorkerProcess:
             cut_off=cut_off,
             out_of_memory=None if cut_off else self._oom_signs(exitcode),
         )
+
+    def _ask_stack(self) -> None:
+        """Return once it has written its Python stack and does nothing more, or if it would not."""
+        number = worker.STACK_SIGNAL
+        now = None if number is None else signal_status(self.pid, number)
+        if number is None or now is None or not now.caught or now.blocked or now.state in "TtXZ":
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+        end = time.monotonic() + _STACK_TIME
+        # Afterwards it sleeps for good, which it has no other way to tell.
+        while (
+            (now := signal_status(self.pid, number)) is not None
+            and (now.pending or now.state != "S")
+            and time.monotonic() < end
+        ):
+            if _readable(self.death, _STACK_PAUSE):
+                return
 
     def _oom_signs(self, exitcode: int | None) -> str | None:
         """What says that a SIGKILL came from the kernel, short of memory."""

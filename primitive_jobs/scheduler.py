@@ -601,7 +601,10 @@ class Scheduler:
         slot.was = slot.state
         self._move(slot, DYING)
         # Without a process yet there is nothing to kill: see _on_started.
-        self._do(Unspawn(slot.number) if slot.was is STARTING else Kill(slot.number))
+        if slot.was is STARTING:
+            self._do(Unspawn(slot.number))
+        else:
+            self._do(Kill(slot.number, slot.reason in (Reason.TIMEOUT, Reason.MEMORY)))
 
     def _unwatch(self, slot: Slot) -> None:
         if slot.watched:
@@ -687,9 +690,10 @@ class Scheduler:
             if slot.reason is Reason.CANCEL:
                 self._settle(job, Cancelled())
             elif slot.reason is Reason.TIMEOUT:
-                self._settle(job, TimedOut(job.timeout or 0.0))
+                self._settle(job, TimedOut(job.timeout or 0.0, evidence.stack))
             elif slot.reason is Reason.MEMORY:
-                self._settle(job, OutOfMemory(job.memory_limit or 0, slot.peak))
+                limit = job.memory_limit or 0
+                self._settle(job, OutOfMemory(limit, slot.peak, evidence.stack))
             elif evidence.noted not in (None, slot.attempt):
                 self._give_back(job, evidence)
             elif job.retries > 0:

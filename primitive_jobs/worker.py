@@ -39,12 +39,14 @@ if TYPE_CHECKING:
 # `_signal` is what the module `signal` wraps so that it returns enums: that takes up to 2 us a
 # call, of which there are several for each job, and some milliseconds to be imported.
 
-PAGE_SIZE = mmap.PAGESIZE  # bytes shared with the pool; the stack of a crash follows behind them
+PAGE_SIZE = mmap.PAGESIZE  # bytes shared with the pool; the stack of its end follows behind them
 NOTES = struct.Struct("<QQQ")  # the attempt that began, whether the initializer runs, and
 # the peak memory (ru_maxrss) that the process started with
 _NOTE = struct.Struct("<QQ")  # the first two
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 _SIGTERM_EXIT = 128 + signal.SIGTERM
+STACK_SIGNAL: int | None = signal.SIGRTMAX if sys.platform == "linux" else None
+"""What asks a worker for its Python stack right before it is killed; hardly anybody else's."""
 _OURS = (signal.SIGTERM, signal.SIGINT)
 _RUN = int(Kind.RUN)
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
@@ -77,7 +79,7 @@ def main(
     page = mmap.mmap(page_fd, PAGE_SIZE)
     # That of the pool's own process: Linux lets it survive fork and exec (getrusage(2)).
     NOTES.pack_into(page, 0, 0, 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    _record_crashes(page_fd)
+    _record_stacks(page_fd)
     serialize.reserve.append(os.open(os.devnull, os.O_RDONLY))
     worker = _Worker(attach(channel_fd), page)
     if worker.initialize(preload, initializer):
@@ -98,11 +100,21 @@ def _settle_in(parent_pid: int) -> None:
         os._exit(0)
 
 
-def _record_crashes(page_fd: int) -> None:
-    """Have the Python stack of a fatal signal written where the pool can read it afterwards."""
+def _record_stacks(page_fd: int) -> None:
+    """Have the Python stack written where the pool can read it: at a fatal signal, or asked to."""
     os.set_inheritable(page_fd, False)
     os.lseek(page_fd, PAGE_SIZE, os.SEEK_SET)
     faulthandler.enable(file=page_fd, all_threads=False)
+    if STACK_SIGNAL is not None:  # answered in C: a job may be in a call that holds the GIL
+        import ctypes
+
+        # The handler that comes after ours never returns: else the signal would make a call of the
+        # job's, such as C's sleep(), come back early, and the job go on with a wrong result.
+        libc = ctypes.CDLL(None)
+        libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
+        libc.signal.restype = ctypes.c_void_p
+        libc.signal(STACK_SIGNAL, ctypes.cast(libc.pause, ctypes.c_void_p))
+        faulthandler.register(STACK_SIGNAL, file=page_fd, all_threads=False, chain=True)
     os.register_at_fork(after_in_child=faulthandler.disable)  # a child's crash is its own affair
 
 

@@ -79,9 +79,9 @@ def kills_that_need(alive: threading.Event, monkeypatch: pytest.MonkeyPatch) -> 
     """No process is killed before ``alive`` is set: whoever should set it must not be blocked."""
     end = WorkerProcess.end
 
-    def slow_end(process: WorkerProcess) -> Any:
+    def slow_end(process: WorkerProcess, **options: Any) -> Any:
         assert alive.wait(PATIENCE), "what would have set it was held up by the kill"
-        return end(process)
+        return end(process, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(WorkerProcess, "end", slow_end)

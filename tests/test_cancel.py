@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from primitive_jobs import (
     JobStatus,
     JobTimeoutError,
     PrimitiveJob,
+    process,
     wait,
 )
 
@@ -430,12 +432,45 @@ def test_a_job_that_passes_its_timeout_is_killed(marks: Path) -> None:
             pool.submit(write_mark, folder, "warm").result(PATIENCE)
             job = pool.options(timeout=0.5).submit(function, folder)
             (pid,) = read_pids(folder, ("worker",))
-            with pytest.raises(JobTimeoutError, match=r"timeout of 0\.5 s"):
+            with pytest.raises(JobTimeoutError, match=r"timeout of 0\.5 s") as caught:
                 job.result(PATIENCE)
+            error = caught.value
+            assert error.stack is not None
+            assert f" in {function.__name__}\n" in error.stack
+            assert str(error).endswith(error.stack)
+            assert pickle.loads(pickle.dumps(error)).stack == error.stack
             assert gone(pid)
             assert job.status() is JobStatus.ERROR
             assert job.cancel() is False
             assert isinstance(job.exception(), TimeoutError)
+
+
+def stop_itself(folder: Path) -> None:
+    write_mark(folder, "worker", os.getpid())
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def block_all_signals(folder: Path) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    spin(folder)
+
+
+def ignore_all_signals(folder: Path) -> None:
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_IGN)
+    spin(folder)
+
+
+@pytest.mark.parametrize("function", [stop_itself, block_all_signals, ignore_all_signals])
+def test_a_job_that_tells_no_stack_is_not_waited_for(
+    function: Callable[[Path], None], one: JobPool, marks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_STACK_TIME", 1000.0)
+    job = one.options(timeout=0.3).submit(function, marks)
+    error = job.exception(PATIENCE)
+    assert isinstance(error, JobTimeoutError)
+    assert error.stack is None
+    assert str(error).endswith("and was killed")
 
 
 def test_the_timeout_counts_from_running(marks: Path) -> None:

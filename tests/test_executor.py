@@ -941,9 +941,9 @@ def test_a_kill_that_takes_long_does_not_hold_up_the_loop(
     alive = threading.Event()  # set by the loop, while the kill waits for it
     end = WorkerProcess.end
 
-    def slow_end(process: WorkerProcess) -> Any:
+    def slow_end(process: WorkerProcess, **options: Any) -> Any:
         assert alive.wait(PATIENCE)
-        return end(process)
+        return end(process, **options)
 
     monkeypatch.setattr(WorkerProcess, "end", slow_end)
 

@@ -131,8 +131,11 @@ def test_a_job_that_passes_its_memory_limit_is_killed(
     if (marks / "children").exists():
         pids = (marks / "children").read_text().split()
         assert all(gone(int(pid)) for pid in pids)
+    assert error.stack is not None
+    assert f" in {function.__name__}\n" in error.stack
+    assert str(error).endswith(error.stack)
     copy = pickle.loads(pickle.dumps(error))
-    assert (type(copy), copy.limit, copy.peak) == (JobMemoryError, error.limit, error.peak)
+    assert (type(copy), vars(copy)) == (JobMemoryError, vars(error))
 
 
 def test_below_the_limit_nothing_happens(one: JobPool) -> None:

@@ -308,7 +308,7 @@ def test_a_limit_leaves_no_grace() -> None:
     play.warm()
     play(Submitted(1, timeout=3.0, grace=5.0))
     play.now = 3.0
-    assert play(Tick()) == [Kill(1)]
+    assert play(Tick()) == [Kill(1, ask_stack=True)]
 
 
 def test_a_return_within_the_grace_counts_an_exception_does_not() -> None:
@@ -329,9 +329,10 @@ def test_a_time_limit() -> None:
     play.now = 2.9
     assert play(Tick()) == []
     play.now = 3.0
-    assert play(Tick()) == [Kill(1)]
+    assert play(Tick()) == [Kill(1, ask_stack=True)]
     assert play(CancelAsked(1)) == [], "the first reason counts"
-    assert play(Gone(1, Evidence(1, -9, noted=2))) == [Settle(1, TimedOut(3.0))]
+    ended = Evidence(1, -9, noted=2, stack="in f")
+    assert play(Gone(1, ended)) == [Settle(1, TimedOut(3.0, "in f"))]
 
 
 def test_a_death_costs_the_job_only_if_it_began() -> None:
@@ -456,9 +457,10 @@ def test_a_memory_limit() -> None:
     play(Submitted(1, memory_limit=100), Started(1))
     assert play(Ready(1)) == [Assign(1, 1, 1), Watch(1, 1, 100)]
     assert play(OverMemory(1, 7, 150)) == [], "of an attempt that is over"
-    assert play(OverMemory(1, 1, 150)) == [Unwatch(1), Kill(1)]
+    assert play(OverMemory(1, 1, 150)) == [Unwatch(1), Kill(1, ask_stack=True)]
     assert play(OverMemory(1, 1, 160)) == []
-    assert play(Gone(1, Evidence(1, -9, noted=1))) == [Settle(1, OutOfMemory(100, 150))]
+    ended = Evidence(1, -9, noted=1, stack="in f")
+    assert play(Gone(1, ended)) == [Settle(1, OutOfMemory(100, 150, "in f"))]
 
 
 def test_memory_is_watched_until_the_answer() -> None:
