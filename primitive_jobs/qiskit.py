@@ -49,7 +49,13 @@ except ModuleNotFoundError as error:
         f"{error}"
     ) from error
 
-from .errors import JobCancelledError, JobError, ResultTimeoutError, SerializationError
+from .errors import (
+    JobCancelledError,
+    JobError,
+    PoolClosedError,
+    ResultTimeoutError,
+    SerializationError,
+)
 from .job import PrimitiveJob
 from .options import check_grace, check_seconds
 from .pool import JobPool, PoolView, default_pool
@@ -161,8 +167,7 @@ class PooledJob(BasePrimitiveJob):  # type: ignore[misc]  # Any, where Qiskit is
         pool, names = self._todo.pop()
         try:
             for part, name in zip(self.parts, names, strict=True):
-                if not part.in_final_state():  # cancelled, since one before could not be serialized
-                    part.submit(pool, name=name)
+                _submit_part(part, pool, name)
         except BaseException:
             # Whoever called has no handle: nothing of it must run.
             for part in self.parts:
@@ -286,6 +291,19 @@ class PooledJob(BasePrimitiveJob):  # type: ignore[misc]  # Any, where Qiskit is
         return _rebuild, state
 
 
+def _submit_part(part: PrimitiveJob[Any], pool: JobPool | PoolView, name: str) -> None:
+    """Submit it, unless one before has ended without a result by now, and had it cancelled."""
+    if part.in_final_state():
+        return
+    try:
+        part.submit(pool, name=name)
+    except PoolClosedError:
+        raise  # this cancels it, too
+    except JobError:
+        if not part.cancelled():
+            raise
+
+
 def _rebuild(
     job_id: str,
     name: str,
@@ -318,6 +336,9 @@ class _Pooled:
             raise TypeError(
                 f"pool must be a JobPool, a JobPool.options(...) or None, not {type_name(pool)}"
             )
+        if isinstance(primitive, _Pooled):  # else each worker would have a pool of its own
+            pool = primitive._pool if pool is None else pool
+            primitive = primitive._primitive
         vars(self).update(_primitive=primitive, _pool=pool)
 
     def __getattr__(self, name: str) -> Any:
@@ -362,12 +383,13 @@ class PooledSampler(_Pooled, BaseSamplerV2):  # type: ignore[misc]
     With a seed the counts do not depend on the number of workers. They are those of the wrapped
     sampler itself where that gives each pub the same seed (``StatevectorSampler`` with a number),
     or samples on an ``AerSimulator``. Else only those of the first pub are, and each other one has
-    a seed made from the given one and its place. Where the seed is a generator, each pub has a
-    generator of its own, made from numbers that are drawn from it when `run` is called. Without a
-    seed each pub is random.
+    a seed made from the given one and its place. Where the seed, or another attribute, is a
+    generator of NumPy's, each pub has a generator of its own in its place, made from numbers that
+    are drawn from it when `run` is called. Without a seed each pub is random.
 
     Args:
-        sampler: The sampler to wrap. It is copied to the workers at each `run`.
+        sampler: The sampler to wrap. It is copied to the workers at each `run`. Of one that is
+            wrapped already the wrapped one, and its pool where none is given here.
         pool: A `JobPool`, or what `JobPool.options` returns; default: `default_pool()`. With the
             option ``timeout`` or ``memory_limit`` each pub is a job of its own.
 
@@ -518,7 +540,7 @@ class _Pub(NamedTuple):
     kind: type[Any]
     circuit: Place
     rest: dict[str, Any]
-    seed: _Seed | None
+    seeds: list[_Seed]
 
 
 _REST = {
@@ -534,11 +556,11 @@ def _pack(
     block = _Block()
     place = block.add(primitive, f"the wrapped {type_name(primitive)}")
     packed = []
-    for number, (pub, seed) in enumerate(zip(pubs, _seeds(primitive, pubs), strict=True)):
+    for number, (pub, seeds) in enumerate(zip(pubs, _seeds(primitive, pubs), strict=True)):
         kind = SamplerPub if isinstance(pub, SamplerPub) else EstimatorPub
         rest = {name: getattr(pub, name) for name in _REST[kind]}
         circuit = block.add(pub.circuit, f"the circuit of pub {number}")
-        packed.append(_Pub(kind, circuit, rest, seed))
+        packed.append(_Pub(kind, circuit, rest, seeds))
     shared, key = block.shared(), block.key()
     return [(shared, key, place, [packed[i] for i in one]) for one in ranges]
 
@@ -546,19 +568,24 @@ def _pack(
 # --- seeds ----------------------------------------------------------------------------------------
 
 
-def _seeds(primitive: Any, pubs: Sequence[Any]) -> Sequence[_Seed | None]:
-    """What each of the pubs is seeded with; None: as the primitive is."""
+def _seeds(primitive: Any, pubs: Sequence[Any]) -> list[list[_Seed]]:
+    """What each of the pubs is seeded with; nothing: as the primitive is."""
+    columns: list[Sequence[_Seed | None]] = [
+        _streams_from(name, value, len(pubs))
+        for name, value in getattr(primitive, "__dict__", {}).items()
+        if isinstance(value, _STREAMS)
+    ]
+    columns.append(_numbers_for(primitive, pubs))
+    return [[one for one in row if one is not None] for row in zip(*columns, strict=True)]
+
+
+def _numbers_for(primitive: Any, pubs: Sequence[Any]) -> Sequence[_Seed | None]:
     count = len(pubs)
     seed = getattr(primitive, "_seed", None)
     options = getattr(primitive, "_options", None)
     in_run_options = (getattr(options, "run_options", None) or {}).get("seed_simulator")
     of_backend = getattr(getattr(primitive, "_backend", None), "options", None)
     setter: Callable[[Any, Any], None] = _set_seed
-    if isinstance(seed, _STREAMS):
-        # Drawn, not spawned: so it depends on the generator's state, and moves it on.
-        entropy = np.random.default_rng(seed).integers(2**32, size=4, dtype=np.uint32)
-        words = tuple(int(word) for word in entropy)
-        return [_Seed(_set_generator, (words, place)) for place in range(count)]
     if seed is not None:
         pass
     elif getattr(options, "seed_simulator", None) is not None:
@@ -582,6 +609,15 @@ def _seeds(primitive: Any, pubs: Sequence[Any]) -> Sequence[_Seed | None]:
 _STREAMS = (np.random.Generator, np.random.BitGenerator, np.random.RandomState)
 
 
+def _streams_from(name: str, stream: Any, count: int) -> list[_Seed]:
+    """What puts a generator of the same kind, but of its own, in the attribute's place."""
+    # Drawn, not spawned: so it depends on the generator's state, and moves it on.
+    old = isinstance(stream, np.random.RandomState)
+    draw = stream.randint if old else np.random.default_rng(stream).integers
+    words = tuple(int(word) for word in draw(2**32, size=4, dtype=np.uint32))
+    return [_Seed(_set_stream, (name, type(stream), words, place)) for place in range(count)]
+
+
 def _seeds_each_pub_alike(primitive: Any) -> bool:
     """Whether it gives each pub the seed that it has itself; else one goes on after another."""
     alike: list[Any] = [StatevectorSampler, StatevectorEstimator]
@@ -592,7 +628,7 @@ def _seeds_each_pub_alike(primitive: Any) -> bool:
 
 
 def _is_of_aer(backend: object) -> bool:
-    return type(backend).__module__.startswith("qiskit_aer.")
+    return any(kind.__module__.startswith("qiskit_aer.") for kind in type(backend).__mro__)
 
 
 def _numbers_of_aer(seed: int, pubs: Iterable[Any]) -> Iterator[int]:
@@ -603,7 +639,8 @@ def _numbers_of_aer(seed: int, pubs: Iterable[Any]) -> Iterator[int]:
     """
     circuits: Counter[int] = Counter()
     for pub in pubs:
-        yield seed + _AER_STEP * circuits[pub.shots]
+        number = seed + _AER_STEP * circuits[pub.shots]
+        yield (number + 2**63) % 2**64 - 2**63  # it overflows there
         circuits[pub.shots] += pub.size
 
 
@@ -627,10 +664,17 @@ def _set_seed(primitive: Any, seed: int) -> None:
     primitive._seed = seed
 
 
-def _set_generator(primitive: Any, seed: tuple[tuple[int, ...], int]) -> None:
-    words, place = seed
+def _set_stream(primitive: Any, seed: tuple[str, type[Any], tuple[int, ...], int]) -> None:
+    name, kind, words, place = seed
     sequence = np.random.SeedSequence(words, spawn_key=(place,))
-    primitive._seed = np.random.default_rng(sequence)
+    stream: Any
+    if issubclass(kind, np.random.RandomState):
+        stream = kind(np.random.MT19937(sequence))
+    elif issubclass(kind, np.random.BitGenerator):
+        stream = kind(sequence)
+    else:
+        stream = np.random.default_rng(sequence)
+    setattr(primitive, name, stream)
 
 
 def _set_option(primitive: Any, seed: int) -> None:
@@ -698,16 +742,16 @@ def _run_pubs(original: Any, view: memoryview, pubs: Sequence[_Pub]) -> list[Any
         for pub in pubs
     ]
     # Each run starts a thread: a tenth of what a small pub takes.
-    if not pubs or (_seeds_each_pub_alike(original) and not any(pub.seed for pub in pubs)):
-        return [_run(original, None, made)]
-    return [_run(original, pub.seed, [one]) for pub, one in zip(pubs, made, strict=True)]
+    if not pubs or (_seeds_each_pub_alike(original) and not any(pub.seeds for pub in pubs)):
+        return [_run(original, [], made)]
+    return [_run(original, pub.seeds, [one]) for pub, one in zip(pubs, made, strict=True)]
 
 
-def _run(original: Any, seed: _Seed | None, pubs: list[Any]) -> Any:
+def _run(original: Any, seeds: Sequence[_Seed], pubs: list[Any]) -> Any:
     primitive = copy.copy(original)
     if hasattr(primitive, "_validate_pubs"):
         primitive._validate_pubs = _validated
-    if seed is not None:
+    for seed in seeds:
         seed.setter(primitive, seed.value)
     return primitive.run(pubs).result()
 
@@ -743,7 +787,10 @@ def _give_warnings(parts: Iterable[PrimitiveJob[_PartResult]]) -> None:
     """Give the warnings of all parts again, each once, as if it had been here."""
     found = {one[1:]: one for part in parts for one in _warnings_of(part)}
     for one in found.values():
-        message, category = pickle.loads(one.pickled)
+        try:
+            message, category = pickle.loads(one.pickled)
+        except Exception:  # noqa: BLE001 - it is somebody else's
+            message, category = one.text, UserWarning
         # Without a name it is made from that of the file; None would keep the warning to itself.
         where: dict[str, Any] = {} if one.module is None else {"module": one.module}
         module = sys.modules.get(one.module or "")

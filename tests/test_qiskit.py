@@ -184,6 +184,34 @@ def alone(pool: JobPool) -> Any:
     return pool.options(timeout=4 * PATIENCE)
 
 
+class OwnGenerator(BaseSamplerV2):  # type: ignore[misc]
+    """Keeps a generator of some kind, under a name of its own."""
+
+    def __init__(self, generator: Any) -> None:
+        self.source = generator
+
+    def run(self, pubs: Any, *, shots: int | None = None) -> Any:
+        draw = self.source.integers if hasattr(self.source, "integers") else self.source.randint
+        return StatevectorSampler(seed=int(draw(2**31 - 1))).run(pubs, shots=shots)
+
+
+class OwnAer(AerSimulator):  # type: ignore[misc]
+    pass
+
+
+class FussyWarning(UserWarning):
+    """It can be pickled, but not unpickled."""
+
+    def __init__(self, one: str, other: str) -> None:
+        super().__init__(one + other)
+
+
+class Fussy(StatevectorSampler):  # type: ignore[misc]
+    def _run_pub(self, pub: Any) -> Any:
+        warnings.warn(FussyWarning("mind", " this"), stacklevel=1)
+        return super()._run_pub(pub)
+
+
 def meet(folder: str, number: int, of: int) -> None:
     Path(folder, f"here{number}").touch()
     while len(list(Path(folder).glob("here*"))) < of:
@@ -230,10 +258,14 @@ SAMPLERS: dict[str, Callable[[], Any]] = {
     "backend": lambda: BackendSamplerV2(backend=AerSimulator(), options={"seed_simulator": 5}),
     "seed of the backend": lambda: BackendSamplerV2(backend=AerSimulator(seed_simulator=5)),
     "aer": lambda: aer.SamplerV2(seed=5),
+    "the last seed of aer": lambda: aer.SamplerV2(seed=2**63 - 1),
+    "one's own aer": lambda: BackendSamplerV2(backend=OwnAer(), options={"seed_simulator": 5}),
     "aer on a backend": lambda: aer.SamplerV2.from_backend(AerSimulator(seed_simulator=5)),
 }
 SIMILAR_SAMPLERS: dict[str, Callable[[], Any]] = {
     "generator": lambda: StatevectorSampler(seed=np.random.default_rng(5)),
+    "own generator": lambda: OwnGenerator(np.random.default_rng(5)),
+    "own random state": lambda: OwnGenerator(np.random.RandomState(5)),
     "generic backend": lambda: BackendSamplerV2(
         backend=GenericBackendV2(3, **NOISY), options={"seed_simulator": 5}
     ),
@@ -281,6 +313,8 @@ def test_samples_do_not_depend_on_the_number_of_workers(
     assert results[0][2].metadata["shots"] == 77
     if name in SAMPLERS:
         assert bits(results[0]) == bits(serial)
+    if name == "generic backend":
+        assert bits(results[0])[0] == bits(serial)[0]
     assert jobs[0].result() is results[0]
 
 
@@ -296,6 +330,8 @@ def test_estimates_do_not_depend_on_the_number_of_workers(
     assert results[0][1].data.evs.shape == (2, 4)
     if name in ESTIMATORS:
         assert values(results[0]) == values(serial)
+    if name == "backend":
+        assert values(results[0])[0] == values(serial)[0]
     finer = PooledEstimator(make(), pools[1]).run(pubs, precision=0.25).result(PATIENCE)
     found = [one.metadata["target_precision"] for one in finer]
     assert found == [0.25, 0.25, 0.2, 0.25]
@@ -307,6 +343,9 @@ def test_estimates_do_not_depend_on_the_number_of_workers(
         StatevectorSampler,
         lambda: StatevectorSampler(seed=np.random.default_rng()),
         lambda: StatevectorSampler(seed=np.random.PCG64(1)),
+        lambda: StatevectorSampler(seed=np.random.default_rng(np.random.MT19937(1))),
+        lambda: OwnGenerator(np.random.default_rng(5)),
+        lambda: OwnGenerator(np.random.RandomState(5)),
         lambda: BackendSamplerV2(backend=AerSimulator()),
         aer.SamplerV2,
         SAMPLERS["aer"],
@@ -616,6 +655,25 @@ def test_cancelled_while_it_is_serialized(two: JobPool) -> None:
     assert job.cancelled()
 
 
+def test_cancelled_in_the_moment_in_which_it_is_submitted(
+    own: JobPool, marks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the first part, which has failed by now."""
+    submit = PrimitiveJob.submit
+
+    def late(part: Any, *given: Any, **options: Any) -> Any:
+        if part.status() is JobStatus.INITIALIZING and (marks / "fail").exists():
+            until(part.cancelled, "the cancel")
+        submit(part, *given, **options)
+        begun(marks, "fail")
+
+    monkeypatch.setattr(PrimitiveJob, "submit", late)
+    job = PooledSampler(Obedient(marks), alone(own)).run([bell("fail"), bell("never")])
+    with pytest.warns(FutureWarning), pytest.raises(Trouble):
+        job.result(PATIENCE)
+    assert [part.status().name for part in job.parts] == ["ERROR", "CANCELLED"]
+
+
 def test_an_interrupt_of_run_leaves_nothing_running(own: JobPool, marks: Path) -> None:
     calls: list[None] = []
 
@@ -702,6 +760,12 @@ def test_a_warning_that_cannot_travel_still_tells_its_text() -> None:
     assert (str(message), category, carried.module) == ("as it is", UserWarning, __name__)
 
 
+def test_a_warning_that_cannot_be_unpickled_costs_no_result(two: JobPool) -> None:
+    job = PooledSampler(Fussy(), two).run([bell()])
+    with pytest.warns(UserWarning, match="mind this"):
+        assert len(job.result(PATIENCE)) == 1
+
+
 def test_circuits_without_a_result(two: JobPool) -> None:
     silent = QuantumCircuit(1)
     job = PooledSampler(StatevectorSampler(), two).run([silent] * 2)
@@ -733,6 +797,16 @@ def test_attributes_are_those_of_the_wrapped() -> None:
     assert "BackendEstimatorV2" in repr(estimator)
     assert isinstance(sampler, BaseSamplerV2)
     assert isinstance(estimator, BaseEstimatorV2)
+
+
+def test_what_is_wrapped_twice_is_wrapped_once(one: JobPool, two: JobPool) -> None:
+    inner = PooledSampler(StatevectorSampler(seed=5), two)
+    assert PooledSampler(inner)._pool is two
+    outer = PooledSampler(inner, one)
+    assert outer._pool is one
+    assert type(outer._primitive) is StatevectorSampler
+    estimator = PooledEstimator(PooledEstimator(StatevectorEstimator()))
+    assert type(estimator._primitive) is StatevectorEstimator
 
 
 def test_a_wrapper_can_be_copied_and_pickled() -> None:
