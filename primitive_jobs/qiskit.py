@@ -3,7 +3,7 @@
 ::
 
     run(pubs) ─► coerced, checked ─► _pack: the primitive and each circuit, serialized once
-                                        │ one block of shared memory
+                                        │ one block, of shared memory if it is large
                                         ▼
     PooledJob ◄─ one PrimitiveJob for each part: a pub, or some short ones ══► _run_part
 
@@ -24,6 +24,7 @@ import sys
 import time
 import uuid
 import warnings
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -49,6 +50,7 @@ except ModuleNotFoundError as error:
         f"{error}"
     ) from error
 
+from .dispatcher import _file_limit
 from .errors import (
     JobCancelledError,
     JobError,
@@ -60,7 +62,7 @@ from .job import PrimitiveJob
 from .options import check_grace, check_seconds
 from .pool import JobPool, PoolView, default_pool
 from .serialize import dumps_whole, one_line, type_name
-from .shared import share
+from .shared import Source, share
 from .status import FINAL_STATES, JobStatus
 
 __all__ = ["PooledEstimator", "PooledJob", "PooledSampler", "combined_status"]
@@ -490,6 +492,11 @@ def _split(seconds: Sequence[float], workers: int, *, together: bool) -> list[ra
     return parts
 
 
+_COPIED = 1_000_000  # bytes, of the copies that the parts of a run may have instead of sharing
+_sources: weakref.WeakSet[Source] = weakref.WeakSet()
+"""What is shared now."""
+
+
 class _Block:
     """Pickles, one behind the other; each of them is there once."""
 
@@ -518,9 +525,17 @@ class _Block:
         self._size += len(piece)
         return place
 
-    def shared(self) -> Any:
-        """What stands for all of it among the arguments of jobs."""
-        return share(np.frombuffer(b"".join(self._pieces), np.uint8))
+    def for_parts(self, count: int) -> Any:
+        """What stands for all of it among the arguments of so many jobs.
+
+        Something shared holds a descriptor until its last job has ended, and runs may be many.
+        """
+        whole = b"".join(self._pieces)
+        if count == 1 or count * len(whole) <= _COPIED or len(_sources) >= _file_limit():
+            return whole
+        shared: Any = share(np.frombuffer(whole, np.uint8))
+        _sources.add(shared._source)
+        return shared
 
     def key(self) -> bytes:
         """What tells the first object from those of other blocks."""
@@ -561,8 +576,8 @@ def _pack(
         rest = {name: getattr(pub, name) for name in _REST[kind]}
         circuit = block.add(pub.circuit, f"the circuit of pub {number}")
         packed.append(_Pub(kind, circuit, rest, seeds))
-    shared, key = block.shared(), block.key()
-    return [(shared, key, place, [packed[i] for i in one]) for one in ranges]
+    whole, key = block.for_parts(len(ranges)), block.key()
+    return [(whole, key, place, [packed[i] for i in one]) for one in ranges]
 
 
 # --- seeds ----------------------------------------------------------------------------------------

@@ -173,6 +173,10 @@ class Obedient(StatevectorSampler):  # type: ignore[misc]
         return super()._run_pub(pub)
 
 
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def begun(folder: Path, name: str) -> int:
     """Wait until a pub has begun; return its worker's pid."""
     until((folder / name).exists, f"the mark {name}")
@@ -853,6 +857,29 @@ def test_a_circuit_is_sent_once(two: JobPool) -> None:
     assert block.add(circuit, "it") == block.add(circuit, "it") != block.add(bell(), "another")
     job = PooledSampler(StatevectorSampler(seed=1), two).run([(circuit, None, n) for n in (1, 2)])
     assert [one.data.meas.num_shots for one in job.result(PATIENCE)] == [1, 2]
+
+
+def test_runs_that_wait_hold_few_descriptors(
+    one: JobPool, marks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many: the program needs some itself."""
+    monkeypatch.setattr(ours, "_file_limit", lambda: 2)
+    sampler = PooledSampler(Obedient(marks), alone(one))
+    first = sampler.run([bell("hold")])
+    begun(marks, "hold")
+    before = descriptors()
+    small = [sampler.run([bell(f"{n}"), bell()]) for n in range(4)]
+    assert descriptors() == before
+    heavy = bell()
+    heavy.metadata = {"much": os.urandom(600_000)}
+    large = [sampler.run([heavy, heavy]) for _ in range(4)]
+    held = descriptors() - before
+    monkeypatch.undo()
+    (marks / "release").touch()
+    results = [job.result(PATIENCE) for job in (first, *small, *large)]
+    assert {tuple(bits(one)) for one in results[1:]} == {tuple(bits(results[1]))}
+    # Two blocks; and what is too long for a message is in a file of its pool's.
+    assert held == 2 + 2 * 2
 
 
 # --- PrimitiveJob where Qiskit has its own ------------------------------------------------------
