@@ -9,7 +9,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Literal, ParamSpec, TypeVar, overload
+from typing import Any, Literal, NoReturn, ParamSpec, TypeVar, overload
 
 from . import job as job_module
 from . import worker
@@ -405,6 +405,12 @@ class JobPool(_Submitter):
         finally:
             if dispatcher.gone:
                 dispatcher.join()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a JobPool cannot be sent to another process; a job that submits jobs makes one itself, "
+            "or takes default_pool()"
+        )
 
     def __repr__(self) -> str:
         jobs, _ = _described(self._dispatcher.counts())

@@ -692,3 +692,11 @@ def test_interrupt_in_the_making_of_a_large_payload() -> None:
     before = descriptors()
     assert interrupt_everywhere(lambda n: interrupted(lambda: Parcel(content), n), 1) > 20
     assert descriptors() == before
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_pool_among_the_arguments_is_explained(one: JobPool, wrapped: bool) -> None:
+    error = one.submit(id, one.options(timeout=9) if wrapped else one).exception(PATIENCE)
+    assert isinstance(error, SerializationError)
+    assert "argument 1 of id()" in str(error)
+    assert "or takes default_pool()" in str(error)
