@@ -408,8 +408,8 @@ class JobPool(_Submitter):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "a JobPool cannot be sent to another process; a job that submits jobs makes one itself, "
-            "or takes default_pool()"
+            "a JobPool cannot be sent to another process; a job that submits jobs makes one of its "
+            "own, or takes default_pool()"
         )
 
     def __repr__(self) -> str:
