@@ -8,10 +8,12 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator
+from types import FrameType
 from typing import Any, Protocol, TextIO, TypeVar, cast
 
 from .job import PrimitiveJob
@@ -80,10 +82,10 @@ def _follow(
     watch = Watch(jobs)
     del jobs  # a job that was yielded is not kept alive
     total = len(watch.waiters)
-    with (
-        contextlib.closing(watch),
-        contextlib.closing(_Meter(label, watch.waiters, hidden=hidden)) as meter,
-    ):
+    meter = _Meter(label, watch.waiters)
+    try:
+        if not hidden:
+            meter.open()
         while watch.waiters:
             due = meter.refresh()
             job = watch.next_final(due if end is None or (due and due < end) else end)
@@ -93,6 +95,14 @@ def _follow(
                 del job
             elif end is not None and time.monotonic() >= end:
                 raise too_late(len(watch.waiters), total, timeout)
+    finally:
+        try:
+            meter.close()
+        except BaseException:  # an interrupt on the way there
+            meter.close()
+            raise
+        finally:
+            watch.close()
 
 
 class _View(Protocol):
@@ -101,11 +111,14 @@ class _View(Protocol):
     pause: float
     """Seconds between two calls of `show`, at least."""
 
+    def open(self, state: _State) -> None:
+        """Begin; an ImportError says that it cannot."""
+
     def show(self, state: _State) -> None:
         """Show it."""
 
     def close(self, state: _State) -> None:
-        """Show it for the last time."""
+        """Show it for the last time; also if `open` was not called or came to nothing."""
 
 
 class _State:
@@ -165,24 +178,36 @@ def _rate(rate: float) -> str:
 
 
 class _Meter:
-    """Counts the jobs and shows them.
+    """Counts the jobs and shows them, once it is opened.
 
     Args:
         label: What stands before.
         waiting: Those that were not yielded: all at first, fewer as it goes on.
-        hidden: Show nothing.
     """
 
-    def __init__(self, label: str, waiting: Collection[PrimitiveJob[Any]], *, hidden: bool) -> None:
+    def __init__(self, label: str, waiting: Collection[PrimitiveJob[Any]]) -> None:
         self._yielded = _State(label, len(waiting))
         self._waiting = waiting
         self._view: _View | None = None
         self._due = 0.0
-        if hidden:
-            return
-        self._yielded.first = sum(job.in_final_state() for job in waiting)
-        self._view = _find_view(self._yielded)
-        _open.add(self)
+
+    def open(self) -> None:
+        """Show the state for the first time."""
+        with _Uninterrupted():
+            self._yielded.first = sum(job.in_final_state() for job in self._waiting)
+            _open.add(self)
+            for view in _find_views(self):
+                self._view = view  # first: whatever happens from here on, it is closed
+                try:
+                    view.open(self._yielded)
+                except ImportError:
+                    self._view = None
+                except (OSError, ValueError):
+                    self.close()
+                    return
+                else:
+                    return
+            _open.discard(self)
 
     def count(self, job: PrimitiveJob[Any]) -> None:
         """A job is yielded."""
@@ -198,7 +223,8 @@ class _Meter:
             state = self._look()
             spent = time.monotonic() - now
             try:
-                self._view.show(state)
+                with _Uninterrupted():
+                    self._view.show(state)
             except (OSError, ValueError):  # the terminal is gone: nobody looks any more
                 self.close()
                 return None
@@ -214,15 +240,51 @@ class _Meter:
         return state
 
     def close(self) -> None:
-        """Show the state for the last time."""
-        view, self._view = self._view, None
-        if view is not None:
-            _open.discard(self)
-            with contextlib.suppress(OSError, ValueError):
-                view.close(self._look())
+        """Show the state for the last time; again is allowed."""
+        with _Uninterrupted():
+            try:
+                if self._view is not None:
+                    with contextlib.suppress(OSError, ValueError):
+                        self._view.close(self._look())
+            finally:
+                self._view = None
+                _open.discard(self)
+                if self in _drawing:
+                    _drawing.remove(self)
 
 
 _open: set[_Meter] = set()
+_drawing: list[_Meter] = []  # the first of them has the terminal
+
+
+class _Uninterrupted:
+    """A block that a Ctrl-C does not tear apart: it takes effect at the end, a second one at once.
+
+    What draws is not made for an exception between any two steps: streams would stay replaced, and
+    the cursor hidden.
+    """
+
+    def __enter__(self) -> None:
+        self._before: Any = None
+        self._came: tuple[int, FrameType | None] | None = None
+        handler = signal.getsignal(signal.SIGINT)
+        # Handlers are set and called in this thread only.
+        if callable(handler) and threading.current_thread() is threading.main_thread():
+            self._before = handler
+            signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._came is not None:
+            self._before(number, frame)
+        self._came = number, frame
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is None:
+            return
+        if signal.getsignal(signal.SIGINT) == self._note:
+            signal.signal(signal.SIGINT, self._before)
+        if self._came is not None:
+            self._before(*self._came)
 
 
 @atexit.register
@@ -234,29 +296,31 @@ def _close_all() -> None:
 
 # --- where it is shown ----------------------------------------------------------------------------
 
-_terminal = threading.Lock()  # whoever has it draws a bar there; nobody waits for it
 
-
-def _find_view(state: _State) -> _View | None:
-    """What suits: None if nothing does, or if a bar is on the terminal already."""
+def _find_views(meter: _Meter) -> Iterator[_View]:
+    """What suits, the best first: nothing if a bar is on the terminal already."""
     if getattr(ipython_shell(), "kernel", None) is not None:
-        return _Cell()
+        yield _Cell()
+        return
     stderr = sys.stderr
     if stderr is None:
-        return None
-    if not stderr.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
-        return _Lines(stderr)
-    if not _terminal.acquire(blocking=False):
-        return None
+        return
+    if _is_terminal(stderr) and os.environ.get("TERM") not in ("dumb", "unknown"):
+        _drawing.append(meter)  # nobody waits for a lock
+        if _drawing[0] is not meter:
+            _drawing.remove(meter)
+            return
+        yield _RichBar()
+        yield _TqdmBar()
+        _drawing.remove(meter)
+    yield _Lines(stderr)
+
+
+def _is_terminal(stream: TextIO) -> bool:
     try:
-        for view in (_RichBar, _TqdmBar):
-            with contextlib.suppress(ImportError):
-                return view(state)
-    except BaseException:
-        _terminal.release()
-        raise
-    _terminal.release()
-    return _Lines(stderr)
+        return stream.isatty()
+    except (AttributeError, ValueError):  # it has a `write` only, or is closed
+        return False
 
 
 class _Lines:
@@ -268,6 +332,9 @@ class _Lines:
         self._stderr = stderr
         self._begun = False
 
+    def open(self, state: _State) -> None:
+        """There is nothing to be done."""
+
     def show(self, state: _State) -> None:
         if self._begun:
             self.close(state)
@@ -275,7 +342,9 @@ class _Lines:
 
     def close(self, state: _State) -> None:
         with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
-            print(f"{state.label}: {state}", file=self._stderr, flush=True)
+            print(f"{state.label}: {state}", file=self._stderr)
+            with contextlib.suppress(AttributeError):  # it has a `write` only
+                self._stderr.flush()
 
 
 class _Cell:
@@ -289,6 +358,9 @@ class _Cell:
 
     def __init__(self) -> None:
         self._handle: Any = None
+
+    def open(self, state: _State) -> None:
+        """There is nothing to be done."""
 
     def show(self, state: _State) -> None:
         from IPython.display import display
@@ -332,11 +404,15 @@ class _RichBar:
 
     pause = REFRESH
 
-    def __init__(self, state: _State) -> None:
+    def __init__(self) -> None:
+        self._progress: Any = None
+
+    def open(self, state: _State) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        console = Console(stderr=True)
+        # What the loop's body prints stays as it is.
+        console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         layout = _Layout(state, len("  "))
         self._column = BarColumn(layout.bar)
         self._progress = Progress(
@@ -364,11 +440,11 @@ class _RichBar:
         )
 
     def close(self, state: _State) -> None:
-        try:
-            self.show(state)
-        finally:
-            _terminal.release()
-            self._progress.stop()
+        if self._progress is not None:
+            try:
+                self.show(state)
+            finally:
+                self._progress.stop()
 
 
 class _TqdmBar:
@@ -376,12 +452,17 @@ class _TqdmBar:
 
     pause = REFRESH
 
-    def __init__(self, state: _State) -> None:
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def open(self, state: _State) -> None:
         from tqdm.std import tqdm
 
         self._streams = (sys.stdout, sys.stderr)
         unwatched = type("_Bar", (tqdm,), {"monitor_interval": 0})  # or there is a thread
-        self._bar = unwatched(total=state.total, file=sys.stderr, bar_format="{desc}")
+        # tqdm draws nothing where the terminal has no size, or two lines.
+        size = {"ncols": _columns(), "nrows": 20}
+        self._bar = unwatched(total=state.total, file=sys.stderr, bar_format="{desc}", **size)
         if _mixed():
             sys.stdout = cast("TextIO", _Above(sys.stdout, self._bar))
         sys.stderr = cast("TextIO", _Above(sys.stderr, self._bar))
@@ -393,10 +474,11 @@ class _TqdmBar:
         self._bar.refresh()
 
     def close(self, state: _State) -> None:
+        if self._bar is None:
+            return
         try:
             self.show(state)
         finally:
-            _terminal.release()
             above = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, _Above)]
             # What the loop's body has put there meanwhile is its own affair.
             out, err = self._streams
@@ -409,7 +491,7 @@ class _TqdmBar:
 
 def _mixed() -> bool:
     """Whether what is printed goes to the bar's terminal too."""
-    return sys.stdout is not None and sys.stdout.isatty()
+    return sys.stdout is not None and _is_terminal(sys.stdout)
 
 
 class _Above:
@@ -431,6 +513,10 @@ class _Above:
         else:
             self._rest += text
         return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
 
     def flush(self) -> None:
         if self._rest:  # a prompt, say

@@ -18,6 +18,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -106,12 +107,14 @@ with JobPool(2) as pool:
 class Terminal:
     """A script whose stderr is a pseudo-terminal, and its stdout too or not."""
 
-    def __init__(self, code: str, view: str, folder: Path, *, both: bool) -> None:
+    def __init__(
+        self, code: str, view: str, folder: Path, *, both: bool, size: tuple[int, int] = (24, 100)
+    ) -> None:
         self.go = folder / "go"
         script = folder / "script.py"
         script.write_text(PREFACE + code)
         self._fd, far = pty.openpty()
-        fcntl.ioctl(far, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+        fcntl.ioctl(far, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
         self.process = subprocess.Popen(
             [sys.executable, "-W", "error", str(script), ",".join(HIDE[view]), str(self.go)],
             stdout=far if both else subprocess.PIPE,
@@ -190,6 +193,13 @@ def test_a_terminal_beside_a_pipe(view: str, tmp_path: Path) -> None:
     drawn = {"rich": "━━━━━", "tqdm": "100%|█████", "lines": ""}[view]
     assert drawn in last
     assert ("\r" in terminal.shown.replace("\r\n", "")) == (view != "lines")
+
+
+@pytest.mark.parametrize("view", ["rich", "tqdm"])
+def test_a_terminal_of_unknown_size(view: str, tmp_path: Path) -> None:
+    terminal = Terminal(SWEEP, view, tmp_path, both=False, size=(0, 0))
+    terminal.end()
+    assert "12/12, 1 failed, 1 cancelled" in terminal.shown
 
 
 @pytest.mark.parametrize("view", ["rich", "tqdm"])
@@ -359,18 +369,176 @@ def test_a_prompt_appears_above_a_bar_when_it_is_flushed(monkeypatch: pytest.Mon
         assert shown.getvalue() == "a line\nContinue? "
 
 
+class Screen(io.StringIO):
+    """A stream that says it is a terminal, or not."""
+
+    def __init__(self, *, terminal: bool = True) -> None:
+        super().__init__()
+        self.terminal = terminal
+
+    def isatty(self) -> bool:
+        return self.terminal and not self.closed
+
+
+def have_only(view: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    for hidden in HIDE[view]:
+        names = [name for name in sys.modules if name.partition(".")[0] == hidden]
+        for name in (hidden, *names):
+            monkeypatch.setitem(sys.modules, name, None)
+
+
+class WriteOnly:
+    """What some programs put in the place of a stream."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return len(text)
+
+
+def closed() -> io.StringIO:
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+@pytest.fixture
+def streams() -> Iterator[Callable[[Any, Any], None]]:
+    """Sets stdout and stderr; `monkeypatch` and the like would see what a bar puts there."""
+    before = sys.stdout, sys.stderr
+
+    def put(out: Any, err: Any) -> None:
+        sys.stdout, sys.stderr = out, err
+
+    yield put
+    sys.stdout, sys.stderr = before
+
+
+@pytest.mark.parametrize("view", HIDE)
+def test_streams_of_any_kind(
+    view: str,
+    pool: JobPool,
+    streams: Callable[[Any, Any], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    have_only(view, monkeypatch)
+    odd: list[Callable[[], Any]] = [closed, WriteOnly, lambda: None, Screen]
+    for make_out in odd:
+        for make_err in odd:
+            out, err = make_out(), make_err()
+            streams(out, err)
+            assert [job.result() for job in track([pool.submit(pow, 2, 3)])] == [8]
+            assert (sys.stdout, sys.stderr) == (out, err)
+            assert not progress._drawing
+            if isinstance(err, WriteOnly):
+                assert re.fullmatch("jobs: 1/1.*\n", err.text)
+            if isinstance(err, Screen):
+                assert "1/1" in err.getvalue()
+    assert not progress._open
+
+
+@pytest.mark.parametrize("view", ["rich", "tqdm"])
+def test_what_is_printed_stays_as_it_is(
+    view: str, pool: JobPool, streams: Callable[[Any, Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have_only(view, monkeypatch)
+    out = Screen()
+    streams(out, out if view == "rich" else Screen())
+    for _ in track([pool.submit(pow, 2, 3)]):
+        print("one ", end="")
+        sys.stdout.writelines(["'two' 2\n", "three\n"])
+        print("[/four] :smile: 'five'...", end="", flush=True)
+    assert "one 'two' 2\n" in out.getvalue()
+    assert "[/four] :smile: 'five'..." in out.getvalue()
+
+
+def ctrl_c(call: Callable[[], object], place: int) -> bool:
+    """Make a call with a real Ctrl-C at its ``place``-th line here and call in rich or tqdm."""
+    count = 0
+
+    def step(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal count
+        name = frame.f_globals.get("__name__", "").partition(".")[0]
+        if frame.f_code.co_filename == progress.__file__ or name in ("rich", "tqdm"):
+            count += 1
+            if count == place:
+                signal.raise_signal(signal.SIGINT)
+            return step if name == "primitive_jobs" else None
+        return None
+
+    before = sys.gettrace()
+    sys.settrace(step)
+    try:
+        call()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(before)
+    return count >= place
+
+
+@pytest.mark.parametrize("view", ["rich", "tqdm"])
+def test_ctrl_c_at_any_time_leaves_a_clean_terminal(
+    view: str, pool: JobPool, streams: Callable[[Any, Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have_only(view, monkeypatch)
+    jobs = [pool.submit(pow, n, 2) for n in range(2)]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    place = 1
+    try:
+        while True:
+            screen = Screen()
+            streams(screen, screen)
+            came_there = ctrl_c(lambda: list(track(jobs)), place)
+            assert (sys.stdout, sys.stderr) == (screen, screen), place
+            assert not progress._drawing, place
+            assert not progress._open, place
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            shown = screen.getvalue()
+            assert shown.count("\x1b[?25l") <= shown.count("\x1b[?25h"), place
+            assert not plain(shown) or plain(shown).endswith("\n"), place
+            if not came_there:
+                break
+            place += 1 if place < 60 else 7
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert place > 100
+
+
+def test_a_second_ctrl_c_does_not_wait() -> None:
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        with progress._Uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            assert came == []
+            signal.raise_signal(signal.SIGINT)
+            assert came == [signal.SIGINT]
+        assert came == [signal.SIGINT] * 2
+        signal.raise_signal(signal.SIGINT)
+        assert came == [signal.SIGINT] * 3
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_terminal_that_is_gone_ends_the_bar_and_not_the_loop(
     pool: JobPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Gone:
         pause = 0.0
 
+        def open(self, state: object) -> None:
+            pass
+
         def show(self, state: object) -> None:
             raise OSError(5, "Input/output error")
 
         close = show
 
-    monkeypatch.setattr(progress, "_find_view", lambda state: Gone())
+    monkeypatch.setattr(progress, "_find_views", lambda meter: iter([Gone()]))
     jobs = [pool.submit(pow, n, 2) for n in range(5)]
     assert {job.result() for job in track(jobs)} == {0, 1, 4, 9, 16}
     assert not progress._open
