@@ -51,10 +51,15 @@ def is_packed(value: Any) -> TypeGuard[Packed]:
     return type(value) is bytes or type(value) is list
 
 
-def pack_row(packer: serialize.Packer, row: tuple[Any, ...]) -> tuple[Packed, int, tuple[Any, ...]]:
-    """Pickle the arguments of one call; return that, its bytes, and the shared data in it."""
+def pack_row(
+    packer: serialize.Packer, row: tuple[Any, ...], *, copied: bool
+) -> tuple[Packed, int, tuple[Any, ...]]:
+    """Pickle the arguments of one call; return that, its bytes, and the shared data in it.
+
+    ``copied``: the caller may change large buffers before the chunk is sent.
+    """
     body, buffers, shared = packer.dumps(row)
-    packed, nbytes = _packed(body, buffers, copied=True)
+    packed, nbytes = _packed(body, buffers, copied=copied)
     return packed, nbytes, shared
 
 
@@ -93,12 +98,14 @@ def run_chunk(
     start = before = perf_counter()
     for row in rows:
         try:
-            if not isinstance(row, tuple):
-                row = _load_row(row)
             if first is not None:
                 from . import randomness  # which unseeded pools do without
 
                 randomness.enter_call(first + len(values))
+            if not isinstance(row, tuple):
+                row = _load_row(row)
+                if first is not None:
+                    randomness.reseed()
             value = function(*row)
             if type(value) not in NUMBERS and not _is_plain(value):
                 packer = packer or serialize.Packer()

@@ -350,13 +350,17 @@ class MapRun:
         packer = None
         try:
             for row in itertools.islice(self._items, size):
-                # A single one is pickled with its job, without a copy of large buffers. The
-                # second condition only saves time.
-                if size == 1 or (type(row[0]) in NUMBERS and len(row) == 1) or all_plain(row):
+                # A single one is pickled with its job, unless it is to be unpickled under the seed
+                # of its call. The second condition only saves time.
+                if (
+                    (size == 1 and self._key is None)
+                    or (type(row[0]) in NUMBERS and len(row) == 1)
+                    or all_plain(row)
+                ):
                     rows.append(row)
                 else:
                     packer = packer or Packer(referring=True)
-                    packed = self._pack(packer, start + len(rows), row)
+                    packed = self._pack(packer, start + len(rows), row, copied=size > 1)
                     if packed is None:
                         break
                     packed_row, nbytes, sources = packed
@@ -409,10 +413,10 @@ class MapRun:
         return True
 
     def _pack(
-        self, packer: Packer, place: int, row: tuple[Any, ...]
+        self, packer: Packer, place: int, row: tuple[Any, ...], *, copied: bool
     ) -> tuple[Packed, int, tuple[Any, ...]] | None:
         try:
-            return pack_row(packer, row)
+            return pack_row(packer, row, copied=copied)
         except Exception as error:  # noqa: BLE001 - whatever a __reduce__ raises
             let_frames_go(error)
             self._fail(place, self._not_serializable(place, row) or error)

@@ -64,7 +64,11 @@ def check_count(name: str, value: object, *, least: int = 1) -> int:
     count = check_int(name, value)
     if count < least:
         bound = f"greater than {least - 1}" if least > 0 else f"{least} or more"
-        raise ValueError(f"{name} must be {bound}, not {count}")
+        try:
+            given = str(count)
+        except ValueError:  # it has more digits than Python writes
+            given = shown(count)
+        raise ValueError(f"{name} must be {bound}, not {given}")
     return count
 
 
@@ -141,7 +145,10 @@ def check_iterable(name: str, what: str, value: Iterable[T]) -> Iterator[T]:
     """
     if not isinstance(value, Iterable) and not hasattr(type(value), "__getitem__"):
         raise TypeError(f"{name} must be an iterable of {what}, not {shown(value)}")
-    return iter(value)
+    try:
+        return iter(value)
+    except TypeError as error:  # an array of no dimension, say
+        raise TypeError(f"{name} must be an iterable of {what}: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

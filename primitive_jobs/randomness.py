@@ -1,9 +1,11 @@
 """Reproducible randomness: the seed of every job follows from its pool's seed and its number.
 
 The caller numbers the jobs of a seeded pool as they are submitted (`Seeds`), and the key made of
-that travels with the call. The worker sets what is random there by it, right before the call
-(`enter`); so neither the number of workers nor the order in which jobs end makes a difference, and
-a second attempt gets what the first one had. Used on both sides, so it imports little.
+that travels with the call. The worker sets what is random there by it, before it unpickles the rest
+(`enter`), since that may draw too; and once more right before the call (`reseed`), since modules
+are imported meanwhile in some workers and not in others. So neither the number of workers nor the
+order in which jobs end makes a difference, and a second attempt gets what the first one had. Used
+on both sides, so it imports little.
 """
 
 from __future__ import annotations
@@ -29,8 +31,9 @@ else:
 _LEGACY = 0x6C656761  # the child for what is older than SeedSequence; nobody spawns so many
 _POOL_SIZE = 4  # that of a SeedSequence, unless it is made with another one
 _job_key: Key | None = None  # in a worker: that of the job
-_key: Key | None = None  # in a worker: that of the call which the job is making
-_generator: Generator | None = None  # the same
+# In a worker: that of the call which the job is making, and what `job_rng` has made of it.
+_call: tuple[Key, list[Generator]] | None = None
+_bit_generator: Any = None  # what numpy's old functions have before the first job
 _hooked = False  # whether modules are seeded when they are imported
 
 
@@ -64,6 +67,18 @@ class Seeds:
         return self._entropy, (*self._spawn_key, next(self._numbers))
 
 
+class Entering:
+    """A key that has a worker `enter` it as soon as it is unpickled, before what comes after it."""
+
+    __slots__ = ("_key",)
+
+    def __init__(self, key: Key) -> None:
+        self._key = key
+
+    def __reduce__(self) -> tuple[Callable[[Key], None], tuple[Key]]:
+        return enter, (self._key,)
+
+
 def child(key: Key, number: int) -> Key:
     """The key of the ``number``-th call of those that have ``key`` in common."""
     entropy, spawn_key = key
@@ -76,11 +91,15 @@ def _is_seed_sequence(seed: object) -> TypeGuard[SeedSequence]:
 
 
 def _check_entropy(entropy: object) -> Entropy:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+    from collections.abc import Set as AbstractSet
 
     from .options import check_count, check_iterable, shown
 
-    if isinstance(entropy, (str, bytes, bytearray)) or not isinstance(entropy, Iterable):
+    if not isinstance(entropy, Iterable) or isinstance(
+        entropy,
+        (str, bytes, bytearray, AbstractSet, Mapping),  # the last two have no order
+    ):
         return check_count("seed", entropy, least=0)
     parts = tuple(check_count("seed", e, least=0) for e in check_iterable("seed", "ints", entropy))
     if not parts:
@@ -105,10 +124,14 @@ def enter_call(number: int) -> None:
 
 
 def _seed_by(key: Key) -> None:
-    global _key, _generator
-    _key = key
-    _generator = None
+    global _call
+    _call = key, []
     _hook()
+    reseed()
+
+
+def reseed() -> None:
+    """Have what is random begin anew, but for the generator of `job_rng`."""
     for name, seed in _SEEDERS.items():
         module = sys.modules.get(name)
         if module is not None:
@@ -128,12 +151,22 @@ def _hook() -> None:
 
 
 def _seed_random(random: Any) -> None:
-    random.seed(repr(_key))  # of a text it takes the SHA-512
+    assert _call is not None
+    entropy, spawn_key = _call[0]
+    parts = (entropy,) if isinstance(entropy, int) else entropy
+    # Not in decimals, of which Python writes so many only. Of a text it takes the SHA-512.
+    random.seed(" ".join([*map(hex, parts), "/", *map(hex, spawn_key)]))
 
 
 def _seed_legacy_numpy(random: Any) -> None:
-    assert _key is not None
-    entropy, spawn_key = _key
+    global _bit_generator
+    assert _call is not None
+    entropy, spawn_key = _call[0]
+    if hasattr(random, "set_bit_generator"):  # numpy 1.24; a job may have set another one
+        if _bit_generator is None:
+            _bit_generator = random.get_bit_generator()
+        elif random.get_bit_generator() is not _bit_generator:
+            random.set_bit_generator(_bit_generator)
     sequence = random.SeedSequence(entropy, spawn_key=(*spawn_key, _LEGACY))
     random.seed(sequence.generate_state(4))
 
@@ -155,19 +188,20 @@ def job_rng() -> Generator:
     with the same seed. Elsewhere, that is outside of a job and in pools without a seed, each call
     returns a new generator that nobody can foresee.
 
-    Not for several threads of a job at a time: let each have one of ``job_rng().spawn(n)``.
+    Not for several threads of a job at a time: let each have one of ``job_rng().spawn(n)``. The
+    same for processes that the job forks: each would have a copy of it, with the same numbers.
 
     Raises:
         ImportError: There is no numpy.
     """
-    global _generator
     try:
         from numpy import random
     except ImportError as error:
         raise ImportError(f"job_rng() returns a numpy generator, but: {error}") from error
-    if _key is None:
+    call = _call
+    if call is None:
         return random.default_rng()
-    if _generator is None:
-        entropy, spawn_key = _key
-        _generator = random.default_rng(random.SeedSequence(entropy, spawn_key=spawn_key))
-    return _generator
+    (entropy, spawn_key), made = call
+    if not made:
+        made.append(random.default_rng(random.SeedSequence(entropy, spawn_key=spawn_key)))
+    return made[0]  # the first one, also if several threads have made one

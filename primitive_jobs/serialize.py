@@ -155,7 +155,11 @@ def dump_call(
     Raises:
         SerializationError: It cannot be pickled; the message names the function or argument.
     """
-    call = (function, args, kwargs) if key is None else (function, args, kwargs, key)
+    call: tuple[Any, ...] = function, args, kwargs
+    if key is not None:
+        from .randomness import Entering  # which unseeded pools do without
+
+        call = Entering(key), *call
     if _is_plain_call(function, args, kwargs):
         try:
             return pickle.dumps(call, _PROTOCOL), [], ()

@@ -286,15 +286,15 @@ class _Worker:
         try:
             self._in_job = True
             try:
-                function, args, kwargs, *key = serialize.loads(message.body, message.buffers)
+                *seeded, function, args, kwargs = serialize.loads(message.body, message.buffers)
             except BaseException as error:  # noqa: BLE001 - whatever unpickling raises
                 self._undo()
                 return Kind.RAISED, self._pack(serialize.dump_unloadable(error))
             del message
-            if key:
+            if seeded:
                 from . import randomness  # which unseeded pools do without
 
-                randomness.enter(*key)
+                randomness.reseed()
             result = function(*args, **kwargs)
             sys.setrecursionlimit(limit)  # here: with a low one no call might be possible
             self._undo()

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,8 @@ with JobPool(1, seed={SEED}) as pool:
 
 
 def test_seeds_of_all_kinds() -> None:
-    seeds: list[Any] = [0, 2**200, np.int64(7), [1, 2], (3,), np.array([4, 5])]
+    huge = 2**20_000  # more digits than Python writes
+    seeds: list[Any] = [0, huge, np.int64(7), [1, huge], (3,), np.array([4, 5])]
     for seed in seeds:
         with JobPool(1, seed=seed) as pool:
             plain = [int(s) for s in seed] if hasattr(seed, "__len__") else int(seed)
@@ -169,6 +171,76 @@ def test_seeds_of_all_kinds() -> None:
         assert pool.submit(draw).result(PATIENCE)[0] == expected(2, 2, seed=11)
     with pytest.raises(ValueError, match="seed must be a SeedSequence of pool_size 4, not 8"):
         JobPool(1, seed=np.random.SeedSequence(1, pool_size=8))
+
+
+def test_seeds_that_are_none() -> None:  # more of them in test_bad_calls
+    wrong: list[Any] = [np.array(5), np.array([1.5]), np.True_, {1, 2}, {1: 2}]
+    for seed in wrong:
+        with pytest.raises(TypeError, match="seed must be an i"):
+            JobPool(1, seed=seed)
+    with pytest.raises(ValueError, match="seed must be 0 or more, not int"):
+        JobPool(1, seed=-(2**20_000))
+
+
+class Drawing:
+    """Draws when it is unpickled."""
+
+    def __init__(self) -> None:
+        self.drawn = draw()
+        self.rng = job_rng()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Drawing, ()
+
+
+def what_it_drew(drawing: Drawing) -> tuple[Draws, bool, Draws]:
+    return drawing.drawn, drawing.rng is job_rng(), draw()
+
+
+def test_what_unpickling_draws_is_the_jobs_own(reference: list[Draws]) -> None:
+    with JobPool(1, seed=SEED) as pool:
+        found = [pool.submit(what_it_drew, Drawing()).result(PATIENCE) for _ in range(3)]
+    assert [drawn for drawn, _, _ in found] == reference[:3]
+    assert all(same for _, same, _ in found)
+    # The old functions begin anew: unpickling imports modules, in some workers only.
+    assert [drawn[1:] for _, _, drawn in found] == [drawn[1:] for drawn in reference[:3]]
+    with JobPool(2, seed=SEED) as pool:
+        mapped = list(pool.map(what_it_drew, [Drawing()] * 6, chunksize=3))
+    with JobPool(2, seed=SEED) as pool:
+        assert list(pool.map(what_it_drew, [Drawing()] * 6, chunksize=1)) == mapped
+    assert [drawn[0] for drawn, _, _ in mapped] == [expected(0, n) for n in range(6)]
+    assert [drawn[1:] for drawn, _, _ in mapped] == [drawn[1:] for _, _, drawn in mapped]
+
+
+def set_another_bit_generator() -> None:
+    np.random.set_bit_generator(np.random.PCG64(1))
+
+
+def test_a_job_that_sets_another_bit_generator(reference: list[Draws]) -> None:
+    with JobPool(1, seed=SEED) as pool:
+        pool.submit(set_another_bit_generator).result(PATIENCE)
+        assert pool.submit(draw).result(PATIENCE) == reference[1]
+    kinds = []
+    for jobs in (1, 2):
+        with JobPool(1, seed=SEED, initializer=set_another_bit_generator) as pool:
+            kinds += [pool.submit(draw).result(PATIENCE)[2] for _ in range(jobs)]
+    assert kinds[0] == kinds[1] != reference[0][2], "that of an initializer stays"
+
+
+def generators_of_threads() -> int:
+    sys.setswitchinterval(1e-6)
+    found: list[Any] = []
+    threads = [threading.Thread(target=lambda: found.append(job_rng())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return len({id(generator) for generator in found})
+
+
+def test_threads_of_a_job_get_the_same_generator() -> None:
+    with JobPool(1, seed=SEED) as pool:
+        assert {pool.submit(generators_of_threads).result(PATIENCE) for _ in range(30)} == {1}
 
 
 def same_generator() -> tuple[bool, list[float]]:
