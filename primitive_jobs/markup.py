@@ -6,7 +6,7 @@ They take the colour of the text around them, in a light theme or a dark one. Al
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
+from html import escape as escape_markup
 
 _FAINT = "opacity:.65"
 _CELL = "border:none;background:none;text-align:left;vertical-align:top"
@@ -44,6 +44,11 @@ def bar(label: str, shares: Sequence[float], text: str) -> str:
         f'border-radius:.35em">{parts}</div>'
         f'<span style="font-variant-numeric:tabular-nums">{escape(text)}</span></div>'
     )
+
+
+def escape(text: str) -> str:
+    """Return any text as HTML that can be encoded: names of files may hold lone surrogates."""
+    return escape_markup(text.encode("utf-8", "backslashreplace").decode())
 
 
 def seconds(amount: float) -> str:

@@ -238,6 +238,8 @@ def test_a_job_in_each_state(marks: Path) -> None:
         failed.wait(PATIENCE)
         assert cells_of(failed)[""] == "PrimitiveJob <b>&'\"\u2603 ERROR"
         assert failed.status() is JobStatus.ERROR
+        odd = pool.options(name="caf\udce9.dat").submit(pow, 2, 3)  # as os.listdir gives it
+        assert r"caf\udce9.dat" in odd._repr_html_().encode().decode()
 
 
 def test_a_pool_counts_what_has_ended_and_keeps_none_of_it(marks: Path) -> None:
