@@ -271,7 +271,10 @@ class _Uninterrupted:
         # Handlers are set and called in this thread only.
         if callable(handler) and threading.current_thread() is threading.main_thread():
             self._before = handler
-            signal.signal(signal.SIGINT, self._note)
+            try:
+                signal.signal(signal.SIGINT, self._note)
+            except ValueError:  # a program that has Python in it, and another main thread
+                self._before = None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._came is not None:

@@ -31,6 +31,7 @@ from primitive_jobs import (
     PoolClosedError,
     SerializationError,
     WorkerDiedError,
+    job_rng,
     share,
 )
 from primitive_jobs.joblib import PrimitiveJobsBackend
@@ -89,6 +90,19 @@ def all_gone(marks: Path) -> bool:
     pids = [int(mark.name) for mark in marks.iterdir()]
     assert pids, "nobody ran"
     return not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def draw() -> float:
+    return float(job_rng().random())
+
+
+def test_batches_of_one_over_a_seeded_pool_are_its_jobs() -> None:
+    with JobPool(3, seed=5) as seeded:
+        parallel = Parallel(batch_size=1, backend=PrimitiveJobsBackend(pool=seeded))
+        found = list(parallel(delayed(draw)() for _ in range(12)))
+        del parallel
+    children = np.random.SeedSequence(5).spawn(12)
+    assert found == [float(np.random.default_rng(child).random()) for child in children]
 
 
 def simulate(seed: int) -> float:
