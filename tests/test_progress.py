@@ -507,7 +507,7 @@ def test_ctrl_c_at_any_time_leaves_a_clean_terminal(
             assert not plain(shown) or plain(shown).endswith("\n"), place
             if not came_there:
                 break
-            place += 7 if place > 60 else 1
+            place += 13 if place > 60 else 1
     finally:
         signal.signal(signal.SIGINT, before)
     assert place > 100
