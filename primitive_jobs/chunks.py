@@ -95,17 +95,18 @@ def run_chunk(
     values: list[Any] = []
     failure = None
     nbytes = 0
+    seeds: Any = None
+    if first is not None:
+        from . import randomness as seeds  # which unseeded pools do without
     start = before = perf_counter()
     for row in rows:
         try:
             if first is not None:
-                from . import randomness  # which unseeded pools do without
-
-                randomness.enter_call(first + len(values))
+                seeds.enter_call(first + len(values))
             if not isinstance(row, tuple):
                 row = _load_row(row)
                 if first is not None:
-                    randomness.reseed()
+                    seeds.reseed()
             value = function(*row)
             if type(value) not in NUMBERS and not _is_plain(value):
                 packer = packer or serialize.Packer()

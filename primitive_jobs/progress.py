@@ -462,7 +462,7 @@ class _TqdmBar:
         from tqdm.std import tqdm
 
         self._streams = (sys.stdout, sys.stderr)
-        unwatched = type("_Bar", (tqdm,), {"monitor_interval": 0})  # or there is a thread
+        unwatched: Any = type("_Bar", (tqdm,), {"monitor_interval": 0})  # or there is a thread
         # tqdm draws nothing where the terminal has no size, or two lines.
         size = {"ncols": _columns(), "nrows": 20}
         self._bar = unwatched(total=state.total, file=sys.stderr, bar_format="{desc}", **size)
