@@ -12,6 +12,9 @@ others in the same call would make a difference; so what comes out depends neith
 workers nor on how the pubs are put into parts.
 """
 
+# Qiskit need not be there where types are checked.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import copy
