@@ -199,13 +199,14 @@ class WorkerProcess:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
         end = time.monotonic() + _STACK_TIME
-        # Afterwards it sleeps for good, which it has no other way to tell.
-        while (
-            (now := signal_status(self.pid, number)) is not None
-            and (now.pending or now.state != "S")
-            and time.monotonic() < end
-        ):
-            if _readable(self.death, _STACK_PAUSE):
+        size = 0
+        # Afterwards it sleeps for good, which it has no other way to tell; unless signals of the
+        # job's own wake it up again and again: then the stack does not grow any more.
+        while not _readable(self.death, _STACK_PAUSE) and time.monotonic() < end:
+            before, size = size, os.fstat(self._page).st_size
+            now = signal_status(self.pid, number)
+            whole = worker.PAGE_SIZE < size == before
+            if now is None or (not now.pending and (now.state == "S" or whole)):
                 return
 
     def _oom_signs(self, exitcode: int | None) -> str | None:

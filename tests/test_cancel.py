@@ -461,6 +461,21 @@ def ignore_all_signals(folder: Path) -> None:
     spin(folder)
 
 
+def be_woken_for_ever(folder: Path) -> None:
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    spin(folder)
+
+
+def test_a_job_that_signals_wake_up_tells_its_stack(
+    one: JobPool, marks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_STACK_TIME", 1000.0)
+    error = one.options(timeout=0.3).submit(be_woken_for_ever, marks).exception(PATIENCE)
+    assert isinstance(error, JobTimeoutError)
+    assert error.stack
+
+
 @pytest.mark.parametrize("function", [stop_itself, block_all_signals, ignore_all_signals])
 def test_a_job_that_tells_no_stack_is_not_waited_for(
     function: Callable[[Path], None], one: JobPool, marks: Path, monkeypatch: pytest.MonkeyPatch
