@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import cloudpickle
 import pytest
@@ -64,7 +64,8 @@ def spin(folder: Path) -> None:
 
 def hold_the_gil(folder: Path) -> None:
     write_mark(folder, "worker", os.getpid())
-    ctypes.PyDLL(None).sleep(1000)
+    ctypes.PyDLL(None).sleep(1000)  # which a signal ends
+    write_mark(folder, "went on", os.getpid())
 
 
 def ignore_sigterm(folder: Path) -> None:
@@ -440,6 +441,7 @@ def test_a_job_that_passes_its_timeout_is_killed(marks: Path) -> None:
             assert str(error).endswith(error.stack)
             assert pickle.loads(pickle.dumps(error)).stack == error.stack
             assert gone(pid)
+            assert not (folder / "went on").exists()
             assert job.status() is JobStatus.ERROR
             assert job.cancel() is False
             assert isinstance(job.exception(), TimeoutError)
@@ -474,6 +476,28 @@ def test_a_job_that_signals_wake_up_tells_its_stack(
     error = one.options(timeout=0.3).submit(be_woken_for_ever, marks).exception(PATIENCE)
     assert isinstance(error, JobTimeoutError)
     assert error.stack
+
+
+def return_when_asked(folder: Path) -> int:
+    class Asked(Exception):
+        pass
+
+    def raise_it(*_: object) -> NoReturn:
+        raise Asked
+
+    signal.signal(signal.SIGRTMAX, raise_it)
+    try:
+        spin(folder)
+    except Asked:
+        pass
+    return 7
+
+
+def test_what_the_asking_for_a_stack_brings_about_does_not_count(one: JobPool, marks: Path) -> None:
+    job = one.options(timeout=0.3).submit(return_when_asked, marks)
+    error = job.exception(PATIENCE)
+    assert isinstance(error, JobTimeoutError)
+    assert job.status() is JobStatus.ERROR
 
 
 @pytest.mark.parametrize("function", [stop_itself, block_all_signals, ignore_all_signals])
