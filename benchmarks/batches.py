@@ -1,4 +1,4 @@
-"""A batch of heavy jobs, five ways: in a loop, in threads, in two processes of a pool, of ours.
+"""A batch of heavy jobs in a loop, in threads, in the processes of others' pools, and of ours.
 
 Twice, each time with everything that a script pays, from the pool's import to its workers' end:
 
@@ -185,7 +185,6 @@ def anew_half(function: Function, inputs: list[Any]) -> Kept:
 
 # --- who takes part -----------------------------------------------------------------------------
 
-THREADS = "threads"
 FORK = "concurrent.futures fork"
 SPAWN = "concurrent.futures spawn"
 JOBLIB = "joblib"
@@ -220,7 +219,7 @@ def contenders(simulation: Simulation, *needs: str) -> tuple[Contender, ...]:
     return (
         Contender(OURS, "ours", pool(pools.ours), needs),
         Contender("loop", "peer", partial(measure, loop, None, simulation), needs),
-        Contender(THREADS, "peer", pool(threads), needs, note=SOME_COMPUTED),
+        Contender("threads", "peer", pool(threads), needs, note=SOME_COMPUTED),
         Contender(
             FORK,
             "peer",

@@ -103,17 +103,16 @@ def pooled(kind: str) -> Iterator[Run]:
     from primitive_jobs.qiskit import PooledEstimator, PooledSampler
 
     with JobPool(WORKERS) as pool:
-        wrapper: Any = PooledEstimator if kind == "estimator" else PooledSampler
-        wrapper = wrapper(primitive(kind), pool)
-        yield lambda pubs: list(wrapper.run(pubs).result())
+        wrap: Any = PooledEstimator if kind == "estimator" else PooledSampler
+        wrapped = wrap(primitive(kind), pool)
+        yield lambda pubs: list(wrapped.run(pubs).result())
 
 
 def measure(start: Callable[[str], AbstractContextManager[Run]], kind: str, c: Counts) -> Figures:
     figures = {}
     with start(kind) as run:
-        run(
-            make_pubs(kind, 4 * WORKERS, 2, 1)
-        )  # all have started, and imported what they need, then
+        # All have started, and imported what they need, after this.
+        run(make_pubs(kind, 4 * WORKERS, 2, 1))
         for size, qubits in (("small", c["small"]), ("large", c["large"])):
             for amount, count in (("one", 1), ("some", c["some"]), ("many", c["many"])):
                 pubs = make_pubs(kind, count, qubits, c["layers"])

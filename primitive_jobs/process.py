@@ -193,8 +193,10 @@ class WorkerProcess:
     def _ask_stack(self) -> None:
         """Return once it has written its Python stack and does nothing more, or if it would not."""
         number = worker.STACK_SIGNAL
-        now = None if number is None else signal_status(self.pid, number)
-        if number is None or now is None or not now.caught or now.blocked or now.state in "TtXZ":
+        if number is None:
+            return
+        now = signal_status(self.pid, number)
+        if now is None or not now.caught or now.blocked or now.state in "TtXZ":
             return
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)

@@ -234,17 +234,22 @@ def interrupted(call: Callable[[], object], place: int) -> bool:
         frame.f_trace_opcodes = True
         return step
 
+    call_traced(call, enter)
+    return raised
+
+
+def call_traced(call: Callable[[], object], trace: Callable[[FrameType, str, Any], Any]) -> None:
+    """Make a call under a trace function, which may raise a KeyboardInterrupt in it."""
     before = sys.gettrace()
     # Python 3.13.0 looks for opcode tracing only when tracing begins.
     sys._getframe().f_trace_opcodes = True
-    sys.settrace(enter)
+    sys.settrace(trace)
     try:
         call()
     except KeyboardInterrupt:
         pass
     finally:
         sys.settrace(before)
-    return raised
 
 
 def interrupt_everywhere(attempt: Callable[[int], bool], stride: int = STRIDE) -> int:

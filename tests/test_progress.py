@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from helpers import call_traced
 
 from primitive_jobs import (
     JobError,
@@ -370,14 +371,10 @@ def test_a_prompt_appears_above_a_bar_when_it_is_flushed(monkeypatch: pytest.Mon
 
 
 class Screen(io.StringIO):
-    """A stream that says it is a terminal, or not."""
-
-    def __init__(self, *, terminal: bool = True) -> None:
-        super().__init__()
-        self.terminal = terminal
+    """A stream that says it is a terminal."""
 
     def isatty(self) -> bool:
-        return self.terminal and not self.closed
+        return not self.closed
 
 
 def have_only(view: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -474,14 +471,7 @@ def ctrl_c(call: Callable[[], object], place: int) -> bool:
             signal.raise_signal(signal.SIGINT)
         return step if ours else None
 
-    before = sys.gettrace()
-    sys.settrace(step)
-    try:
-        call()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        sys.settrace(before)
+    call_traced(call, step)
     return count >= place
 
 
