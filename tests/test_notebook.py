@@ -140,9 +140,23 @@ WAITS = ("job.result()", "list(as_completed([job]))", "wait([job])", "list(track
 def test_an_interrupted_cell_cancels_nothing(tmp_path: Path) -> None:
     cells = [
         """
-import os, time
+import os, sys, threading, time
 from pathlib import Path
 from primitive_jobs import JobPool, as_completed, track, wait
+
+def tell_when_waiting():  # and not before: an interrupt of the telling itself would prove nothing
+    def look():
+        cell = threading.main_thread().ident
+        while not in_package(sys._current_frames()[cell]):
+            time.sleep(0.001)
+        Path("waiting").touch()
+
+    threading.Thread(target=look).start()
+
+def in_package(frame):
+    while frame and not frame.f_globals.get("__name__", "").startswith("primitive_jobs."):
+        frame = frame.f_back
+    return frame is not None
 
 def hold(n):
     while not os.path.exists("go"):
@@ -152,10 +166,10 @@ def hold(n):
 pool = JobPool(2)
 job = pool.submit(hold, 7)
 """,
-        *(f"Path('waiting').touch(); {call}  # INTERRUPTED" for call in WAITS),
+        *(f"tell_when_waiting(); {call}  # INTERRUPTED" for call in WAITS),
         "print(job.status().name, job.attempts)",
         "results = pool.map(hold, range(5), chunksize=1)",
-        "Path('waiting').touch(); next(results)  # INTERRUPTED",
+        "tell_when_waiting(); next(results)  # INTERRUPTED",
         "while pool.jobs() != [job]: time.sleep(0.01)\nprint(*pool.map(abs, range(3)))",
         "Path('go').touch(); print(job.result(), job.attempts, pool.submit(hold, 8).result())",
         "pool.shutdown()",
