@@ -263,7 +263,7 @@ class Dispatcher:
         self._job_count = 0
         self._ended_jobs = [0, 0, 0]  # DONE, ERROR, CANCELLED
         self._in_files: set[int] = set()  # jobs whose payload holds a descriptor
-        self._file_limit = _file_limit()
+        self._file_limit = file_limit()
         self._inbox: collections.deque[Any] = collections.deque()
         self._asleep = False
         # What follows from the scheduler's state; all but the numbers stays as it is while one job
@@ -1228,7 +1228,7 @@ def _receive(process: WorkerProcess) -> Message | None:
 _OUTCOMES = (int(Kind.RETURNED), int(Kind.RAISED))
 
 
-def _file_limit() -> int:
+def file_limit() -> int:
     """How many queued calls may hold a descriptor: a quarter of what the process may have."""
     import resource
 

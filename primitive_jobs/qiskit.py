@@ -53,7 +53,7 @@ except ModuleNotFoundError as error:
         f"{error}"
     ) from error
 
-from .dispatcher import _file_limit
+from .dispatcher import file_limit
 from .errors import (
     JobCancelledError,
     JobError,
@@ -170,14 +170,12 @@ class PooledJob(BasePrimitiveJob):  # type: ignore[misc]  # Any, where Qiskit is
         if not self._todo:
             raise JobError(f"job {self.name} was submitted before")
         pool, names = self._todo.pop()
-        try:
-            for part, name in zip(self.parts, names, strict=True):
-                _submit_part(part, pool, name)
-        except BaseException:
-            # Whoever called has no handle: nothing of it must run.
-            for part in self.parts:
-                part._ask_cancel()
-            raise
+        for part, name in zip(self.parts, names, strict=True):
+            _submit_part(part, pool, name)
+
+    def _ask_cancel(self, grace: float | None = None) -> list[PrimitiveJob[_PartResult]]:
+        """Have every part cancelled; return those to wait for."""
+        return [part for part in self.parts if part._ask_cancel(grace)]
 
     # --- what Qiskit's job has -------------------------------------------------------------------
 
@@ -218,7 +216,7 @@ class PooledJob(BasePrimitiveJob):  # type: ignore[misc]  # Any, where Qiskit is
             TypeError, ValueError: ``grace`` is no finite number of seconds from 0 on.
         """
         seconds = None if grace is None else check_grace(grace)
-        for part in [part for part in self.parts if part._ask_cancel(seconds)]:
+        for part in self._ask_cancel(seconds):
             part.wait()
         return self.cancelled()
 
@@ -419,8 +417,12 @@ class PooledSampler(_Pooled, BaseSamplerV2):  # type: ignore[misc]
         """
         number = _default(self._primitive, "default_shots") if shots is None else shots
         job = self._prepare([SamplerPub.coerce(pub, number) for pub in pubs])
-        job._submit()
-        return job
+        try:
+            job._submit()
+            return job
+        except BaseException:  # whoever called has no handle: nothing of it must run
+            job._ask_cancel()
+            raise
 
 
 class PooledEstimator(_Pooled, BaseEstimatorV2):  # type: ignore[misc]
@@ -454,8 +456,12 @@ class PooledEstimator(_Pooled, BaseEstimatorV2):  # type: ignore[misc]
         """
         number = _default(self._primitive, "default_precision") if precision is None else precision
         job = self._prepare([EstimatorPub.coerce(pub, number) for pub in pubs])
-        job._submit()
-        return job
+        try:
+            job._submit()
+            return job
+        except BaseException:  # whoever called has no handle: nothing of it must run
+            job._ask_cancel()
+            raise
 
 
 def _default(primitive: Any, name: str) -> Any:
@@ -534,7 +540,7 @@ class _Block:
         Something shared holds a descriptor until its last job has ended, and runs may be many.
         """
         whole = b"".join(self._pieces)
-        if count == 1 or count * len(whole) <= _COPIED or len(_sources) >= _file_limit():
+        if count == 1 or count * len(whole) <= _COPIED or len(_sources) >= file_limit():
             return whole
         shared: Any = share(np.frombuffer(whole, np.uint8))
         _sources.add(shared._source)

@@ -14,11 +14,13 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import cloudpickle
 import psutil
 import pytest
+from helpers import call_traced
 
 pytest.importorskip("qiskit", reason="the extra `qiskit` is not installed")
 pytest.importorskip("qiskit_aer", reason="the extra `qiskit` is not installed")
@@ -695,6 +697,53 @@ def test_an_interrupt_of_run_leaves_nothing_running(own: JobPool, marks: Path) -
     assert gone(begun(marks, "hold"))
 
 
+def interrupt_at(place: int, call: Callable[[], object]) -> int:
+    """Make a call with a KeyboardInterrupt at one of the places where the package may get one.
+
+    Returns:
+        How many places it came by.
+    """
+    count = 0
+
+    def step(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal count
+        ours = frame.f_globals.get("__name__", "").startswith("primitive_jobs")
+        if not ours or frame.f_code.co_name == "__del__":
+            return None
+        # No signal is looked for between a function's last call and its return, only by whoever
+        # called it: and that is the test.
+        if event != "return" or frame.f_code.co_name != "run":
+            count += 1
+            if count == place:
+                raise KeyboardInterrupt
+        return step
+
+    call_traced(call, step)
+    return count
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_anywhere_in_run_leaves_nothing_queued(own: JobPool, marks: Path) -> None:
+    sampler = PooledSampler(Obedient(marks), alone(own))
+    busy = sampler.run([bell("hold-1"), bell("hold-2")])
+    until(lambda: all(part.running() for part in busy.parts), "the two that hold the workers")
+    whole: list[PooledJob] = []
+
+    def run() -> None:
+        whole.append(sampler.run([bell("never")] * 3))
+
+    places = interrupt_at(0, run)
+    assert whole.pop().cancel()
+    assert places > 300
+    for place in [*range(1, places, 7), *range(places - 10, places + 1)]:
+        interrupt_at(place, run)
+        assert all(job.cancel() for job in whole)  # it came by fewer places this time
+        until(lambda: own.jobs() == list(busy.parts), f"the end of what {place} interrupted")
+    (marks / "release").touch()
+    assert len(busy.result(PATIENCE)) == 2
+    assert not (marks / "never").exists()
+
+
 def test_an_interrupt_of_result_cancels_nothing(two: JobPool, marks: Path) -> None:
     job = PooledSampler(Obedient(marks), alone(two)).run([bell("hold"), bell("pass")])
 
@@ -863,7 +912,7 @@ def test_runs_that_wait_hold_few_descriptors(
     one: JobPool, marks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many: the program needs some itself."""
-    monkeypatch.setattr(ours, "_file_limit", lambda: 2)
+    monkeypatch.setattr(ours, "file_limit", lambda: 2)
     sampler = PooledSampler(Obedient(marks), alone(one))
     first = sampler.run([bell("hold")])
     begun(marks, "hold")
