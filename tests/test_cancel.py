@@ -494,7 +494,8 @@ def return_when_asked(folder: Path) -> int:
 
 
 def test_what_the_asking_for_a_stack_brings_about_does_not_count(one: JobPool, marks: Path) -> None:
-    job = one.options(timeout=0.3).submit(return_when_asked, marks)
+    one.submit(write_mark, marks, "warm").result(PATIENCE)
+    job = one.options(timeout=0.5).submit(return_when_asked, marks)
     error = job.exception(PATIENCE)
     assert isinstance(error, JobTimeoutError)
     assert job.status() is JobStatus.ERROR
@@ -505,7 +506,9 @@ def test_a_job_that_tells_no_stack_is_not_waited_for(
     function: Callable[[Path], None], one: JobPool, marks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "_STACK_TIME", 1000.0)
-    job = one.options(timeout=0.3).submit(function, marks)
+    # A stack there would be while the worker still loads what the job needs.
+    one.submit(write_mark, marks, "warm").result(PATIENCE)
+    job = one.options(timeout=0.5).submit(function, marks)
     error = job.exception(PATIENCE)
     assert isinstance(error, JobTimeoutError)
     assert error.stack is None

@@ -235,7 +235,7 @@ def test_no_retry_but_after_a_death(one: JobPool, marks: Path) -> None:
     with pytest.raises(SerializationError):
         view.submit(answer).result(PATIENCE)
     with pytest.raises(JobTimeoutError):
-        view.options(timeout=0.2).submit(note_and, "timeout").result(PATIENCE)
+        view.options(timeout=0.5).submit(note_and, "timeout").result(PATIENCE)
     job = view.submit(note_and, "cancel")
     until(lambda: list(marks.glob("cancel*")), "its start")
     assert job.cancel()
