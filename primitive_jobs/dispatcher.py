@@ -1071,7 +1071,8 @@ class Dispatcher:
     def _reap(self) -> None:
         self._own_threads.add(threading.get_ident())
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        while (order := self._to_reap.get()) is not None:
+        orders: collections.deque[tuple[WorkerProcess, bool] | None] = collections.deque()
+        while (order := self._next_to_reap(orders)) is not None:
             process, ask_stack = order
             try:
                 evidence = process.end(ask_stack=ask_stack)
@@ -1081,6 +1082,23 @@ class Dispatcher:
                 evidence = Evidence(process.pid, error=error)
             self._tell(Gone(process.slot, evidence))
             del order, process
+
+    def _next_to_reap(
+        self, orders: collections.deque[tuple[WorkerProcess, bool] | None]
+    ) -> tuple[WorkerProcess, bool] | None:
+        """Take the next order, and see to it that the processes of all others hold still.
+
+        Else each of many that compute would have to wait for a processor before it can die.
+        """
+        if not orders:
+            orders.append(self._to_reap.get())
+        with contextlib.suppress(queue.Empty):
+            while True:
+                orders.append(self._to_reap.get_nowait())
+                if orders[-1] is not None:
+                    process, ask_stack = orders[-1]
+                    process.hold_still(ask_stack=ask_stack)
+        return orders.popleft()
 
     def _watch_memory(self) -> None:
         self._own_threads.add(threading.get_ident())

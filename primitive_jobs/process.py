@@ -101,6 +101,7 @@ class WorkerProcess:
         self.link_lost = False
         self.heard_out = False
         self.shared: set[int] = set()
+        self._asked = False
         self._own_death = False
         self._oom_kills = oom_kills()
         self._page = _make_page()
@@ -155,6 +156,12 @@ class WorkerProcess:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGTERM)
 
+    def hold_still(self, *, ask_stack: bool = False) -> None:
+        """Have it compute no more until `end` is called, with the same argument."""
+        # How one without its link ends by itself is still to be seen.
+        if not (ask_stack and self._ask_stack()) and not self.link_lost:
+            self._signal_group(signal.SIGSTOP)
+
     def end(self, *, ask_stack: bool = False) -> Evidence:
         """Kill it and every process below it, reap it, and return what is known of its death.
 
@@ -162,8 +169,8 @@ class WorkerProcess:
         """
         # A dying process closes its link a moment before it is dead.
         cut_off = self.link_lost and not _readable(self.death, _DYING)
-        if ask_stack:
-            self._ask_stack()
+        if ask_stack and self._ask_stack():
+            self._await_stack()
         below = self._kill_tree()
         exitcode, peak = self._reap()
         _wait_until_gone(below)
@@ -190,23 +197,29 @@ class WorkerProcess:
             out_of_memory=None if cut_off else self._oom_signs(exitcode),
         )
 
-    def _ask_stack(self) -> None:
-        """Return once it has written its Python stack and does nothing more, or if it would not."""
+    def _ask_stack(self) -> bool:
+        """Have it write its Python stack and do nothing more; False if it would not."""
         number = worker.STACK_SIGNAL
-        if number is None:
-            return
+        if number is None or self._asked:
+            return self._asked
         now = signal_status(self.pid, number)
         if now is None or not now.caught or now.blocked or now.state in "TtXZ":
-            return
+            return False
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
+        self._asked = True
+        return True
+
+    def _await_stack(self) -> None:
+        """Return once it has done what it was asked for."""
+        assert worker.STACK_SIGNAL is not None
         end = time.monotonic() + _STACK_TIME
         size = 0
         # Afterwards it sleeps for good, which it has no other way to tell; unless signals of the
         # job's own wake it up again and again: then the stack does not grow any more.
         while not _readable(self.death, _STACK_PAUSE) and time.monotonic() < end:
             before, size = size, os.fstat(self._page).st_size
-            now = signal_status(self.pid, number)
+            now = signal_status(self.pid, worker.STACK_SIGNAL)
             whole = worker.PAGE_SIZE < size == before
             if now is None or (not now.pending and (now.state == "S" or whole)):
                 return

@@ -12,11 +12,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import cloudpickle
+import psutil
 import pytest
 from helpers import PATIENCE, be_neighbour, gone, until, write_mark
 
@@ -419,6 +420,51 @@ def test_cancel_all(marks: Path, grace: float) -> None:
         assert finished.status() is JobStatus.DONE
         assert pool.submit(abs, -2).result(PATIENCE) == 2
     assert not (marks / "started").exists()
+
+
+@pytest.mark.parametrize("how", ["cancel", "timeout"])
+def test_those_that_wait_for_their_end_hold_still(
+    marks: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Else many that compute would hold up each other's death."""
+    really_hold, really_end = process.WorkerProcess.hold_still, process.WorkerProcess.end
+    held: list[int] = []
+    ended: list[int] = []
+    states: list[str] = []
+
+    def hold_still(self: process.WorkerProcess, **given: Any) -> None:
+        held.append(self.pid)
+        really_hold(self, **given)
+
+    def end(self: process.WorkerProcess, **given: Any) -> Any:
+        ended.append(self.pid)
+        if len(ended) == 1:
+            until(lambda: len(held) + pool._dispatcher._to_reap.qsize() == 2, "the other orders")
+        if len(ended) == 2:
+            (last,) = {*pids} - {*ended}
+            still = {psutil.STATUS_STOPPED, psutil.STATUS_SLEEPING}
+            with suppress(AssertionError):  # it is to be killed all the same
+                until(lambda: psutil.Process(last).status() in still, "the last one to hold still")
+            states.append(psutil.Process(last).status())
+        return really_end(self, **given)
+
+    with JobPool(3, spare_workers=0) as pool:
+        warm = [pool.submit(be_neighbour, marks, number) for number in range(3)]
+        pids = read_pids(marks, ("neighbour0", "neighbour1", "neighbour2"))
+        write_mark(marks, "release")
+        wait(warm, PATIENCE)
+        monkeypatch.setattr(process.WorkerProcess, "hold_still", hold_still)
+        monkeypatch.setattr(process.WorkerProcess, "end", end)
+        limit = 0.5 if how == "timeout" else None
+        jobs = [pool.options(timeout=limit).submit(spin, marks) for _ in range(3)]
+        if how == "cancel":
+            until(lambda: all(job.running() for job in jobs), "RUNNING")
+            pool.cancel_all()
+        expected = JobStatus.CANCELLED if how == "cancel" else JobStatus.ERROR
+        assert wait(jobs, PATIENCE).not_done == set()
+        assert {job.status() for job in jobs} == {expected}
+        monkeypatch.undo()
+    assert states == [psutil.STATUS_STOPPED if how == "cancel" else psutil.STATUS_SLEEPING]
 
 
 # --- the timeout option ---------------------------------------------------------------------------
