@@ -150,11 +150,15 @@ class Trouble(Exception):
 
 
 class Obedient(StatevectorSampler):  # type: ignore[misc]
-    """Does with a pub what the name of its circuit says; leaves a mark of that name."""
+    """Does with a pub what the name of its circuit says; leaves a mark of that name.
 
-    def __init__(self, folder: Path) -> None:
+    Those that fail do so once the pub ``after`` has begun.
+    """
+
+    def __init__(self, folder: Path, after: str | None = None) -> None:
         super().__init__(seed=1)
         self.folder = folder
+        self.after = after
 
     def _run_pub(self, pub: Any) -> Any:
         name = pub.circuit.name
@@ -169,6 +173,8 @@ class Obedient(StatevectorSampler):  # type: ignore[misc]
         if order in ("warn", "fail"):
             warnings.warn("mind this", FutureWarning, stacklevel=1)
         if order == "fail":
+            if self.after is not None:
+                until((self.folder / self.after).exists, self.after)
             raise Trouble(name)
         if order == "die":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -452,7 +458,8 @@ def test_an_error_of_a_pub_arrives_as_itself_and_cancels_the_others(
     own: JobPool, marks: Path
 ) -> None:
     names = ["hold-1", "fail", "hold-2", "never"]
-    job = PooledSampler(Obedient(marks), alone(own)).run([bell(name) for name in names])
+    sampler = PooledSampler(Obedient(marks, after="hold-1"), alone(own))
+    job = sampler.run([bell(name) for name in names])
     with pytest.raises(FutureWarning):  # one that came before the error, an error itself here
         job.result(PATIENCE)
     with pytest.raises(Trouble) as caught:
