@@ -165,6 +165,8 @@ def hold(n):
 
 pool = JobPool(2)
 job = pool.submit(hold, 7)
+while not job.running():
+    time.sleep(0.01)
 """,
         *(f"tell_when_waiting(); {call}  # INTERRUPTED" for call in WAITS),
         "print(job.status().name, job.attempts)",
