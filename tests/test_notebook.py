@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import until
 
 from primitive_jobs import JobPool, JobStatus, PrimitiveJob
 from primitive_jobs.markup import bar, seconds
@@ -284,7 +285,7 @@ def test_a_pool_counts_what_has_ended_and_keeps_none_of_it(marks: Path) -> None:
         waiting = [pool.submit(pow, n, 2) for n in range(5)]
         assert cells_of(pool)["jobs"] == "5 queued, 1 running, 20 done, 1 failed"
         assert waiting[0].cancel()
-        assert "4 queued" in repr(pool)
+        until(lambda: "4 queued" in repr(pool), "the end of what wakes the dispatcher")
         (marks / "go").touch()
         waiting[-1].result(PATIENCE)
     assert cells_of(pool)["jobs"] == "0 queued, 0 running, 25 done, 1 failed, 1 cancelled"
