@@ -292,6 +292,7 @@ def test_it_checks_at_once(pool: JobPool) -> None:
 def test_timeout(pool: JobPool, capsys: pytest.CaptureFixture[str]) -> None:
     quick, slow = pool.submit(pow, 2, 3), pool.submit(time.sleep, 600)
     jobs: list[PrimitiveJob[Any]] = [quick, slow]
+    wait_for(lambda: quick.done() and slow.running())  # or the time may be over before
     loop = track(jobs, timeout=1.0)
     assert next(loop) is quick
     with pytest.raises(ResultTimeoutError, match="1 of 2 jobs are not final"):
