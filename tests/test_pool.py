@@ -253,9 +253,10 @@ def test_raising_callback_is_logged(pool: JobPool, caplog: pytest.LogCaptureFixt
         raise SystemExit("bad callback")
 
     with caplog.at_level(logging.ERROR, "primitive_jobs"):
-        job = pool.submit(double, 1)
+        job = PrimitiveJob(double, 1)
         job.add_done_callback(bad)
         job.add_done_callback(lambda _: done.set())
+        job.submit(pool)
         assert done.wait(PATIENCE)
     (record,) = [r for r in caplog.records if r.name == "primitive_jobs"]
     assert record.exc_info is not None
