@@ -390,8 +390,9 @@ def test_a_handler_raises(
     attach(handler)
     called: list[str] = []
     with JobPool(1) as pool:
-        job = pool.submit(os._exit, 1)
+        job = PrimitiveJob(os._exit, 1)
         job.add_done_callback(lambda _: called.append(threading.current_thread().name))
+        job.submit(pool)
         assert isinstance(job.exception(PATIENCE), WorkerDiedError)
         assert pool.submit(abs, -1).result(PATIENCE) == 1
     assert handler.did.is_set()
