@@ -184,7 +184,8 @@ def test_without_a_guard(
             patch.setattr("primitive_jobs.process.subprocess.Popen", popen)
             assert pool.submit(abs, -1).result(PATIENCE) == 1
         assert the_guard._process is None
-        assert "guard process cannot be started: [Errno 11] no process free" in caplog.text
+        failure = "guard process cannot be started: [Errno 11] no process free"
+        until(lambda: failure in caplog.text, "the record")  # it comes on a thread of its own
         assert subprocess.Popen is real
         # The next start of a worker makes it, and it knows of the first worker too.
         jobs = [pool.submit(wait_for, marks / "release") for _ in range(2)]
