@@ -33,6 +33,11 @@ pool = JobPool(1)
 def slow(value=None, seconds=0.1):
     time.sleep(seconds)
     return value
+go = pathlib.Path(__file__).with_name("go")
+def slow_from_go():
+    while not go.exists():
+        time.sleep(0.001)
+    slow()
 def fail():
     raise LookupError("never asked for")
 def say(*words):
@@ -42,7 +47,10 @@ def say(*words):
 EXITS = {
     "made, never submitted": ("job = PrimitiveJob(abs, -1)", ""),
     "queued": ("pool.submit(slow); pool.submit(say, 1); pool.submit(say, 2)", "1\n2\n"),
-    "running": ("job = pool.submit(slow)\nwhile not job.running(): pass", ""),
+    "running": (
+        "job = pool.submit(slow_from_go)\nwhile not job.running(): pass\ngo.touch()",
+        "",
+    ),
     "done, never asked": ("job = pool.submit(bytes, 10**6); job.wait()", ""),
     "cancelled": ("job = pool.submit(slow, 1, 1000); assert job.cancel()", ""),
     "cancelled while it ran": (
