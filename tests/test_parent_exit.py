@@ -68,7 +68,9 @@ EXITS = {
         """
 def late(job):
     try:
-        pool.submit(abs, -1)
+        while True:  # until the exit has begun
+            pool.submit(abs, -1)
+            time.sleep(0.01)
     except PoolClosedError as error:
         say("closed")
 pool.submit(slow).add_done_callback(late)
