@@ -104,11 +104,11 @@ for _ in range(4):
         """
 def use():
     with JobPool(1) as own:
-        job = pool.submit(slow)
+        job = pool.submit(slow_from_go)
         own.submit(slow, 1, 1000)
         sys.exit(3)  # ends the thread only, and cancels its pool's jobs
 thread = threading.Thread(target=use); thread.start(); thread.join()
-say(len(pool.jobs()))
+say(len(pool.jobs())); go.touch()
 """,
         "1\n",
     ),
