@@ -132,12 +132,18 @@ def test_a_strict_interpreter_has_nothing_to_say(tmp_path: Path) -> None:
 def test_a_fork_of_the_program_has_a_pool_of_its_own(tmp_path: Path) -> None:
     source = """
         import os, sys, time, warnings
+        from pathlib import Path
         from primitive_jobs import JobError, run
 
         # Python 3.12 and later warn of every fork of a program with threads.
         warnings.filterwarnings("ignore", "This process", DeprecationWarning)
         warm = run(os.getpid).result()
-        mine = run(lambda: (time.sleep(0.5), "parent's")[1])
+        go = Path(__file__).with_name("go")
+        def hold():
+            while not go.exists():
+                time.sleep(0.001)
+            return "parent's"
+        mine = run(hold)
         child = os.fork()
         if child == 0:
             assert run(lambda: "child's").result(20) == "child's"
@@ -148,6 +154,7 @@ def test_a_fork_of_the_program_has_a_pool_of_its_own(tmp_path: Path) -> None:
                 sys.exit(7)
             sys.exit(8)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        go.touch()
         print(mine.result(20), run(abs, -3).result(20))
     """
     expect(tmp_path, source, "7\nparent's 3\n")
