@@ -28,6 +28,7 @@ from primitive_jobs import (
     SerializationError,
     WorkerDiedError,
     memory,
+    process,
     worker,
 )
 from primitive_jobs.options import check_bytes
@@ -377,7 +378,11 @@ def test_a_lost_link_is_told(one: JobPool, marks: Path) -> None:
         one.submit(cut).result(PATIENCE)
 
 
-def test_an_end_seen_through_the_link_first_is_told_as_what_it_is(one: JobPool) -> None:
+def test_an_end_seen_through_the_link_first_is_told_as_what_it_is(
+    one: JobPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_DYING", PATIENCE)  # 2 ms may last long on a busy machine
+
     def end_slowly() -> None:
         os.closerange(3, 1000)
         time.sleep(0.002)
