@@ -532,7 +532,7 @@ def test_a_call_passes_its_timeout(one: JobPool) -> None:
 def test_a_timeout_is_for_a_given_chunk(one: JobPool) -> None:
     view = one.options(timeout=1)
     assert list(view.map(time.sleep, [0.0] * 3, chunksize=3)) == [None] * 3
-    got, error = take(view.map(time.sleep, [0.4] * 3, chunksize=3))
+    got, error = take(view.map(time.sleep, [0.9] * 3, chunksize=3))
     assert got == []
     assert isinstance(error, JobTimeoutError)
 
