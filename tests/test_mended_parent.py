@@ -158,7 +158,7 @@ job = run(abs, -1)
 inside.wait()
 def use():
     forked.set()
-    assert run(abs, -2).result(5) == 2
+    assert run(abs, -2).result(20) == 2
 print(in_child(use), job.result(20))
 """
     expect(tmp_path, FORK + source, "0 1\n")
@@ -279,7 +279,7 @@ def test_ctrl_c_while_a_pool_is_made(monkeypatch: pytest.MonkeyPatch, where: str
             JobPool(1)
     gc.collect()
     try:
-        until(lambda: set(threading.enumerate()) <= before, "the end of its threads", 2)
+        until(lambda: set(threading.enumerate()) <= before, "the end of its threads")
         assert the_guard._users == users
     finally:  # or every later test fails
         from primitive_jobs.dispatcher import _dispatchers
@@ -307,7 +307,7 @@ def test_the_guard_may_be_entered_again(tmp_path: Path) -> None:
         subprocess.Popen = popen
         pool = JobPool(1)
         try:
-            print(pool.submit(abs, -1).result(3))
+            print(pool.submit(abs, -1).result(20))
         except TimeoutError as error:
             print(error, flush=True)
             os._exit(1)
