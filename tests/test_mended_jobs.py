@@ -32,7 +32,7 @@ from primitive_jobs import (
     wait,
 )
 
-PATIENCE = 5.0  # s
+PATIENCE = 30.0  # s, after which what is waited for will not come
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -132,7 +132,7 @@ class Late(Exception):
 
 
 def _when_released(maker: int, mark: str) -> Exception:
-    end = time.monotonic() + 4 * PATIENCE
+    end = time.monotonic() + 2 * PATIENCE
     while os.getpid() != maker and not Path(mark).exists() and time.monotonic() < end:
         time.sleep(0.01)
     return Late()
@@ -192,7 +192,7 @@ def flee(folder: Path) -> None:
     """A chain of processes, each in a session of its own and gone at once."""
     if os.fork():
         time.sleep(1000)
-    end = time.monotonic() + 8 * PATIENCE
+    end = time.monotonic() + 2 * PATIENCE
     number = 0
     while time.monotonic() < end and not (folder / "stop").exists():
         if os.fork():
