@@ -399,7 +399,7 @@ def test_blocked_signals_cost_the_next_job_its_grace(pool: JobPool, marks: Path)
     job = pool.submit(clean_up, marks)
     while not (marks / "started").exists():
         time.sleep(0.002)
-    assert job.cancel(grace=1.0) is True
+    assert job.cancel(grace=PATIENCE) is True
     assert (marks / "cleaned").exists()
 
 
