@@ -315,11 +315,13 @@ finally:
 def test_sigterm_that_raises_system_exit(marks: Path, signals: int) -> None:
     with in_state(marks, HANDLED) as started:
         assert started.process.stdout is not None
+        stat = Path(f"/proc/{started.process.pid}/wchan")
+        # CPython loses a signal that comes right before a lock's wait.
+        until(lambda: "futex" in stat.read_text(), "the waiting for the job")
         started.process.send_signal(signal.SIGTERM)
         assert started.process.stdout.readline() == "leaving\n"
         if signals == 2:  # the exit waits for the job, until somebody insists
             # It must have come to wait, or the second interrupts Python's own last steps.
-            stat = Path(f"/proc/{started.process.pid}/wchan")
             until(lambda: "futex" in stat.read_text(), "the exit's waiting")
             started.process.send_signal(signal.SIGTERM)
         else:
