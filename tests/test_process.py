@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from helpers import PATIENCE, descriptors, gone, until
 
@@ -118,6 +119,7 @@ def test_terminate_ends_an_idle_worker(start: Start) -> None:
     take(process)
     call(process, os.getpid)
     take(process)
+    until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_SLEEPING, "idleness")
     process.terminate()
     assert select.select([process.death], [], [], PATIENCE)[0]
     evidence = process.end()
