@@ -154,12 +154,12 @@ class StatusTracker:
     def pid(self) -> int | None:
         """Process id of the worker that has it."""
         handed = self._unnoted()
-        return self._pid if handed is None else handed.pid
+        return self._pid if handed is None or self._outcome is not None else handed.pid
 
     @property
     def attempts(self) -> int:
         """How often a worker got it."""
-        return self._attempts + (self._unnoted() is not None)
+        return self._attempts if self._unnoted() is None else 1
 
     def _unnoted(self) -> HandOver | None:
         """What the dispatcher has not heard of yet."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -183,6 +186,30 @@ def test_what_was_handed_over_may_be_over_when_it_is_heard_of() -> None:
     assert names == ["INITIALIZING", "VALIDATING", "QUEUED", "RUNNING", "DONE"]
     with pytest.raises(RuntimeError, match="illegal"):
         in_state("RUNNING").ran(how, done())
+
+
+def test_who_looks_while_it_is_written_down_sees_what_is_true() -> None:
+    noting, how = handed_over()
+    ending, other = handed_over()
+
+    def look(frame: FrameType, event: str, arg: object) -> Any:
+        if frame.f_code.co_name in ("note", "ran"):
+            sys.settrace(None)
+            views.extend(seen(tracker)[:3] for tracker in (noting, ending))
+            sys.settrace(look)
+            return look
+        return None
+
+    views: list[tuple[object, ...]] = []
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        noting.note(how)
+        ending.ran(other, done())
+    finally:
+        sys.settrace(before)
+    assert len(views) > 20
+    assert set(views) == {("RUNNING", 77, 1), ("DONE", None, 1)}
 
 
 def test_a_hand_over_comes_too_late_for_what_has_ended() -> None:
