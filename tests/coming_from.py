@@ -323,7 +323,8 @@ def running_goes_on(side: Side) -> bool:
 def call_outlives_timeout(side: Side, timeout: float) -> bool:
     handle, pid = side.begun()
     with contextlib.suppress(*TIMEOUTS):
-        side.result(handle, timeout)
+        # With us it is the job's own timeout that counts.
+        side.result(handle, PATIENCE if isinstance(side.pool, JobPool) else timeout)
     return not gone(pid)
 
 
