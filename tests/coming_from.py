@@ -38,6 +38,7 @@ PATIENCE = 20.0  # s, after which what is waited for will not come
 IN_VAIN = 1.0  # s, after which a peer's result is taken to come never
 MANY = 100_000  # items: more than is taken ahead by a pool that leaves any
 CHUNK = 500  # of these in one call of a peer
+NEEDED = ("cloudpickle", "pathlib", "work")  # by calls: loaded before, it takes none of their time
 stack = contextlib.ExitStack()  # closed at the end
 FOLDER = Path(tempfile.gettempdir()) / f"coming-from-{os.getpid()}"
 
@@ -533,7 +534,7 @@ def claims_of_futures() -> dict[str, Claim]:
         TAKES_ALL: Claim(takes_all_first, of_futures),
         GOES_ON: Claim(running_goes_on, of_futures, our_executor),
         "only the waiting ends, the call goes on": Claim(
-            call_outlives_timeout, of_futures, partial(ours, timeout=0.2), (0.2,)
+            call_outlives_timeout, of_futures, partial(ours, timeout=0.2, preload=NEEDED), (0.2,)
         ),
         ALL_FAIL: Claim(death_fails_all, of_futures),
         NOTHING_MORE: Claim(death_is_the_end, of_futures),
@@ -610,7 +611,10 @@ def claims_of_joblib() -> dict[str, Claim]:
             all_results_lost, of_joblib, ours, ("crash",)
         ),
         "a late call costs the results of all calls": Claim(
-            all_results_lost, partial(of_joblib, timeout=1), partial(ours, timeout=1), ("late",)
+            all_results_lost,
+            partial(of_joblib, timeout=1),
+            partial(ours, timeout=1, preload=NEEDED),
+            ("late",),
         ),
     }
 
