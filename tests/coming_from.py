@@ -158,6 +158,13 @@ class Side(NamedTuple):
             return error
         return None
 
+    def is_ours(self) -> bool:
+        return isinstance(self.pool, JobPool)
+
+    def vain_or_not(self) -> float:
+        """Seconds to wait for what a peer does, and we do not."""
+        return IN_VAIN if self.is_ours() else PATIENCE
+
     def begun(self, function: Callable[..., Any] = begin, *args: Any) -> tuple[Any, int]:
         """A call that runs, and the pid that it told."""
         mark = new_mark()
@@ -317,7 +324,7 @@ def takes_all_unasked(side: Side) -> bool:
     taken: list[int] = []
     results = side.map(abs, counted(taken))
     assert next(results) == 0
-    return until(lambda: len(taken) == MANY, IN_VAIN)
+    return until(lambda: len(taken) == MANY, side.vain_or_not())
 
 
 def running_goes_on(side: Side) -> bool:
@@ -332,7 +339,7 @@ def call_outlives_timeout(side: Side, timeout: float) -> bool:
     handle, pid = side.begun()
     with contextlib.suppress(*TIMEOUTS):
         # With us it is the job's own timeout that counts.
-        side.result(handle, PATIENCE if isinstance(side.pool, JobPool) else timeout)
+        side.result(handle, PATIENCE if side.is_ours() else timeout)
     return not gone(pid)
 
 
@@ -366,20 +373,22 @@ def bad_initializer_breaks_it(side: Side) -> bool:
 
 def initializer_is_repeated(side: Side, file: Path) -> bool:
     assert side.error(side.submit(abs, -1), in_vain=True) is not None
-    repeated = until(lambda: len(file.read_text()) > 5, IN_VAIN)
+    assert until(file.exists)
+    repeated = until(lambda: len(file.read_text()) > 5, side.vain_or_not())
     file.unlink()
     return repeated
 
 
 def shutdown_waits(side: Side) -> bool:
-    handle, _ = side.begun(nap)
-    option = "cancel" if isinstance(side.pool, JobPool) else "cancel_futures"
+    # Ours shall not have ended by itself, whenever the shutdown comes.
+    handle, _ = side.begun(hold, new_mark()) if side.is_ours() else side.begun(nap)
+    option = "cancel" if side.is_ours() else "cancel_futures"
     side.pool.shutdown(**{option: True})
     return side.error(handle) is None
 
 
 def killing_is_the_end(side: Side) -> bool:
-    if isinstance(side.pool, JobPool):
+    if side.is_ours():
         side.pool.cancel_all()
     else:
         side.pool.shutdown(kill_workers=True)
@@ -447,7 +456,8 @@ def prepared_in_main() -> int:
 
 
 def end_of_block_kills(side: Side) -> bool:
-    handle, _ = side.begun(nap)
+    # The peer's shall not have ended by itself, whenever the block's end comes.
+    handle, _ = side.begun(nap) if side.is_ours() else side.begun(hold, new_mark())
     with side.pool:
         pass
     return side.error(handle, in_vain=True) is not None
@@ -455,7 +465,7 @@ def end_of_block_kills(side: Side) -> bool:
 
 def terminated_is_not_told(side: Side) -> bool:
     handle, _ = side.begun()
-    if isinstance(side.pool, JobPool):
+    if side.is_ours():
         side.pool.shutdown(cancel=True)
     else:
         side.pool.terminate()
