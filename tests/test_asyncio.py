@@ -254,8 +254,8 @@ def test_shield_cancels_nothing(two: JobPool, tmp_path: Path) -> None:
 
 def test_grace(two: JobPool, tmp_path: Path) -> None:
     def clean_up() -> None:
-        (tmp_path / "begun").touch()
         try:
+            (tmp_path / "begun").touch()
             hold(tmp_path / "never")
         finally:
             (tmp_path / "cleaned").touch()

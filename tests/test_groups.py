@@ -327,8 +327,8 @@ def test_a_race_that_nobody_wins(pool: JobPool) -> None:
 
 def test_the_others_have_their_grace(two: JobPool, tmp_path: Path) -> None:
     def clean_up(begun: Path, mark: Path) -> None:
-        begun.touch()
         try:
+            begun.touch()
             hold(tmp_path / "never")
         finally:
             mark.touch()
