@@ -690,9 +690,11 @@ def test_nothing_of_ours_waits_on_the_loops_thread(
             assert await asyncio.gather(*[pool_of.submit(abs, n) for n in range(9)])
         assert job.cancelled()
         assert not found
+        held = pool_of.submit(hold, Path("/nowhere"))
         with waits_of_ours() as found:
-            pool_of.submit(time.sleep, 0.02).result()
+            held.wait(0.01)
         assert found, "what waits is noticed"
+        assert held.cancel()
 
     with JobPool(2) as pool, JobPool(2) as pool_of, JobExecutor(pool=pool_of) as executor:
         pool.submit(double, 1).result(PATIENCE)
