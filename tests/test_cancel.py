@@ -249,7 +249,8 @@ WAYS: dict[str, Callable[[JobPool, PrimitiveJob[Any]], object]] = {
 @pytest.mark.parametrize("way", WAYS)
 def test_the_grace_of_a_job(marks: Path, way: str) -> None:
     with JobPool(max_workers=1) as pool:
-        pool.submit(abs, 1).result(PATIENCE)  # so that the next one is handed over
+        # So that the next one is handed over, to a worker that has loaded what it needs.
+        pool.submit(write_mark, marks, "warm").result(PATIENCE)
         options: dict[str, Any] = {"timeout": 2.0} if way == "timeout" else {}
         job = pool.options(grace=PATIENCE, **options).submit(clean_up, marks)
         (pid,) = read_pids(marks, ("worker",))
