@@ -1015,8 +1015,8 @@ def test_submit_after_the_programs_end(tmp_path: Path) -> None:
 
 
 def test_a_fork_of_the_program(tmp_path: Path) -> None:
-    source = """
-        import concurrent.futures, os, sys, time, warnings
+    source = f"""
+        import concurrent.futures, os, pathlib, sys, time, warnings
         from primitive_jobs import JobError, JobExecutor, PoolClosedError
 
         # Python 3.12 and later warn of every fork of a program with threads.
@@ -1024,12 +1024,17 @@ def test_a_fork_of_the_program(tmp_path: Path) -> None:
         executor = JobExecutor(1)
         done = executor.submit(abs, -1)
         assert done.result() == 1
-        running = executor.submit(lambda: (time.sleep(0.5), "parent's")[1])
+        gate = pathlib.Path({str(tmp_path / "gate")!r})
+        def hold():
+            while not gate.exists():
+                time.sleep(0.01)
+            return "parent's"
+        running = executor.submit(hold)
         queued = executor.submit(abs, -2)
         child = os.fork()
         if child == 0:
             assert done.result() == 1
-            futures = {done, running, queued}
+            futures = {{done, running, queued}}
             assert concurrent.futures.wait(futures, 20).done == futures
             assert isinstance(running.exception(), JobError)
             assert not running.cancel()
@@ -1042,6 +1047,7 @@ def test_a_fork_of_the_program(tmp_path: Path) -> None:
                 sys.exit(7)
             sys.exit(8)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        gate.touch()
         print(running.result(20), queued.result(20))
     """
     expect(tmp_path, source, "7\nparent's 2\n")
