@@ -566,11 +566,22 @@ def process_for_ever(folder: Path) -> None:
     multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,)).start()
 
 
-@pytest.mark.parametrize("attack", [at_exit, thread_for_ever, process_for_ever], ids=ids)
+@pytest.mark.parametrize(
+    ("attack", "leave_time"),
+    [
+        (at_exit, 0.7),  # in which the first of its handlers has to be called
+        (thread_for_ever, 0.1),
+        (process_for_ever, 0.1),
+    ],
+    ids=ids,
+)
 def test_a_worker_that_does_not_leave_is_made_to(
-    marks: Path, attack: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+    marks: Path,
+    attack: Callable[[Path], None],
+    leave_time: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(scheduler, "LEAVE_TIME", 0.3)
+    monkeypatch.setattr(scheduler, "LEAVE_TIME", leave_time)
     with JobPool(max_workers=2) as pool:
         job = pool.submit(attack, marks)
         job.result(PATIENCE)
