@@ -260,8 +260,11 @@ def span(seconds: float) -> tuple[float, float]:
     return start, time.monotonic()
 
 
-def test_n_jobs_holds_in_a_pool_that_is_larger() -> None:
+def test_n_jobs_holds_in_a_pool_that_is_larger(marks: Path) -> None:
     with JobPool(3, spare_workers=0) as three, joblib.parallel_config(backend=NAME, pool=three):
+        # All workers are there, or the first one might do all before the second is.
+        for job in [three.submit(meet, marks, 3) for _ in range(3)]:
+            job.result(PATIENCE)
         spans = Parallel(n_jobs=2, pre_dispatch="all", batch_size=1)(
             delayed(span)(0.03) for _ in range(12)
         )
