@@ -111,7 +111,7 @@ from .messages import (
     Withdrawn,
 )
 from .options import DEFAULT_OPTIONS
-from .process import WorkerConfig, WorkerProcess, the_guard
+from .process import STACK_PAUSE, WorkerConfig, WorkerProcess, the_guard
 from .reloads import code_watch
 from .scheduler import BUSY, GRACE, IDLE, STARTING, WARMING, Scheduler
 from .serialize import one_line
@@ -1071,34 +1071,39 @@ class Dispatcher:
     def _reap(self) -> None:
         self._own_threads.add(threading.get_ident())
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        orders: collections.deque[tuple[WorkerProcess, bool] | None] = collections.deque()
-        while (order := self._next_to_reap(orders)) is not None:
-            process, ask_stack = order
+        orders: list[WorkerProcess | None] = []
+        while (process := self._next_to_reap(orders)) is not None:
             try:
-                evidence = process.end(ask_stack=ask_stack)
+                evidence = process.end()
             except BaseException as error:  # noqa: BLE001 - it is logged
                 text = "worker %d could not be ended properly"
                 process.report(logging.ERROR, text, process.pid, error=error)
                 evidence = Evidence(process.pid, error=error)
             self._tell(Gone(process.slot, evidence))
-            del order, process
+            del process
 
-    def _next_to_reap(
-        self, orders: collections.deque[tuple[WorkerProcess, bool] | None]
-    ) -> tuple[WorkerProcess, bool] | None:
+    def _next_to_reap(self, orders: list[WorkerProcess | None]) -> WorkerProcess | None:
         """Take the next order, and see to it that the processes of all others hold still.
 
-        Else each of many that compute would have to wait for a processor before it can die.
+        Else each of many that compute would have to wait for a processor before it can die. One
+        that does not tell its stack, since its file system hangs, holds up no other.
         """
-        if not orders:
-            orders.append(self._to_reap.get())
-        with contextlib.suppress(queue.Empty):
-            while True:
-                orders.append(self._to_reap.get_nowait())
-                if orders[-1] is not None:
-                    process, ask_stack = orders[-1]
-                    process.hold_still(ask_stack=ask_stack)
-        return orders.popleft()
+        pause = 0.0 if orders else None
+        while True:
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    order = self._to_reap.get(timeout=pause)
+                    pause = 0.0
+                    if order is not None:
+                        order[0].hold_still(ask_stack=order[1])
+                    orders.append(order and order[0])
+            for process in orders:
+                if process is not None and process.is_still():
+                    orders.remove(process)
+                    return process
+            if orders == [None]:
+                return None
+            pause = STACK_PAUSE
 
     def _watch_memory(self) -> None:
         self._own_threads.add(threading.get_ident())

@@ -41,7 +41,8 @@ _DYING = 0.1  # s that a process without its link has to be found dead, before i
 _VANISH = 0.1  # s, for the system's init process to take dead grandchildren off the table
 _STACK_LIMIT = 64 * 1024  # bytes of a stack that are read
 _STACK_TIME = 0.5  # s, for a stack to be written: 1 ms is enough, unless the machine is very busy
-_STACK_PAUSE = 0.0005  # s, between two looks whether it is
+STACK_PAUSE = 0.0005  # s, between two looks whether it is
+_STACK_REST = 0.05  # s, in which one that is still being written grows
 _TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP)
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes: getrusage(2)
 _CRASHES = (signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT, signal.SIGBUS, signal.SIGILL)
@@ -101,7 +102,8 @@ class WorkerProcess:
         self.link_lost = False
         self.heard_out = False
         self.shared: set[int] = set()
-        self._asked = False
+        self._stack_due: float | None = None  # how long one is waited for; None: not asked for
+        self._stack_size, self._stack_grew = 0, 0.0  # as it was last seen, and since when
         self._own_death = False
         self._oom_kills = oom_kills()
         self._page = _make_page()
@@ -157,20 +159,38 @@ class WorkerProcess:
             os.kill(self.pid, signal.SIGTERM)
 
     def hold_still(self, *, ask_stack: bool = False) -> None:
-        """Have it compute no more until `end` is called, with the same argument."""
+        """Have it compute no more until `end` is called.
+
+        With ``ask_stack`` it is made to write its Python stack first: see `is_still`.
+        """
+        if ask_stack:
+            self._ask_stack()
         # How one without its link ends by itself is still to be seen.
-        if not (ask_stack and self._ask_stack()) and not self.link_lost:
+        if self._stack_due is None and not self.link_lost:
             self._signal_group(signal.SIGSTOP)
 
-    def end(self, *, ask_stack: bool = False) -> Evidence:
-        """Kill it and every process below it, reap it, and return what is known of its death.
+    def is_still(self) -> bool:
+        """Whether it has written the stack that it was asked for, or will not any more."""
+        now = time.monotonic()
+        if self._stack_due is None or now > self._stack_due or _readable(self.death, 0):
+            return True
+        assert worker.STACK_SIGNAL is not None
+        status = signal_status(self.pid, worker.STACK_SIGNAL)
+        size = os.fstat(self._page).st_size
+        if size != self._stack_size:
+            self._stack_size, self._stack_grew = size, now
+        if status is None or status.pending:
+            return status is None
+        # Afterwards it sleeps for good, which it has no other way to tell; unless signals of the
+        # job's own wake it up again and again: then the stack does not grow any more.
+        return status.state == "S" or (
+            size > worker.PAGE_SIZE and now - self._stack_grew > _STACK_REST
+        )
 
-        With ``ask_stack`` it is made to write its Python stack first.
-        """
+    def end(self) -> Evidence:
+        """Kill it and every process below it, reap it, and return what is known of its death."""
         # A dying process closes its link a moment before it is dead.
         cut_off = self.link_lost and not _readable(self.death, _DYING)
-        if ask_stack and self._ask_stack():
-            self._await_stack()
         below = self._kill_tree()
         exitcode, peak = self._reap()
         _wait_until_gone(below)
@@ -181,7 +201,8 @@ class WorkerProcess:
             noted, initializing, inherited = worker.NOTES.unpack(
                 os.pread(self._page, worker.NOTES.size, 0)
             )
-            if ask_stack or (exitcode is not None and -exitcode in _CRASHES):
+            crashed = exitcode is not None and -exitcode in _CRASHES
+            if crashed or self._stack_due is not None:
                 text = os.pread(self._page, _STACK_LIMIT, worker.PAGE_SIZE)
                 stack = text.decode(errors="replace").strip() or None
         except (OSError, struct.error):  # a job may have cut it short
@@ -197,32 +218,16 @@ class WorkerProcess:
             out_of_memory=None if cut_off else self._oom_signs(exitcode),
         )
 
-    def _ask_stack(self) -> bool:
-        """Have it write its Python stack and do nothing more; False if it would not."""
+    def _ask_stack(self) -> None:
+        """Have it write its Python stack and do nothing more, if it can."""
         number = worker.STACK_SIGNAL
-        if number is None or self._asked:
-            return self._asked
-        now = signal_status(self.pid, number)
-        if now is None or not now.caught or now.blocked or now.state in "TtXZ":
-            return False
+        now = None if number is None else signal_status(self.pid, number)
+        if number is None or now is None or not now.caught or now.blocked or now.state in "TtXZ":
+            return
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
-        self._asked = True
-        return True
-
-    def _await_stack(self) -> None:
-        """Return once it has done what it was asked for."""
-        assert worker.STACK_SIGNAL is not None
-        end = time.monotonic() + _STACK_TIME
-        size = 0
-        # Afterwards it sleeps for good, which it has no other way to tell; unless signals of the
-        # job's own wake it up again and again: then the stack does not grow any more.
-        while not _readable(self.death, _STACK_PAUSE) and time.monotonic() < end:
-            before, size = size, os.fstat(self._page).st_size
-            now = signal_status(self.pid, worker.STACK_SIGNAL)
-            whole = worker.PAGE_SIZE < size == before
-            if now is None or (not now.pending and (now.state == "S" or whole)):
-                return
+        # From now on: many that do not answer are waited for together.
+        self._stack_due = time.monotonic() + _STACK_TIME
 
     def _oom_signs(self, exitcode: int | None) -> str | None:
         """What says that a SIGKILL came from the kernel, short of memory."""

@@ -440,7 +440,7 @@ def test_those_that_wait_for_their_end_hold_still(
     def end(self: process.WorkerProcess, **given: Any) -> Any:
         ended.append(self.pid)
         if len(ended) == 1:
-            until(lambda: len(held) + pool._dispatcher._to_reap.qsize() == 2, "the other orders")
+            until(lambda: len(held) + pool._dispatcher._to_reap.qsize() == 3, "the other orders")
         if len(ended) == 2:
             (last,) = {*pids} - {*ended}
             still = {psutil.STATUS_STOPPED, psutil.STATUS_SLEEPING}
@@ -546,6 +546,58 @@ def test_what_the_asking_for_a_stack_brings_about_does_not_count(one: JobPool, m
     error = job.exception(PATIENCE)
     assert isinstance(error, JobTimeoutError)
     assert job.status() is JobStatus.ERROR
+
+
+def find_page() -> int:
+    descriptors = Path("/proc/self/fd").iterdir()
+    return next(int(d.name) for d in descriptors if "primitive_jobs-page" in str(d.readlink()))
+
+
+def write_in_two_parts(folder: Path) -> None:
+    page = find_page()
+
+    def answer(*_: object) -> None:
+        os.write(page, b"first\n")
+        end = time.monotonic() + 0.02
+        while time.monotonic() < end:  # as if it had to wait for a processor
+            pass
+        os.write(page, b"last\n")
+        time.sleep(1000)
+
+    signal.signal(signal.SIGRTMAX, answer)
+    spin(folder)
+
+
+def test_a_stack_is_waited_for_until_it_is_whole(
+    one: JobPool, marks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_STACK_REST", 1000.0)
+    monkeypatch.setattr(process, "_STACK_TIME", 1000.0)
+    one.submit(write_mark, marks, "warm").result(PATIENCE)
+    error = one.options(timeout=0.5).submit(write_in_two_parts, marks).exception(PATIENCE)
+    assert isinstance(error, JobTimeoutError)
+    assert error.stack == "first\nlast"
+
+
+def answer_late(folder: Path) -> None:
+    signal.signal(signal.SIGRTMAX, lambda *_: write_mark(folder, "asked"))
+    while not (folder / "answer").exists():
+        pass
+    time.sleep(1000)
+
+
+def test_a_stack_that_does_not_come_holds_up_no_other_kill(
+    two: JobPool, marks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_STACK_TIME", 20.0)
+    two.submit(write_mark, marks, "warm").result(PATIENCE)
+    late = two.options(timeout=1).submit(answer_late, marks)
+    other = two.submit(spin, marks)
+    until((marks / "asked").exists, "the asking")
+    assert other.cancel()
+    assert late.running()
+    write_mark(marks, "answer")
+    assert isinstance(late.exception(PATIENCE), JobTimeoutError)
 
 
 @pytest.mark.parametrize("function", [stop_itself, block_all_signals, ignore_all_signals])
