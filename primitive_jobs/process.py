@@ -224,8 +224,7 @@ class WorkerProcess:
         now = None if number is None else signal_status(self.pid, number)
         if number is None or now is None or not now.caught or now.blocked or now.state in "TtXZ":
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, number)
+        _signal_main_thread(self.pid, number)
         # From now on: many that do not answer are waited for together.
         self._stack_due = time.monotonic() + _STACK_TIME
 
@@ -317,6 +316,18 @@ class WorkerProcess:
         if self._own_death:
             os.close(self.death)
         self._process._popen.close()  # its sentinel
+
+
+def _signal_main_thread(pid: int, number: int) -> None:
+    """Send a signal that no other thread of a process takes, as one that just starts would."""
+    import ctypes
+
+    tgkill = getattr(ctypes.CDLL(None), "tgkill", None)
+    if tgkill is not None:
+        tgkill(pid, pid, number)  # harmless if it is gone
+    else:  # glibc before 2.30, musl
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _readable(fd: int, seconds: float) -> bool:

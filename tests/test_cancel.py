@@ -28,6 +28,7 @@ from primitive_jobs import (
     JobStatus,
     JobTimeoutError,
     PrimitiveJob,
+    memory,
     process,
     wait,
 )
@@ -546,6 +547,33 @@ def test_what_the_asking_for_a_stack_brings_about_does_not_count(one: JobPool, m
     error = job.exception(PATIENCE)
     assert isinstance(error, JobTimeoutError)
     assert job.status() is JobStatus.ERROR
+
+
+def block_until_asked(folder: Path) -> None:
+    threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMAX])
+    write_mark(folder, "worker", os.getpid())
+    while signal.SIGRTMAX not in signal.sigpending():
+        pass
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGRTMAX])
+
+
+def test_the_stack_is_that_of_the_main_thread(
+    one: JobPool, marks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where another one could take the signal, as while a thread is being started."""
+    really_look = memory.signal_status
+
+    def look(pid: int, number: int) -> Any:
+        seen = really_look(pid, number)
+        return seen and seen._replace(blocked=False)  # as it was a moment before
+
+    monkeypatch.setattr(process, "signal_status", look)
+    one.submit(write_mark, marks, "warm").result(PATIENCE)
+    error = one.options(timeout=0.5).submit(block_until_asked, marks).exception(PATIENCE)
+    assert isinstance(error, JobTimeoutError)
+    assert error.stack is not None
+    assert " in block_until_asked\n" in error.stack
 
 
 def find_page() -> int:
