@@ -69,6 +69,19 @@ def _tree(root: int) -> list[int]:
     return found
 
 
+def processes_below(root: int) -> list[psutil.Process]:
+    """The processes below one."""
+    pids = _tree(root)[1:]
+    found = []
+    if pids:
+        import psutil
+
+        for pid in pids:
+            with contextlib.suppress(psutil.Error, OSError):
+                found.append(psutil.Process(pid))
+    return found
+
+
 def has_children(pid: int) -> bool | None:
     """Whether a process has any child; None where the system does not tell in this way.
 

@@ -13,6 +13,7 @@ import logging
 import multiprocessing
 import multiprocessing.process
 import os
+import resource
 import select
 import signal
 import struct
@@ -29,7 +30,7 @@ from . import guard, worker
 from .channel import HAVE_PACKETS, PacketChannel, StreamChannel, pair
 from .errors import InitializerError
 from .logs import Report, report_here
-from .memory import has_children, oom_kills, signal_status
+from .memory import has_children, oom_kills, processes_below, signal_status
 from .messages import Evidence
 from .serialize import one_line, reduce_code
 
@@ -104,6 +105,7 @@ class WorkerProcess:
         self.shared: set[int] = set()
         self._stack_due: float | None = None  # how long one is waited for; None: not asked for
         self._stack_size, self._stack_grew = 0, 0.0  # as it was last seen, and since when
+        self._below_asked: list[psutil.Process] = []  # what was below it when it was asked
         self._own_death = False
         self._oom_kills = oom_kills()
         self._page = _make_page()
@@ -202,7 +204,8 @@ class WorkerProcess:
                 os.pread(self._page, worker.NOTES.size, 0)
             )
             crashed = exitcode is not None and -exitcode in _CRASHES
-            if crashed or self._stack_due is not None:
+            # Where it was asked, that is what has crashed it.
+            if crashed is (self._stack_due is None):
                 text = os.pread(self._page, _STACK_LIMIT, worker.PAGE_SIZE)
                 stack = text.decode(errors="replace").strip() or None
         except (OSError, struct.error):  # a job may have cut it short
@@ -224,6 +227,11 @@ class WorkerProcess:
         now = None if number is None else signal_status(self.pid, number)
         if number is None or now is None or not now.caught or now.blocked or now.state in "TtXZ":
             return
+        self._below_asked = processes_below(self.pid)
+        if hasattr(resource, "prlimit"):
+            with contextlib.suppress(OSError, ValueError):
+                # CPython 3.11 to 3.13 may crash over it: not even a pipe gets a dump (core(5)).
+                resource.prlimit(self.pid, resource.RLIMIT_CORE, (1, 1))
         _signal_main_thread(self.pid, number)
         # From now on: many that do not answer are waited for together.
         self._stack_due = time.monotonic() + _STACK_TIME
@@ -245,7 +253,8 @@ class WorkerProcess:
         # Stopped, the group starts no process any more; and an orphan of what is killed below
         # becomes the worker's child, so that the next look finds it.
         self._signal_group(signal.SIGSTOP)
-        below = [] if has_children(self.pid) is False else self._kill_below()
+        alone = not self._below_asked and has_children(self.pid) is False
+        below = [] if alone else self._kill_below()
         self._signal_group(signal.SIGKILL)
         with contextlib.suppress(ProcessLookupError):  # it may not lead its group yet
             os.kill(self.pid, signal.SIGKILL)
@@ -258,7 +267,10 @@ class WorkerProcess:
         give_up = time.monotonic() + GIVE_UP
         try:
             root = psutil.Process(self.pid)
-            while new := [p for p in root.children(recursive=True) if p not in below]:
+            # The first ones are not below it any more if the asking has crashed it.
+            while new := [
+                p for p in {*self._below_asked, *root.children(recursive=True)} if p not in below
+            ]:
                 below += new
                 for process in new:
                     with contextlib.suppress(psutil.Error, ProcessLookupError):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import os
 import pickle
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -605,6 +607,35 @@ def test_a_stack_is_waited_for_until_it_is_whole(
     error = one.options(timeout=0.5).submit(write_in_two_parts, marks).exception(PATIENCE)
     assert isinstance(error, JobTimeoutError)
     assert error.stack == "first\nlast"
+
+
+def crash_when_asked(folder: Path, tell: bool) -> None:
+    if not tell:
+        faulthandler.disable()
+    os.chdir(folder)
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (most, most))
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
+    libc.signal(signal.SIGRTMAX, ctypes.cast(libc.abort, ctypes.c_void_p))
+    child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    write_mark(folder, "escapee", child.pid)
+    spin(folder)
+
+
+@pytest.mark.parametrize("tell", [True, False])
+def test_a_crash_over_the_stack_leaves_nothing(one: JobPool, marks: Path, tell: bool) -> None:
+    """CPython may crash while it tells one."""
+    one.submit(write_mark, marks, "warm").result(PATIENCE)
+    error = one.options(timeout=1).submit(crash_when_asked, marks, tell).exception(PATIENCE)
+    (pid,) = read_pids(marks, ("escapee",))
+    escaped = not gone(pid)
+    if escaped:
+        os.kill(pid, signal.SIGKILL)
+    assert not escaped
+    assert isinstance(error, JobTimeoutError)
+    assert error.stack is None, "the job has not crashed"
+    assert not list(marks.glob("core*"))
 
 
 def answer_late(folder: Path) -> None:
