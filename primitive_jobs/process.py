@@ -166,7 +166,9 @@ class WorkerProcess:
         With ``ask_stack`` it is made to write its Python stack first: see `is_still`.
         """
         if ask_stack:
-            self._ask_stack()
+            # No descriptor free, most likely: then it is ended without.
+            with contextlib.suppress(Exception):
+                self._ask_stack()
         # How one without its link ends by itself is still to be seen.
         if self._stack_due is None and not self.link_lost:
             self._signal_group(signal.SIGSTOP)
