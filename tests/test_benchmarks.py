@@ -337,6 +337,28 @@ def test_a_change_of_mind_keeps_the_others() -> None:
     assert batches.anew_half(abs, list(range(-8, 0))).results == [8, 6, 4, 2]
 
 
+JOBLIB_HALF = """
+import sys, time
+from pathlib import Path
+from benchmarks import batches
+
+def sleep_and_tell(number):
+    (Path(sys.argv[1]) / str(number)).touch()
+    time.sleep(0.05)
+    return number
+
+print(batches.joblib_half(sleep_and_tell, list(range(24))).results == list(range(0, 24, 2)))
+"""
+
+
+def test_joblib_is_sent_no_more_of_what_is_not_wanted(marks: Path) -> None:
+    pytest.importorskip("joblib")
+    command = [sys.executable, "-c", JOBLIB_HALF, str(marks)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+    assert not (marks / "23").exists()
+
+
 def test_the_memory_of_children_is_watched() -> None:
     hold = "import sys; data = b'x' * 80_000_000; print(flush=True); sys.stdin.read(1)"
     with batches.watched_memory() as peak:
