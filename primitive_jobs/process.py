@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import logging
 import multiprocessing
 import multiprocessing.process
@@ -226,15 +227,23 @@ class WorkerProcess:
     def _ask_stack(self) -> None:
         """Have it write its Python stack and do nothing more, if it can."""
         number = worker.STACK_SIGNAL
-        now = None if number is None else signal_status(self.pid, number)
-        if number is None or now is None or not now.caught or now.blocked or now.state in "TtXZ":
+        if number is None:
             return
-        self._below_asked = processes_below(self.pid)
+        # All that takes time comes before the look: after it the job may still block the signal.
+        below, tgkill = processes_below(self.pid), _tgkill()
+        now = signal_status(self.pid, number)
+        if now is None or not now.caught or now.blocked or now.state in "TtXZ":
+            return
         if hasattr(resource, "prlimit"):
             with contextlib.suppress(OSError, ValueError):
                 # CPython 3.11 to 3.13 may crash over it: not even a pipe gets a dump (core(5)).
                 resource.prlimit(self.pid, resource.RLIMIT_CORE, (1, 1))
-        _signal_main_thread(self.pid, number)
+        if tgkill is not None:  # to its main thread: another may take what is sent to a process
+            tgkill(self.pid, self.pid, number)  # harmless if it is gone
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+        self._below_asked = below
         # From now on: many that do not answer are waited for together.
         self._stack_due = time.monotonic() + _STACK_TIME
 
@@ -332,16 +341,12 @@ class WorkerProcess:
         self._process._popen.close()  # its sentinel
 
 
-def _signal_main_thread(pid: int, number: int) -> None:
-    """Send a signal that no other thread of a process takes, as one that just starts would."""
+@functools.cache
+def _tgkill() -> Callable[[int, int, int], int] | None:
+    """The system call that sends a signal to one thread; glibc before 2.30 and musl have none."""
     import ctypes
 
-    tgkill = getattr(ctypes.CDLL(None), "tgkill", None)
-    if tgkill is not None:
-        tgkill(pid, pid, number)  # harmless if it is gone
-    else:  # glibc before 2.30, musl
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
+    return getattr(ctypes.CDLL(None), "tgkill", None)
 
 
 def _readable(fd: int, seconds: float) -> bool:

@@ -480,7 +480,7 @@ def test_a_job_that_passes_its_timeout_is_killed(marks: Path) -> None:
             folder = marks / function.__name__
             folder.mkdir()
             # A worker that has loaded what the job needs: that may take longer than 0.5 s.
-            pool.submit(write_mark, folder, "warm").result(PATIENCE)
+            pool.submit(load_this_module).result(PATIENCE)
             job = pool.options(timeout=0.5).submit(function, folder)
             (pid,) = read_pids(folder, ("worker",))
             with pytest.raises(JobTimeoutError, match=r"timeout of 0\.5 s") as caught:
@@ -495,6 +495,10 @@ def test_a_job_that_passes_its_timeout_is_killed(marks: Path) -> None:
             assert job.status() is JobStatus.ERROR
             assert job.cancel() is False
             assert isinstance(job.exception(), TimeoutError)
+
+
+def load_this_module() -> None:
+    """Have a worker import all that the jobs below need."""
 
 
 def stop_itself(folder: Path) -> None:
@@ -544,7 +548,7 @@ def return_when_asked(folder: Path) -> int:
 
 
 def test_what_the_asking_for_a_stack_brings_about_does_not_count(one: JobPool, marks: Path) -> None:
-    one.submit(write_mark, marks, "warm").result(PATIENCE)
+    one.submit(load_this_module).result(PATIENCE)
     job = one.options(timeout=0.5).submit(return_when_asked, marks)
     error = job.exception(PATIENCE)
     assert isinstance(error, JobTimeoutError)
@@ -571,7 +575,7 @@ def test_the_stack_is_that_of_the_main_thread(
         return seen and seen._replace(blocked=False)  # as it was a moment before
 
     monkeypatch.setattr(process, "signal_status", look)
-    one.submit(write_mark, marks, "warm").result(PATIENCE)
+    one.submit(load_this_module).result(PATIENCE)
     error = one.options(timeout=0.5).submit(block_until_asked, marks).exception(PATIENCE)
     assert isinstance(error, JobTimeoutError)
     assert error.stack is not None
@@ -603,7 +607,7 @@ def test_a_stack_is_waited_for_until_it_is_whole(
 ) -> None:
     monkeypatch.setattr(process, "_STACK_REST", 1000.0)
     monkeypatch.setattr(process, "_STACK_TIME", 1000.0)
-    one.submit(write_mark, marks, "warm").result(PATIENCE)
+    one.submit(load_this_module).result(PATIENCE)
     error = one.options(timeout=0.5).submit(write_in_two_parts, marks).exception(PATIENCE)
     assert isinstance(error, JobTimeoutError)
     assert error.stack == "first\nlast"
@@ -626,7 +630,7 @@ def crash_when_asked(folder: Path, tell: bool) -> None:
 @pytest.mark.parametrize("tell", [True, False])
 def test_a_crash_over_the_stack_leaves_nothing(one: JobPool, marks: Path, tell: bool) -> None:
     """CPython may crash while it tells one."""
-    one.submit(write_mark, marks, "warm").result(PATIENCE)
+    one.submit(load_this_module).result(PATIENCE)
     error = one.options(timeout=1).submit(crash_when_asked, marks, tell).exception(PATIENCE)
     (pid,) = read_pids(marks, ("escapee",))
     escaped = not gone(pid)
@@ -649,7 +653,7 @@ def test_a_stack_that_does_not_come_holds_up_no_other_kill(
     two: JobPool, marks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "_STACK_TIME", 20.0)
-    two.submit(write_mark, marks, "warm").result(PATIENCE)
+    two.submit(load_this_module).result(PATIENCE)
     late = two.options(timeout=1).submit(answer_late, marks)
     other = two.submit(spin, marks)
     until((marks / "asked").exists, "the asking")
@@ -664,8 +668,8 @@ def test_a_job_that_tells_no_stack_is_not_waited_for(
     function: Callable[[Path], None], one: JobPool, marks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "_STACK_TIME", 1000.0)
-    # A stack there would be while the worker still loads what the job needs.
-    one.submit(write_mark, marks, "warm").result(PATIENCE)
+    # A stack there would be while the worker still loads what the job needs, that is, this module.
+    one.submit(load_this_module).result(PATIENCE)
     job = one.options(timeout=0.5).submit(function, marks)
     error = job.exception(PATIENCE)
     assert isinstance(error, JobTimeoutError)
