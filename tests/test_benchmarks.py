@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks import batches, cli, harness, pools, report, simulations
+from benchmarks import batches, cli, harness, pools, qiskit_pubs, report, simulations
 from benchmarks.harness import (
     EVERY_PEER,
     FLOOR,
@@ -329,6 +329,17 @@ def test_wrong_prices_are_noticed() -> None:
     wrong = [one._replace(geometric=one.geometric + 1) for one in found]
     with pytest.raises(ValueError, match="wrong price"):
         simulations.OPTION.check(streams, wrong)
+
+
+@pytest.mark.parametrize("kind", ["statevector", "estimator"])
+def test_wrong_results_of_pubs_are_noticed(kind: str) -> None:
+    pytest.importorskip("qiskit")
+    pubs = qiskit_pubs.make_pubs(kind, 64, 3, 1)
+    with qiskit_pubs.original(kind) as run:
+        found = run(pubs)
+    qiskit_pubs.check(kind, pubs, found)
+    with pytest.raises(ValueError, match=r"wrong (energy|first qubit)"):
+        qiskit_pubs.check(kind, pubs, found[::-1])
 
 
 def test_a_change_of_mind_keeps_the_others() -> None:
