@@ -1083,7 +1083,7 @@ class Dispatcher:
             del process
 
     def _next_to_reap(self, orders: list[WorkerProcess | None]) -> WorkerProcess | None:
-        """Take the next order, and see to it that the processes of all others hold still.
+        """Return a process to be ended, once it holds still, as do all of `orders`; None: no more.
 
         Else each of many that compute would have to wait for a processor before it can die. One
         that does not tell its stack, since its file system hangs, holds up no other.
@@ -1094,13 +1094,16 @@ class Dispatcher:
                 while True:
                     order = self._to_reap.get(timeout=pause)
                     pause = 0.0
-                    if order is not None:
-                        order[0].hold_still(ask_stack=order[1])
-                    orders.append(order and order[0])
-            for process in orders:
-                if process is not None and process.is_still():
-                    orders.remove(process)
-                    return process
+                    if order is None:
+                        orders.append(None)
+                        continue
+                    process, ask_stack = order
+                    process.hold_still(ask_stack=ask_stack)
+                    orders.append(process)
+            for held in orders:
+                if held is not None and held.is_still():
+                    orders.remove(held)
+                    return held
             if orders == [None]:
                 return None
             pause = STACK_PAUSE

@@ -207,8 +207,8 @@ class WorkerProcess:
                 os.pread(self._page, worker.NOTES.size, 0)
             )
             crashed = exitcode is not None and -exitcode in _CRASHES
-            # Where it was asked, that is what has crashed it.
-            if crashed is (self._stack_due is None):
+            asked = self._stack_due is not None
+            if crashed != asked:  # both: the asking has crashed it, and the stack is not the job's
                 text = os.pread(self._page, _STACK_LIMIT, worker.PAGE_SIZE)
                 stack = text.decode(errors="replace").strip() or None
         except (OSError, struct.error):  # a job may have cut it short

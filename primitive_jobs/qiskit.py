@@ -166,7 +166,11 @@ class PooledJob(BasePrimitiveJob):  # type: ignore[misc]  # Any, where Qiskit is
         _Together(self.parts)
 
     def _submit(self) -> None:
-        """Submit the parts, once; the name that Qiskit's primitives call."""
+        """Submit the parts, once; the name that Qiskit's primitives call.
+
+        If it raises, its caller cancels the job. Not this, nor a function between the two: an
+        interrupt may come in the caller itself, right after this has returned.
+        """
         if not self._todo:
             raise JobError(f"job {self.name} was submitted before")
         pool, names = self._todo.pop()
