@@ -17,6 +17,11 @@ from helpers import PATIENCE, meet
 
 from primitive_jobs import JobPool
 
+# A shell's background job ignores Ctrl-C, one of nohup a hang-up; all that tests start would, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 SETTLE = 5.0  # s in which what a test has ended must be gone
 
 _TRACKERS = ("resource_tracker", "forkserver")  # loky's and multiprocessing's own

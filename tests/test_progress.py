@@ -38,9 +38,8 @@ PATIENCE = 30.0  # s
 # What is hidden is not there for `import`: no test replaces a part of rich or tqdm.
 HIDE = {"rich": (), "tqdm": ("rich",), "lines": ("rich", "tqdm")}
 PREFACE = """
-import signal, sys, time, threading, os
+import sys, time, threading, os
 from pathlib import Path
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 for name in sys.argv[1].split(",") if sys.argv[1] else ():
     sys.modules[name] = None
 go = Path(sys.argv[2])
