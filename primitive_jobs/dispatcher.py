@@ -38,14 +38,12 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
-import io
 import logging
 import math
 import os
 import queue
 import select
 import signal
-import struct
 import sys
 import threading
 import time
@@ -53,6 +51,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .bell import Bell
 from .channel import ChannelClosed, Content, PacketChannel, Parcel, pack
 from .errors import (
     InitializerError,
@@ -63,6 +62,7 @@ from .errors import (
     SerializationError,
     WorkerDiedError,
 )
+from .guardian import the_guard
 from .job import PrimitiveJob
 from .logs import Report
 from .memory import resident, tree_memory
@@ -111,7 +111,7 @@ from .messages import (
     Withdrawn,
 )
 from .options import DEFAULT_OPTIONS
-from .process import STACK_PAUSE, WorkerConfig, WorkerProcess, the_guard
+from .process import STACK_PAUSE, WorkerConfig, WorkerProcess
 from .reloads import code_watch
 from .scheduler import BUSY, GRACE, IDLE, STARTING, WARMING, Scheduler
 from .serialize import one_line
@@ -288,7 +288,7 @@ class Dispatcher:
         self._to_watch: queue.SimpleQueue[_Watched | Unwatch | None] = queue.SimpleQueue()
         self._report = Report(self._callbacks.call)
         self._log = WorkerLog(self._report, self._scheduler, self._jobs)
-        self._bell = _Bell()
+        self._bell = Bell()
         try:
             self._poller = _Poller()
         except BaseException:
@@ -1169,46 +1169,6 @@ class _Callbacks:
                 callback = self._queue.get_nowait()
                 if callback is not None:
                     callback()
-
-
-class _Bell:
-    """Wakes the dispatcher; any thread, signal handler or finalizer may ring it.
-
-    File objects rather than numbers: once closed they raise, where a number might be somebody
-    else's by then. An eventfd takes a third of a socket pair's time, and cannot fail for want of
-    a buffer.
-    """
-
-    _RING = struct.pack("=Q", 1)
-
-    def __init__(self) -> None:
-        if hasattr(os, "eventfd"):
-            self._out = self._in = io.FileIO(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC), "r+")
-        else:
-            out, into = os.pipe()
-            os.set_blocking(out, False)
-            os.set_blocking(into, False)
-            self._out, self._in = io.FileIO(out, "r"), io.FileIO(into, "w")
-
-    def fileno(self) -> int:
-        """The descriptor to wait on."""
-        return self._out.fileno()
-
-    def ring(self) -> None:
-        """Wake it; harmless if it is awake or has ended."""
-        with contextlib.suppress(OSError, ValueError):  # full: it is awake; closed: it has ended
-            self._in.write(self._RING)
-
-    def hush(self, mask: int) -> None:
-        """Be ready for the next ring."""
-        del mask
-        with contextlib.suppress(OSError):
-            self._out.read(4096)
-
-    def close(self) -> None:
-        """Give the descriptors back."""
-        self._out.close()
-        self._in.close()
 
 
 class _Poller:

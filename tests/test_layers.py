@@ -21,6 +21,7 @@ LAYERS = [
     "markup",
     "reloads",
     "wire",
+    "bell",
     "messages",
     "randomness",
     "serialize",
@@ -33,6 +34,7 @@ LAYERS = [
     "scheduler",
     "memory",
     "guard",
+    "guardian",
     "worker",
     "entry",
     "launch",
@@ -62,6 +64,7 @@ PURE = {
     "markup",
     "reloads",
     "wire",
+    "bell",
     "memory",
     "guard",
 }

@@ -18,7 +18,7 @@ from test_scarcity import HOARD
 
 from primitive_jobs import InitializerError, JobError, JobPool, WorkerDiedError
 from primitive_jobs.dispatcher import Dispatcher
-from primitive_jobs.process import the_guard
+from primitive_jobs.guardian import the_guard
 
 FORK = """
 import os, threading, time, warnings
@@ -297,7 +297,7 @@ def test_the_guard_may_be_entered_again(tmp_path: Path) -> None:
     source = """
         import os, subprocess
         from primitive_jobs import JobPool, run
-        from primitive_jobs.process import the_guard
+        from primitive_jobs.guardian import the_guard
 
         real = subprocess.Popen
         def popen(*args, **kwargs):  # as a finalizer would that the collector runs in here

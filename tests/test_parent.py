@@ -249,7 +249,7 @@ def busy_pool():
 STATES = {
     "no worker yet": "pool = JobPool(2); ready()",
     "worker starting": """
-from primitive_jobs.process import the_guard
+from primitive_jobs.guardian import the_guard
 the_guard.add = lambda group: ready()  # called when the process has what it needs to begin
 pool = JobPool(1); pool.submit(abs, -1)
 """,

@@ -24,8 +24,9 @@ from primitive_jobs import (
     SerializationError,
     WorkerDiedError,
 )
+from primitive_jobs.guardian import the_guard
 from primitive_jobs.logs import Report
-from primitive_jobs.process import WorkerConfig, WorkerProcess, the_guard
+from primitive_jobs.process import WorkerConfig, WorkerProcess
 
 LARGE = 10**6  # bytes: more than travels inline
 
@@ -181,7 +182,7 @@ def test_without_a_guard(
 
     with JobPool(2) as pool:
         with monkeypatch.context() as patch:
-            patch.setattr("primitive_jobs.process.subprocess.Popen", popen)
+            patch.setattr("primitive_jobs.guardian.subprocess.Popen", popen)
             assert pool.submit(abs, -1).result(PATIENCE) == 1
         assert the_guard._process is None
         failure = "guard process cannot be started: [Errno 11] no process free"
