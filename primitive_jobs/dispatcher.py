@@ -485,8 +485,11 @@ class Dispatcher:
         lock = threading.Lock()
         lock.acquire()
         self._end_waiters.append(lock.release)
-        if not self._ended:
-            lock.acquire()
+        try:
+            if not self._ended:
+                lock.acquire()
+        finally:
+            self.forget_waiter(lock.release)
         for thread in self._threads:
             if thread is not threading.current_thread():  # a callback may shut its pool down
                 thread.join()

@@ -39,7 +39,8 @@ class Source:
 
     def __init__(self, value: object) -> None:
         self.number = next(_numbers)
-        self._users: list[weakref.ref[User]] = []
+        # Each pool's thread adds it; whoever drops the pool takes it out.
+        self._users: set[weakref.ref[User]] = set()
         body, buffers, shared = dumps_referring(value, out_of_band=1)
         self.shared: tuple[Source, ...] = shared
         self._parcel = Parcel(body, buffers, to_file=HAVE_PACKETS)
@@ -53,12 +54,10 @@ class Source:
 
     def used_by(self, user: User) -> None:
         """Have ``user.forget(number)`` called at the end of this."""
-        known = weakref.ref(user)  # the same one each time
-        if known not in self._users:
-            self._users.append(known)
+        self._users.add(weakref.ref(user, self._users.discard))
 
     def __del__(self) -> None:
-        for known in getattr(self, "_users", ()):  # without, where an interrupt came very early
+        for known in list(getattr(self, "_users", ())):  # none, where an interrupt came very early
             user = known()
             if user is not None:
                 user.forget(self.number)

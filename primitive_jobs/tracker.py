@@ -127,7 +127,8 @@ class StatusTracker:
     def __init__(self) -> None:
         self._gate: list[Outcome | Taken] = []
         self._outcome: Outcome | None = None
-        self._waiters: list[Waiter] = []
+        # In order. Any thread adds and takes back its own; whoever tells of the end empties it.
+        self._waiters: dict[Waiter, None] = {}
         self._status = _INITIALIZING
         self._walk: list[Any] = [_INITIALIZING, time.time()]
         self._pid: int | None = None
@@ -264,7 +265,7 @@ class StatusTracker:
 
     def abandon(self, error: BaseException) -> None:
         """In a fork of the process: end it here, telling nobody: those who wait stayed behind."""
-        self._waiters = []
+        self._waiters = {}
         if self.outcome is None:
             self.settle(Outcome(JobStatus.ERROR, error))
 
@@ -276,7 +277,7 @@ class StatusTracker:
         It is called on the pool's own thread, so it must neither block nor run foreign code. In
         a race it may be called twice, and must not mind.
         """
-        self._waiters.append(waiter)
+        self._waiters[waiter] = None
         if self.outcome is not None:
             waiter()
             self.forget(waiter)
@@ -284,8 +285,8 @@ class StatusTracker:
     def forget(self, waiter: Waiter) -> bool:
         """Take a waiter back; False if it was called, or is about to be."""
         try:
-            self._waiters.remove(waiter)
-        except ValueError:
+            del self._waiters[waiter]
+        except KeyError:
             return False
         return True
 
@@ -302,7 +303,7 @@ class StatusTracker:
             except RuntimeError:  # it is released already
                 pass
 
-        self._waiters.append(release)
+        self._waiters[release] = None
         try:
             outcome = self.outcome
             if outcome is None:
@@ -358,10 +359,8 @@ class StatusTracker:
     def _call_waiters(self) -> None:
         """Call each, and only then take it off: no interrupt loses one, but one may come twice."""
         waiters = self._waiters
-        while waiters:
-            try:
-                waiter = waiters[0]
-            except IndexError:  # taken back meanwhile
-                return
-            waiter()
-            self.forget(waiter)
+        # Who comes from here on finds the outcome, and calls itself.
+        for waiter in list(waiters):
+            if waiter in waiters:  # else it was taken back meanwhile
+                waiter()
+                self.forget(waiter)

@@ -168,18 +168,14 @@ def wait(
     unique = list(dict.fromkeys(check_jobs(jobs)))
     watch = Watch(unique)
 
-    def enough() -> bool:
-        final = [job for job in unique if job.in_final_state()]
-        if len(final) == len(unique):
-            return True
-        if return_when == FIRST_COMPLETED:
-            return bool(final)
-        failed = return_when == FIRST_EXCEPTION
-        return failed and any(job.status() is JobStatus.ERROR for job in final)
-
     try:
-        while not enough() and watch.next_final(end) is not None:
-            pass
+        # Each job is looked at once, when its end is told: those that have ended come at once.
+        while watch.waiters:
+            job = watch.next_final(end)
+            if job is None or return_when == FIRST_COMPLETED:
+                break
+            if return_when == FIRST_EXCEPTION and job.status() is JobStatus.ERROR:
+                break
     finally:
         watch.close()
     done = {job for job in unique if job.in_final_state()}

@@ -257,7 +257,7 @@ def test_wait() -> None:
     tracker = in_state("RUNNING")
     assert not tracker.wait(0)
     assert not tracker.wait(0.01)
-    assert tracker._waiters == [], "who does not wait any more is forgotten"
+    assert not tracker._waiters, "who does not wait any more is forgotten"
     threads = [threading.Thread(target=tracker.wait) for _ in range(3)]
     for thread in threads:
         thread.start()
