@@ -9,7 +9,9 @@ The library is the one whose task is running. None is imported that is not there
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -69,11 +71,26 @@ def _watch(ends: tuple[End, ...], tell: Waiter) -> Callable[[], None]:
     return take_back
 
 
+def _from_here() -> Callable[[], bool | None]:
+    """Return what tells, in a fork of this process, whether it is asked on this thread.
+
+    If not, this thread stayed behind, and its event loop with it. None: it is no fork.
+    """
+    pid, thread = os.getpid(), threading.get_ident()
+
+    def here() -> bool | None:
+        return None if os.getpid() == pid else threading.get_ident() == thread
+
+    return here
+
+
 async def _in_asyncio(cancel: Callable[[], object], ends: tuple[End, ...]) -> None:
     import asyncio
 
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[None] = loop.create_future()
+    # None in a fork that a task has made: fine, if all is over there.
+    loop: Any = asyncio._get_running_loop()
+    future: Any = None if loop is None else loop.create_future()
+    on_this_thread = _from_here()
     told = over = False
 
     def wake() -> None:
@@ -85,12 +102,15 @@ async def _in_asyncio(cancel: Callable[[], object], ends: tuple[End, ...]) -> No
     def tell() -> None:
         nonlocal told
         told = True
-        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
-            loop.call_soon_threadsafe(wake)
+        if loop is not None and on_this_thread() is not False:
+            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+                loop.call_soon_threadsafe(wake)
 
     take_back = _watch(ends, tell)
     try:
         if not told:
+            if future is None:
+                asyncio.get_running_loop()  # raises what says so
             await future
     except asyncio.CancelledError:
         cancel()
@@ -115,6 +135,7 @@ def _shield() -> AbstractContextManager[object]:
 
 async def _in_trio(lowlevel: Any, cancel: Callable[[], object], ends: tuple[End, ...]) -> None:
     task, token = lowlevel.current_task(), lowlevel.current_trio_token()
+    on_this_thread = _from_here()
     over = False
     cancellations: list[Callable[[], object]] = []
 
@@ -125,8 +146,12 @@ async def _in_trio(lowlevel: Any, cancel: Callable[[], object], ends: tuple[End,
             lowlevel.reschedule(task)
 
     def tell() -> None:
-        with contextlib.suppress(RuntimeError):  # the run has ended: nobody waits any more
-            token.run_sync_soon(wake)
+        here = on_this_thread()
+        if here is None:
+            with contextlib.suppress(RuntimeError):  # the run has ended: nobody waits any more
+                token.run_sync_soon(wake)
+        elif here:  # the lock that run_sync_soon() takes may be one of the threads left behind
+            wake()
 
     def abort(raise_cancel: Callable[[], object]) -> Any:
         cancellations.append(raise_cancel)

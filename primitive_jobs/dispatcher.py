@@ -117,7 +117,7 @@ from .scheduler import BUSY, GRACE, IDLE, STARTING, WARMING, Scheduler
 from .serialize import one_line
 from .shared import Source
 from .status import JobStatus
-from .tracker import HandOver, Outcome, StatusTracker, cancelled
+from .tracker import OF_THE_PARENT, HandOver, Outcome, StatusTracker, cancelled
 from .wire import Kind, Message
 from .worker_log import WorkerLog, cause_of_death
 
@@ -417,10 +417,15 @@ class Dispatcher:
         """Call ``callback`` on the thread for callbacks."""
         self._callbacks.call(callback)
 
+    @property
+    def of_parent(self) -> bool:
+        """Whether this is a fork of the process that it works in."""
+        return self._abandoned
+
     def check_may_wait(self) -> None:
         """Raise `JobError` where the waiting would be for ever."""
         if self._abandoned:
-            raise JobError(_OF_THE_PARENT)
+            raise JobError(OF_THE_PARENT)
         self._check_thread()
 
     def _check_thread(self) -> None:
@@ -1033,16 +1038,15 @@ class Dispatcher:
         """In a fork of the process: nothing of this is ours; its jobs cannot end here."""
         self.accepting = False
         self._abandoned = True
-        error = JobError(_OF_THE_PARENT)
+        jobs = {*self._jobs.values()}
         while self._inbox:
             command = self._inbox.popleft()
             if isinstance(command, PrimitiveJob):
-                command._tracker.abandon(error)
-                command._drop_payload()
+                jobs.add(command)
             elif isinstance(command, _HasProcess):
                 command.process.close()
-        for job in list(self._jobs.values()):
-            job._tracker.abandon(error)
+        for job in jobs:
+            job._tracker.abandon()
             job._drop_payload()
         for process in {*self._workers.values(), *self._unclosed}:
             process.close()
@@ -1053,6 +1057,13 @@ class Dispatcher:
         self._ended = True
         self._threads = []
         self._own_threads.clear()
+        # This thread may go on in a generator or a task that waits, or, where a signal handler or
+        # a finalizer has forked, in a lock. Now that all has ended, the one does not stop another.
+        trackers = [*self._final, *(job._tracker for job in jobs)]
+        waiters = [*self._gone_waiters, *self._end_waiters]
+        for tell in [*(tracker.tell_waiters for tracker in trackers), *waiters]:
+            with contextlib.suppress(Exception):
+                tell()
 
     # --- the other threads -------------------------------------------------------------------
 
@@ -1372,7 +1383,6 @@ def _ended_by_interrupt() -> bool:
     return getattr(sys, "last_type", None) is KeyboardInterrupt and not interactive
 
 
-_OF_THE_PARENT = "the job belongs to the parent of this forked process"
 _start_lock = threading.RLock()
 """Held while a process is started: a fork waits for it, or it would find the locks of the resource
 trackers and of imports held by a thread that it does not have."""

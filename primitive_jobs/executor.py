@@ -267,10 +267,18 @@ class JobFuture(Future[T]):
                 raise  # the user's Ctrl-C, not the callback's affair
 
     def _abandon(self) -> None:
-        """In a fork of the process: those who hold the lock, or wait, stayed behind."""
+        """In a fork of the process: end it. Those who hold a lock stayed behind.
+
+        But who waits may be in the standard library's ``as_completed``, whose generator goes on.
+        """
         self._condition = threading.Condition()
-        self._waiters = []
         self._done_callbacks = []
+        for waiter in self._waiters:
+            locks: tuple[Any, ...] = (getattr(waiter, "lock", None), waiter.event)
+            for lock in locks:
+                if lock is not None:
+                    lock._at_fork_reinit()
+        self.job._check_may_wait()
         self._settle()
 
 
@@ -360,6 +368,10 @@ class _Settler:
             future._settle()
             self.settled(future)
             del future
+        self.tell_ended()
+
+    def tell_ended(self) -> None:
+        """No future is pending any more, nor will be."""
         self._ended = True
         with contextlib.suppress(IndexError):  # one may be taken back meanwhile
             while self._end_waiters:
@@ -380,6 +392,7 @@ def _after_fork_in_child() -> None:
         for future in list(settler.pending):
             future._abandon()
         settler.pending.clear()
+        settler.tell_ended()
     _settlers.clear()
 
 

@@ -121,7 +121,6 @@ class _Group(Generic[T]):
         self.places: dict[PrimitiveJob[T], list[int]] = {}
         for place, job in enumerate(check_jobs(jobs)):
             self.places.setdefault(job, []).append(place)
-            job._check_may_wait()
         self.total = len(self.places)
         self.values: dict[int, T] = {}
         self.failures: dict[int, tuple[str, BaseException]] = {}

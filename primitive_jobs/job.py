@@ -95,6 +95,11 @@ class PoolLink(Protocol):
     def call_back(self, callback: Callable[[], object]) -> None:
         """Call ``callback`` on the pool's thread for callbacks."""
 
+    @property
+    def of_parent(self) -> bool:
+        """Whether this is a fork of the process that it works in: no job ends by itself then."""
+        ...
+
     def check_may_wait(self) -> None:
         """Raise `JobError` on a thread that the waiting would dead-lock."""
 
@@ -333,8 +338,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
             TypeError, ValueError: ``grace`` is no finite number of seconds from 0 on.
         """
         if self._ask_cancel(None if grace is None else check_grace(grace)):
-            assert self._link is not None
-            self._link.check_may_wait()
+            self._check_may_wait()
             self._tracker.wait()
         return self.cancelled()
 
@@ -445,6 +449,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
         from .awaiting import until_over
 
         self._check_submitted()
+        self._check_may_wait()
         end = (self._tracker.call_when_final, self._tracker.forget)
         yield from until_over(self._ask_cancel, end).__await__()
         try:
@@ -535,8 +540,15 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
             raise JobError(f"job {self.name} was not submitted: call submit() first")
 
     def _check_may_wait(self) -> None:
-        if self._link is not None and self._tracker.outcome is None:
-            self._link.check_may_wait()
+        link = self._link
+        if link is None or self._tracker.outcome is not None:
+            return
+        if link.of_parent:
+            # The dispatcher's thread had it in its hands, or a caller's was submitting it, when
+            # the process was forked: so it was on no list of those that end then.
+            self._tracker.abandon()
+        else:
+            link.check_may_wait()
 
     def _await_outcome(self, timeout: float | None) -> Outcome:
         outcome = self._tracker.outcome

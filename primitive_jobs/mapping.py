@@ -255,6 +255,7 @@ class MapRun:
     def _wait(self, end: float | None) -> None:
         # In a fork of the process the jobs are final, and nobody puts anything into the queue.
         oldest = next(iter(self._running.values()))
+        oldest.job._check_may_wait()
         if oldest.job.in_final_state():
             self._harvest(oldest)
             return

@@ -18,13 +18,15 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .errors import InitializerError, JobCancelledError
+from .errors import InitializerError, JobCancelledError, JobError
 from .serialize import load_exception, load_result, what_was_raised
 from .status import FINAL_STATES, JobStatus
 from .wire import Kind, Message
 
 if TYPE_CHECKING:
     from .serialize import Named
+
+OF_THE_PARENT = "the job belongs to the parent of this forked process"
 
 Waiter = Callable[[], object]
 _INITIALIZING, _VALIDATING = JobStatus.INITIALIZING, JobStatus.VALIDATING
@@ -263,11 +265,10 @@ class StatusTracker:
         self._end(outcome)
         return True
 
-    def abandon(self, error: BaseException) -> None:
-        """In a fork of the process: end it here, telling nobody: those who wait stayed behind."""
-        self._waiters = {}
+    def abandon(self) -> None:
+        """In a fork of the process, which no dispatcher runs in: end it. Tell the waiters then."""
         if self.outcome is None:
-            self.settle(Outcome(JobStatus.ERROR, error))
+            self.settle(Outcome(JobStatus.ERROR, JobError(OF_THE_PARENT)))
 
     # --- waiting, for any thread -------------------------------------------------------------
 

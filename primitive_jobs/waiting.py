@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import time
+import weakref
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from types import GenericAlias
@@ -67,6 +69,7 @@ def check_jobs(jobs: Iterable[PrimitiveJob[T]]) -> list[PrimitiveJob[T]]:
         if not isinstance(cast("object", job), PrimitiveJob):
             raise TypeError(f"jobs must be an iterable of PrimitiveJobs; one is {shown(job)}")
         job._check_submitted()
+        job._check_may_wait()
         checked.append(job)
     return checked
 
@@ -105,6 +108,7 @@ class Watch(Generic[T]):
             waiter = _Put(self._final, job)
             self.waiters[job] = waiter
             job._tracker.call_when_final(waiter)
+        _watches.add(self)
 
     def next_final(self, end: float | None) -> PrimitiveJob[T] | None:
         """Wait for the next; None when it is ``end`` on the monotonic clock."""
@@ -123,6 +127,26 @@ class Watch(Generic[T]):
         """Stop watching."""
         for job, waiter in self.waiters.items():
             job._tracker.forget(waiter)
+
+    def end_in_fork(self) -> None:
+        """In a fork of the process: all jobs end, and this hears of it."""
+        for job, waiter in list(self.waiters.items()):
+            # Most have been ended by their pools: but not one that no list had at that moment,
+            # and of one that had just ended nobody else tells.
+            job._tracker.abandon()
+            waiter()
+
+
+_watches: weakref.WeakSet[Watch[Any]] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for watch in list(_watches):
+        watch.end_in_fork()
+    _watches.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class _Put(Generic[T]):

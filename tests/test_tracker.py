@@ -268,13 +268,15 @@ def test_wait() -> None:
     assert tracker.wait()
 
 
-def test_an_abandoned_job_tells_nobody() -> None:
+def test_an_abandoned_job_has_ended_before_anybody_is_told() -> None:
     calls: list[int] = []
     tracker = in_state("RUNNING")
     tracker.call_when_final(lambda: calls.append(1))
-    tracker.abandon(ValueError("elsewhere"))
+    tracker.abandon()
     assert tracker.status is JobStatus.ERROR
     assert calls == []
+    tracker.tell_waiters()
+    assert calls == [1]
 
 
 def test_outcomes() -> None:

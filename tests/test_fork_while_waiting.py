@@ -1,0 +1,288 @@
+"""A fork of the program while it waits for jobs: in the child every way of waiting ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers import expect
+
+BEGIN = """
+import asyncio, concurrent.futures, contextlib, os, signal, sys, time, warnings
+from pathlib import Path
+from primitive_jobs import *
+
+warnings.filterwarnings("ignore", category=DeprecationWarning)  # of forks, from 3.12 on
+release = Path(__file__).with_name("release")
+
+def hold(path, value=None):
+    while not path.exists():
+        time.sleep(0.005)
+    return value
+
+def outcomes(jobs):
+    return sorted("parent" if "parent" in str(job.exception()) else job.result() for job in jobs)
+
+def in_child(function, *args):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # hanging is status -14
+        try:
+            function(*args)
+            sys.stdout.flush()
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+pool = JobPool(1, spare_workers=0)
+quick = pool.submit(str, "quick")
+quick.wait(20)
+"""
+JOBS = """
+jobs = [quick, pool.submit(hold, release, "held"), pool.submit(str, "queued")]
+while not jobs[1].running():
+    time.sleep(0.001)
+"""
+END = """
+release.touch()
+assert outcomes(jobs) == ["held", "queued", "quick"]
+pool.shutdown()
+"""
+ENDED = "['parent', 'parent', 'quick']\nchild 0\n"
+
+BEGUN = {
+    "as_completed": "as_completed(jobs)",
+    "as_completed with a timeout": "as_completed(jobs, 60)",
+    "track": "track(jobs, disable=True)",
+}
+
+
+@pytest.mark.parametrize("way", BEGUN)
+def test_an_iteration_that_has_begun_goes_on(tmp_path: Path, way: str) -> None:
+    source = f"""
+going_on = iter({BEGUN[way]})
+assert next(going_on) is quick
+in_child(lambda: print(outcomes([quick, *going_on])))
+assert not jobs[1].in_final_state()
+release.touch()
+assert set(going_on) == set(jobs[1:])
+"""
+    expect(tmp_path, BEGIN + JOBS + source + END, ENDED)
+
+
+def test_futures_that_were_begun_with(tmp_path: Path) -> None:
+    source = """
+executor = JobExecutor(pool=pool)
+futures = [executor.submit(str, "quick")]
+futures[0].result()
+futures += [executor.submit(hold, release, "held"), executor.submit(str, "queued")]
+jobs = [future.job for future in futures]
+going_on = concurrent.futures.as_completed(futures)
+assert next(going_on) is futures[0]
+in_child(lambda: print(outcomes([quick, *going_on])))
+in_child(lambda: print(outcomes(concurrent.futures.wait(futures).done)))
+in_child(lambda: print(outcomes(concurrent.futures.as_completed(futures))))
+assert not jobs[1].in_final_state()
+release.touch()
+assert set(going_on) == set(futures[1:])
+executor.shutdown()
+"""
+    expect(tmp_path, BEGIN + source + END, 3 * ENDED)
+
+
+MAPS = {
+    "map": "pool.map(hold, paths, chunksize=1)",
+    "unordered map": "pool.map(hold, paths, chunksize=1, ordered=False)",
+    "chunks": "pool.map(hold, [Path('/'), *paths], chunksize=2)",
+    "an executor's map": "JobExecutor(pool=pool).map(hold, paths)",
+    "an executor's chunks": "JobExecutor(pool=pool).map(hold, [Path('/'), *paths], chunksize=2)",
+}
+
+
+@pytest.mark.parametrize("way", MAPS)
+def test_a_map_that_has_begun_ends(tmp_path: Path, way: str) -> None:
+    source = f"""
+paths = [Path("/"), release, release]
+results = {MAPS[way]}
+next(results)
+
+def go_on():
+    try:
+        list(results)
+    except JobError as error:
+        print(["parent" if "parent" in str(error) else error])
+
+in_child(go_on)
+assert pool.jobs()
+jobs = [quick, pool.submit(str, "held"), pool.submit(str, "queued")]
+release.touch()
+assert len(list(results)) == 2 + ("[Path" in {MAPS[way]!r})
+"""
+    expect(tmp_path, BEGIN + source + END, "['parent']\nchild 0\n")
+
+
+FRESH = {
+    "wait": "print(outcomes(wait(jobs).done))",
+    "as_completed": "print(outcomes(as_completed(jobs)))",
+    "track": "print(outcomes(track(jobs, disable=True)))",
+    "gather": "failed(lambda: gather(jobs))",
+    "gather all": "failed(lambda: gather(jobs, fail_fast=False))",
+    "race": "failed(lambda: race(jobs[1:]))",
+    "result": "[failed(job.result) for job in jobs[2:]]; print(outcomes(jobs))",
+    "wait of a job": "print([job.wait() for job in jobs], outcomes(jobs))",
+    "cancel": "print([job.cancel() for job in jobs], outcomes(jobs))",
+    "await": "[failed(lambda: asyncio.run(awaited(job))) for job in jobs[1:]]",
+}
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known", "in the dispatcher's hands"])
+@pytest.mark.parametrize("way", FRESH)
+def test_what_waits_in_the_child_only_ends(tmp_path: Path, way: str, known: bool) -> None:
+    """Also for a job that the dispatcher's thread had in its hands, off every list."""
+    source = f"""
+async def awaited(job):
+    return await job
+
+def failed(call):
+    try:
+        call()
+    except BaseException as error:
+        print("parent" if "parent" in repr(error) else repr(error))
+
+listed = pool._dispatcher._jobs.copy()
+if not {known}:
+    pool._dispatcher._jobs.clear()
+def go():
+    {FRESH[way]}
+in_child(go)
+pool._dispatcher._jobs.update(listed)
+"""
+    tail = "['parent', 'parent', 'quick']\n"
+    outputs = {
+        "gather": "parent\n",
+        "gather all": "parent\n",
+        "race": "parent\n",
+        "result": "parent\n" + tail,
+        "wait of a job": "[True, True, True] " + tail,
+        "cancel": "[False, False, False] " + tail,
+        "await": "parent\nparent\n",
+    }
+    expect(tmp_path, BEGIN + JOBS + source + END, outputs.get(way, tail) + "child 0\n")
+
+
+BLOCKED = {
+    "result": "jobs[1].result()",
+    "wait": "wait(jobs)",
+    "as_completed": "list(as_completed(jobs))",
+    "gather": "gather(jobs, fail_fast=False)",
+    "race": "race(jobs[1:])",
+    "track": "list(track(jobs, disable=True))",
+    "map": "list(pool.map(hold, [release, release], chunksize=1))",
+    "shutdown": "pool.shutdown()",
+}
+
+
+@pytest.mark.parametrize("way", BLOCKED)
+def test_a_fork_in_a_signal_handler_ends_the_waiting(tmp_path: Path, way: str) -> None:
+    source = f"""
+child = None
+
+def fork(*_):
+    global child
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(20)
+    else:
+        release.touch()
+
+signal.signal(signal.SIGALRM, fork)
+signal.setitimer(signal.ITIMER_REAL, 0.3)
+with contextlib.suppress(BaseException):
+    {BLOCKED[way]}
+if child == 0:
+    os._exit(0)
+print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+    expect(tmp_path, BEGIN + JOBS + source + END, "child 0\n")
+
+
+def test_a_fork_in_a_task_ends_the_others_waiting(tmp_path: Path) -> None:
+    source = """
+async def awaited(job):
+    try:
+        return await job
+    except JobError as error:
+        return "parent" if "parent" in str(error) else error
+
+async def main():
+    global child
+    tasks = [asyncio.ensure_future(awaited(job)) for job in jobs]
+    while not tasks[0].done():
+        await asyncio.sleep(0)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+    else:
+        release.touch()
+    done = []
+    for task in tasks:
+        while not task.done():
+            await tick()
+        done.append(task.result())
+    return sorted(done)
+
+class tick:
+    def __await__(self):
+        yield
+
+found = asyncio.new_event_loop().run_until_complete(main())
+if child == 0:
+    print(found, flush=True)
+    os._exit(0)
+status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+print("child", status, flush=True)
+"""
+    expect(tmp_path, BEGIN + JOBS + source + END, ENDED)
+
+
+def test_a_fork_in_a_task_of_trio_ends_the_others_waiting(tmp_path: Path) -> None:
+    pytest.importorskip("trio")
+    source = """
+import trio
+found = []
+
+async def awaited(job):
+    try:
+        found.append(await job)
+    except JobError as error:
+        found.append("parent" if "parent" in str(error) else error)
+
+async def fork():
+    global child
+    while len(found) < 1:
+        await trio.lowlevel.checkpoint()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+    else:
+        release.touch()
+    while len(found) < 3:
+        await trio.lowlevel.checkpoint()
+    if child == 0:
+        print(sorted(found), flush=True)
+        os._exit(0)
+
+async def main():
+    async with trio.open_nursery() as nursery:
+        for job in jobs:
+            nursery.start_soon(awaited, job)
+        nursery.start_soon(fork)
+
+trio.run(main)
+print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+    expect(tmp_path, BEGIN + JOBS + source + END, ENDED)
