@@ -172,13 +172,10 @@ class Row:
 
     def seconds(self) -> float | None:
         """How long the job has been running, or ran."""
-        started = None
-        for status, at in self.job.history():
-            if status is JobStatus.RUNNING:
-                started = at
-            elif status in FINAL_STATES and started is not None:
-                return at - started
-        return None if started is None else time.time() - started
+        ran = [
+            lasted for status, lasted in self.job._tracker.spans() if status is JobStatus.RUNNING
+        ]
+        return ran[-1] if ran else None
 
 
 def _outcome(job: PrimitiveJob[Any]) -> str:
@@ -236,7 +233,7 @@ class StatusTable:
         self._rows = rows
         self._stream = stream
         self._colour = colour
-        self._began = time.time()
+        self._began = time.monotonic()
         self._drawn = 0  # lines on the screen now
         self._size = terminal_size()
 
@@ -259,7 +256,7 @@ class StatusTable:
         return [
             f"{'job':<10} {'status':<10} {'pid':>7} {'s':>5}  outcome"[:width],
             *(self._line(row, width) for row in self._rows),
-            f"{time.time() - self._began:.1f} s: {total}"[:width],
+            f"{time.monotonic() - self._began:.1f} s: {total}"[:width],
         ]
 
     def _line(self, row: Row, width: int) -> str:

@@ -387,7 +387,7 @@ class Dispatcher:
         if claims[0] is not job:
             return False
         try:
-            offer.when = time.time()
+            offer.when, offer.at = time.time(), time.monotonic()
             if not job._tracker.take(offer):
                 return True  # cancelled meanwhile
             offer.sent = offer.channel.try_to_send(Kind.RUN, offer.attempt, payload)

@@ -125,7 +125,7 @@ class _Group(Generic[T]):
         self.values: dict[int, T] = {}
         self.failures: dict[int, tuple[str, BaseException]] = {}
         # Those that have ended already are told of in the order in which they did.
-        self._watch = Watch(sorted(self.places, key=_ended_at))
+        self._watch = Watch(sorted(self.places, key=lambda job: job._tracker.ended_at()))
 
     def take_next(self) -> bool:
         """Wait for the next job that is final; False if the time is over."""
@@ -188,10 +188,6 @@ class _Group(Generic[T]):
         if len(names) > _MOST_NAMES:
             names[_MOST_NAMES:] = [f"{len(names) - _MOST_NAMES} more"]
         return _several(f"{len(errors)} of {self.total} jobs failed: {', '.join(names)}", errors)
-
-
-def _ended_at(job: PrimitiveJob[Any]) -> float:
-    return job.history()[-1][1] if job.in_final_state() else float("inf")
 
 
 def _outcome(job: PrimitiveJob[T]) -> tuple[Any, BaseException | None]:

@@ -22,7 +22,7 @@ from .logs import report_here
 from .options import DEFAULT_OPTIONS, JobOptions, check_callable, check_grace, check_seconds
 from .serialize import call_name, dump_call, dumps_whole, let_frames_go
 from .signatures import JobOptionsDict, Self, Unpack
-from .status import FINAL_STATES, JobStatus
+from .status import JobStatus
 from .tracker import Outcome, StatusTracker, cancelled
 
 if TYPE_CHECKING:
@@ -481,34 +481,29 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
         return self._tracker.history()
 
     def __repr__(self) -> str:
-        walk = self.history()
-        end = walk[-1][1] if walk[-1][0] in FINAL_STATES else time.time()
+        elapsed = sum(seconds for _, seconds in self._tracker.spans())
         return (
             f"<{type(self).__name__} {self.job_id()} {self.name!r} "
-            f"{self.status().name} {max(0.0, end - walk[0][1]):.3f} s>"
+            f"{self.status().name} {elapsed:.3f} s>"
         )
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
         from .markup import seconds, table
 
-        walk = self.history()
-        now = time.time()
+        walk, spans = self.history(), self._tracker.spans()
         spent = dict.fromkeys(JobStatus, 0.0)  # s
-        for (status, since), until in zip(
-            walk, [*(when for _, when in walk[1:]), now], strict=True
-        ):
-            spent[status] += until - since
+        for status, lasted in spans:
+            spent[status] += lasted
         last = walk[-1][0]
         rows = [("id", self.job_id())]
         if len(walk) > 1 and walk[1][0] is not JobStatus.CANCELLED:
-            end = walk[-1][1] if last in FINAL_STATES else now
             submitted = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(walk[1][1]))
             rows += [
                 ("submitted", submitted),
                 ("waited", seconds(spent[JobStatus.QUEUED])),
                 ("ran", seconds(spent[JobStatus.RUNNING])),
-                ("took", seconds(end - walk[1][1])),
+                ("took", seconds(sum(lasted for _, lasted in spans[1:]))),
             ]
         pid = self.pid
         if pid is not None:
@@ -587,7 +582,7 @@ def _rebuild(cls: type[PrimitiveJob[Any]], state: tuple[Any, ...]) -> PrimitiveJ
     tracker = StatusTracker()
     tracker._outcome = Outcome.loaded(status, value, error)
     tracker._status = status
-    tracker._walk = list(walk)
+    tracker.remember(walk)
     tracker._attempts = attempts
     job._tracker = tracker
     return job

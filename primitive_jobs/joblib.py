@@ -269,10 +269,10 @@ def _cpus() -> int:
 
 
 def _seconds_run(job: PrimitiveJob[Any]) -> float | None:
-    walk = job.history()
-    if len(walk) < 2 or walk[-2][0] is not JobStatus.RUNNING:
+    spans = job._tracker.spans()
+    if len(spans) < 2 or spans[-2][0] is not JobStatus.RUNNING:
         return None
-    return walk[-1][1] - walk[-2][1]
+    return spans[-2][1]
 
 
 # --- a call ---------------------------------------------------------------------------------------

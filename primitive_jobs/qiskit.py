@@ -253,7 +253,7 @@ class PooledJob(BasePrimitiveJob):  # type: ignore[misc]  # Any, where Qiskit is
             _give_warnings(self.parts)
         if status is JobStatus.ERROR:
             failed = [part for part in self.parts if part.status() is JobStatus.ERROR]
-            min(failed, key=lambda part: part.history()[-1][1]).result()
+            min(failed, key=lambda part: part._tracker.ended_at()).result()
         return self._results[0]
 
     def _put_together(self) -> Any:

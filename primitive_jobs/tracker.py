@@ -106,15 +106,16 @@ class HandOver(Taken):
 
     Attributes:
         pid: The worker's process id.
-        when: Seconds since the epoch; set by the caller.
+        when: Seconds since the epoch; set by the caller, as the next.
+        at: The same moment on the monotonic clock.
         noted: Whether the dispatcher has written it down.
     """
 
-    __slots__ = ("noted", "pid", "when")
+    __slots__ = ("at", "noted", "pid", "when")
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self.when = 0.0
+        self.when = self.at = 0.0
         self.noted = False
 
 
@@ -132,7 +133,9 @@ class StatusTracker:
         # In order. Any thread adds and takes back its own; whoever tells of the end empties it.
         self._waiters: dict[Waiter, None] = {}
         self._status = _INITIALIZING
-        self._walk: list[Any] = [_INITIALIZING, time.time()]
+        # In threes: a status, and when it was entered: on the wall clock, to be shown, and on the
+        # monotonic clock, from which all durations come.
+        self._walk: list[Any] = [_INITIALIZING, time.time(), time.monotonic()]
         self._pid: int | None = None
         self._attempts = 0
 
@@ -173,20 +176,43 @@ class StatusTracker:
 
     def history(self) -> tuple[tuple[JobStatus, float], ...]:
         """Each status with the wall-clock time (s since the epoch) it was entered at."""
+        return tuple((status, when) for status, when, _ in self.steps())
+
+    def spans(self) -> list[tuple[JobStatus, float]]:
+        """Each status with the seconds it lasted: the present one until now, a final one none."""
+        steps = self.steps()
+        status, _, at = steps[-1]
+        ends = [at for _, _, at in steps[1:]]
+        ends.append(at if status in FINAL_STATES else time.monotonic())
+        return [(step[0], end - step[2]) for step, end in zip(steps, ends, strict=True)]
+
+    def steps(self) -> list[tuple[JobStatus, float, float]]:
+        """Each status with when it was entered, on the wall clock and on the monotonic one."""
         handed = self._unnoted()  # before the copy: what is noted meanwhile would come twice else
         walk = self._walk.copy()
-        if handed is not None and walk[-2] is _QUEUED:
-            walk += (_RUNNING, handed.when)
-        pairs = []
-        for status, when in zip(walk[::2], walk[1::2], strict=False):
-            pairs.append((status, when))
-            if status in FINAL_STATES:
+        if handed is not None and walk[-3] is _QUEUED:
+            walk += (_RUNNING, handed.when, handed.at)
+        steps = []
+        for step in zip(walk[::3], walk[1::3], walk[2::3], strict=False):
+            steps.append(step)
+            if step[0] in FINAL_STATES:
                 break
-        return tuple(pairs)
+        return steps
 
     def seconds_in_status(self) -> float:
         """How long the present status has lasted."""
-        return max(0.0, float(time.time() - self._walk[-1]))
+        return time.monotonic() - float(self._walk[-1])
+
+    def ended_at(self) -> float:
+        """When it ended, on the monotonic clock; infinity as long as it has not."""
+        status, _, at = self.steps()[-1]
+        return at if status in FINAL_STATES else float("inf")
+
+    def remember(self, walk: list[Any]) -> None:
+        """Take over the walk of a job that has ended, perhaps under another boot's clock."""
+        shift = time.monotonic() - time.time() + walk[-2] - walk[-1]
+        self._walk = list(walk)
+        self._walk[2::3] = [at + shift for at in walk[2::3]]
 
     # --- while the job is its caller's -------------------------------------------------------
 
@@ -237,7 +263,8 @@ class StatusTracker:
         self._pid = handed.pid
         self._attempts = 1
         self._move(_RUNNING)
-        self._walk[-1] = handed.when or self._walk[-1]
+        if handed.when:
+            self._walk[-2:] = handed.when, handed.at
         handed.noted = True
         self._gate[0] = _TAKEN  # which holds nothing
 
@@ -247,7 +274,8 @@ class StatusTracker:
             raise RuntimeError(f"illegal end of a job that was handed over: {self._status.name}")
         self._status = _RUNNING
         self._attempts = 1
-        self._walk += (_RUNNING, handed.when, outcome.status, time.time())
+        ended = outcome.status, time.time(), time.monotonic()
+        self._walk += (_RUNNING, handed.when, handed.at, *ended)
         self._outcome = outcome
         handed.noted = True
         self._gate[0] = _TAKEN
@@ -321,10 +349,10 @@ class StatusTracker:
         if not self._status.next_bits & status.bit:
             raise RuntimeError(
                 f"illegal move of a job from {self._status.name} to {status.name}; "
-                f"its walk was {[str(s.name) for s in self._walk[::2]]}"
+                f"its walk was {[str(s.name) for s in self._walk[::3]]}"
             )
         self._status = status
-        self._walk += (status, time.time())
+        self._walk += (status, time.time(), time.monotonic())
 
     def _finish(self, outcome: Outcome) -> None:
         # An interrupt may come between any two steps (in the caller's thread): every waiter is
@@ -343,8 +371,8 @@ class StatusTracker:
                     f"illegal end of a job: {self._status.name} to {outcome.status.name}"
                 )
         finally:
-            if self._walk[-2].next_bits:  # not final
-                self._walk += (outcome.status, time.time())
+            if self._walk[-3].next_bits:  # not final
+                self._walk += (outcome.status, time.time(), time.monotonic())
             self._outcome = outcome
 
     def tell_waiters(self) -> None:
