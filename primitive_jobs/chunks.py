@@ -174,7 +174,9 @@ def unpack_result(packed: Packed, label: str, place: int) -> Any:
     """
     try:
         return serialize.loads(*_parts(packed))
-    except (Exception, SystemExit, GeneratorExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         from .errors import SerializationError
 
         raise SerializationError(

@@ -13,7 +13,9 @@
     └── PoolClosedError          also RuntimeError
 
 A job's own exception is raised as itself, never wrapped, except for ``SystemExit``,
-``KeyboardInterrupt`` and ``GeneratorExit``, which arrive as a plain `JobError`.
+``KeyboardInterrupt``, ``GeneratorExit`` and the cancellation errors of asyncio, trio and
+``concurrent.futures``: these, also inside an exception group, arrive as a plain `JobError` that
+names them, so that a job can neither end its caller's program nor pass for a cancelled task.
 """
 
 from __future__ import annotations

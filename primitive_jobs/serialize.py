@@ -40,6 +40,12 @@ _PROTOCOL = 5  # the first with out-of-band buffers; every supported Python has 
 _PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})  # need no cloudpickle
 _IS_OURS = b""  # in place of a pickled exception: a SerializationError of our own
 _ENDS_PROGRAMS = (SystemExit, KeyboardInterrupt, GeneratorExit)
+# By module: looked up where it is loaded, since who raised one has loaded it.
+_CANCELLATIONS = {
+    "asyncio.exceptions": "CancelledError",
+    "concurrent.futures._base": "CancelledError",
+    "trio": "Cancelled",
+}
 
 
 def dumps(
@@ -318,6 +324,52 @@ class Packer:
 # --- exceptions ---------------------------------------------------------------------------------
 
 
+def _withheld() -> tuple[type[BaseException], ...]:
+    """What no caller is to meet because a job raised it.
+
+    It would end the program, or pass for the cancellation of the task that awaits the job, which
+    an event loop takes for an end that was asked for.
+    """
+    types: tuple[type[BaseException], ...] = _ENDS_PROGRAMS
+    for module, name in _CANCELLATIONS.items():
+        kind = getattr(sys.modules.get(module), "__dict__", {}).get(name)
+        if isinstance(kind, type) and issubclass(kind, BaseException):
+            types += (kind,)
+    return types
+
+
+def _without_withheld(error: Any, withheld: tuple[type[BaseException], ...]) -> Any:
+    """The same, but for a group that holds, at any depth, what is withheld: a copy with `JobError`s
+    in its place. User code runs where a group has a ``derive`` of its own.
+    """
+    if issubclass(type(error), withheld):
+        return _named(type_name(error), _message_of(error))
+    if not issubclass(type(error), _group_types()):
+        return error
+    inner = [_without_withheld(one, withheld) for one in error.exceptions]
+    if all(new is old for new, old in zip(inner, error.exceptions, strict=True)):
+        return error
+    group = error.derive(inner)
+    for name, value in error.__dict__.items():  # its notes; on 3.10 what it holds is there, too
+        group.__dict__.setdefault(name, value)
+    return group
+
+
+def _group_types() -> tuple[type, ...]:
+    found = [
+        getattr(sys.modules.get(module), "BaseExceptionGroup", None)
+        for module in ("builtins", "exceptiongroup")  # the second for Python 3.10
+    ]
+    return tuple(kind for kind in found if isinstance(kind, type))
+
+
+def _named(kind: str, message: str, why: str = "") -> BaseException:
+    """What comes in the place of an exception that cannot come itself."""
+    from .errors import JobError
+
+    return JobError(f"the job raised {kind}: {message}{why}")
+
+
 class RemoteTraceback(Exception):
     """The cause of every exception that came from a worker: the traceback there, as text."""
 
@@ -353,16 +405,17 @@ def dump_exception(error: BaseException, skip_frames: int = 0) -> bytes:
     for _ in range(skip_frames):
         if frames is not None and frames.tb_next is not None:
             frames = frames.tb_next
-    ends_program = issubclass(type(error), _ENDS_PROGRAMS)
+    withheld = _withheld()
+    is_withheld = issubclass(type(error), withheld)
     pickled: bytes | None = None
-    if not ends_program:
+    if not is_withheld:
         try:
-            pickled = _pickle_exception(error)
+            pickled = _pickle_exception(_without_withheld(error, withheld))
         except BaseException:  # noqa: BLE001 - whatever its __reduce__ raises
             pickled = None
     text = _format(error, frames)
     return pickle.dumps(
-        (type_name(error), _message_of(error), text, pickled, ends_program), _PROTOCOL
+        (type_name(error), _message_of(error), text, pickled, is_withheld), _PROTOCOL
     )
 
 
@@ -418,11 +471,12 @@ def _put_together(pickled: object) -> object:
 
 
 def load_exception(body: Body) -> BaseException:
-    """Return the exception of `dump_exception` with its remote traceback as cause; never raises.
+    """Return the exception of `dump_exception` with its remote traceback as cause.
 
-    What cannot be unpickled, and what would end the program here, comes as a `JobError`.
+    What cannot be unpickled, and what is withheld, comes as a `JobError`. It raises nothing but a
+    Ctrl-C.
     """
-    kind, message, text, pickled, ends_program = pickle.loads(body)
+    kind, message, text, pickled, is_withheld = pickle.loads(body)
     error: object = None
     why = ""
     if pickled == _IS_OURS:
@@ -431,17 +485,20 @@ def load_exception(body: Body) -> BaseException:
         error = SerializationError(message)
     elif pickled is not None:
         try:
-            error = _put_together(pickle.loads(pickled))
+            found = _put_together(pickle.loads(pickled))
+            withheld = _withheld()
+            if not issubclass(type(found), withheld):
+                error = _without_withheld(found, withheld)
+        except KeyboardInterrupt:
+            raise
         except Exception as broken:  # noqa: BLE001 - whatever its __init__ raises
             why = f" (which cannot be unpickled here: {one_line(broken)})"
-        except (SystemExit, GeneratorExit) as broken:
+        except BaseException as broken:  # noqa: BLE001
             why = f" (which raises {type_name(broken)} when it is unpickled)"
-    elif not ends_program:
+    elif not is_withheld:
         why = " (which cannot be pickled)"
-    if not isinstance(error, BaseException) or issubclass(type(error), _ENDS_PROGRAMS):
-        from .errors import JobError
-
-        error = JobError(f"the job raised {kind}: {message}{why}")
+    if not isinstance(error, BaseException):
+        error = _named(kind, message, why)
     set_cause(error, RemoteTraceback(text))
     return error
 
@@ -504,7 +561,9 @@ def load_result(body: Body, buffers: Sequence[memoryview], job: Named) -> Any:
     """
     try:
         return pickle.loads(body, buffers=buffers)
-    except (Exception, SystemExit, GeneratorExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         from .errors import SerializationError
 
         raise SerializationError(
