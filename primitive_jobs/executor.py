@@ -190,7 +190,10 @@ class JobFuture(Future[T]):
         return True, False, None if error is not None else self.result(), error
 
     def __repr__(self) -> str:
-        state = _STATES.get(self.job.status(), "pending")
+        state = _STATES.get(self.job._tracker.status, "pending")
+        failure = self.job._failure()
+        if failure is not None:
+            state += f" raised {failure}"
         return (
             f"<{type(self).__name__} at {id(self):#x} state={state} "
             f"job={self.job.name!r} {self.job.job_id()}>"

@@ -482,16 +482,22 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
 
     def __repr__(self) -> str:
         elapsed = sum(seconds for _, seconds in self._tracker.spans())
-        return (
-            f"<{type(self).__name__} {self.job_id()} {self.name!r} "
-            f"{self.status().name} {elapsed:.3f} s>"
-        )
+        failure = self._failure()
+        state = self._tracker.status.name if failure is None else f"ERROR {failure},"
+        return f"<{type(self).__name__} {self.job_id()} {self.name!r} {state} {elapsed:.3f} s>"
+
+    def _failure(self) -> str | None:
+        """Type and message of what a failed job raised, for somebody who is shown it."""
+        outcome = self._tracker.outcome
+        if outcome is None or outcome.status is not JobStatus.ERROR:
+            return None
+        return outcome.failure(self)
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
         from .markup import seconds, table
 
-        walk, spans = self.history(), self._tracker.spans()
+        walk, spans = self._tracker.history(), self._tracker.spans()
         spent = dict.fromkeys(JobStatus, 0.0)  # s
         for status, lasted in spans:
             spent[status] += lasted
@@ -508,7 +514,9 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
         pid = self.pid
         if pid is not None:
             rows.append(("worker", f"process {pid}"))
-        return table(type(self).__name__, self.name, last.name, rows)
+        failure = self._failure()
+        state = last.name if failure is None else f"ERROR {failure}"
+        return table(type(self).__name__, self.name, state, rows)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Wait for the end; then everything but function and arguments travels."""

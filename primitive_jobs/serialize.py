@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 OUT_OF_BAND = 16 * 1024  # bytes; a smaller buffer is cheaper inside the pickle
 _PROTOCOL = 5  # the first with out-of-band buffers; every supported Python has it
 _PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})  # need no cloudpickle
+_NOT_PICKLED = " (which cannot be pickled)"
 _IS_OURS = b""  # in place of a pickled exception: a SerializationError of our own
 _ENDS_PROGRAMS = (SystemExit, KeyboardInterrupt, GeneratorExit)
 # By module: looked up where it is loaded, since who raised one has loaded it.
@@ -367,7 +368,11 @@ def _named(kind: str, message: str, why: str = "") -> BaseException:
     """What comes in the place of an exception that cannot come itself."""
     from .errors import JobError
 
-    return JobError(f"the job raised {kind}: {message}{why}")
+    return JobError(_raised(kind, message, why))
+
+
+def _raised(kind: str, message: str, why: str = "") -> str:
+    return f"the job raised {kind}: {message}{why}"
 
 
 class RemoteTraceback(Exception):
@@ -496,7 +501,7 @@ def load_exception(body: Body) -> BaseException:
         except BaseException as broken:  # noqa: BLE001
             why = f" (which raises {type_name(broken)} when it is unpickled)"
     elif not is_withheld:
-        why = " (which cannot be pickled)"
+        why = _NOT_PICKLED
     if not isinstance(error, BaseException):
         error = _named(kind, message, why)
     set_cause(error, RemoteTraceback(text))
@@ -525,6 +530,22 @@ def what_was_raised(body: Body) -> str:
     """Type and message of what `dump_exception` took, without unpickling it."""
     kind, message, *_ = pickle.loads(body)
     return f"{kind}: {message}"
+
+
+def what_comes(body: Body) -> str:
+    """Type and message of what `load_exception` would return, without unpickling it."""
+    kind, message, _, pickled, is_withheld = pickle.loads(body)
+    if pickled is None:
+        kind, message = "JobError", _raised(kind, message, "" if is_withheld else _NOT_PICKLED)
+    return f"{kind}: {message}" if message else kind
+
+
+def brief(text: str, most: int = 200) -> str:
+    """The text on one line of at most ``most`` characters, all of which can be printed."""
+    line = " ".join(text[: 4 * most].split())
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    return line if len(line) <= most else f"{line[: most - 3]}..."
 
 
 def dump_unloadable(error: BaseException) -> bytes:

@@ -19,7 +19,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .errors import InitializerError, JobCancelledError, JobError
-from .serialize import load_exception, load_result, what_was_raised
+from .serialize import (
+    brief,
+    load_exception,
+    load_result,
+    one_line,
+    what_comes,
+    what_was_raised,
+)
 from .status import FINAL_STATES, JobStatus
 from .wire import Kind, Message
 
@@ -72,6 +79,16 @@ class Outcome:
             return None, JobCancelledError(f"job {job.name} was cancelled")
         return None, source
 
+    def failure(self, job: Named) -> str:
+        """Type and message of a failed job's exception, on a line; nothing is unpickled for it.
+
+        User code runs only where the exception was loaded before: its ``__str__``.
+        """
+        source = self._source  # first, as in `load`
+        if self._loaded:
+            source = self._loaded[0][1]
+        return failure_line(source, job.name)
+
     @classmethod
     def loaded(cls, status: JobStatus, value: Any, error: BaseException | None) -> Outcome:
         """An outcome whose value is there already."""
@@ -81,11 +98,25 @@ class Outcome:
 
 
 def _initializer_failed(message: Message, name: str) -> InitializerError:
-    failure = InitializerError(
-        f"job {name}: the pool's preload or initializer raised {what_was_raised(message.body)}"
-    )
+    failure = InitializerError(_of_initializer(message, name))
     failure.__cause__ = load_exception(message.body)
     return failure
+
+
+def _of_initializer(message: Message, name: str) -> str:
+    return f"job {name}: the pool's preload or initializer raised {what_was_raised(message.body)}"
+
+
+def failure_line(source: Message | BaseException | None, name: str) -> str:
+    """Type and message of what an outcome was made of, on a line that can be printed."""
+    try:
+        if not isinstance(source, Message):
+            return "(unknown)" if source is None else brief(one_line(source))
+        if source.kind == Kind.INIT_FAILED:
+            return brief(f"{InitializerError.__name__}: {_of_initializer(source, name)}")
+        return brief(what_comes(source.body))
+    except Exception:  # noqa: BLE001 - it may be nonsense, which a job may send
+        return "(unknown)"
 
 
 def cancelled() -> Outcome:
