@@ -159,21 +159,22 @@ class Slot:
 class _Queue:
     """The waiting jobs: those of the highest priority first, in the order of their numbers.
 
-    Those that were removed are marked and passed over, until they are more than the others.
+    Those that return come before all later ones: they wait in heaps of their own until they are
+    next. Those that were removed are marked and passed over, until they are more than the
+    others; what was removed has ended, and does not return.
     """
 
-    __slots__ = ("_gone", "_priorities", "_rows", "count")
+    __slots__ = ("_gone", "_priorities", "_returned", "_rows", "count")
 
     def __init__(self) -> None:
-        self._rows: dict[int, deque[Job]] = {}  # by priority
+        self._rows: dict[int, deque[Job]] = {}  # by priority; each in order
         self._priorities: list[int] = []  # heap of the rows' priorities, negated
+        self._returned: dict[int, list[tuple[int, Job]]] = {}  # heaps by priority, none empty
         self.count = 0  # of those that wait
         self._gone: set[Job] = set()
 
     def push(self, job: Job) -> None:
-        """Take a job in: before all later ones, if it returns."""
-        if self._gone and job in self._gone:
-            self._sweep()
+        """Take a job in."""
         row = self._rows.get(job.priority)
         if row is None:
             row = self._rows[job.priority] = deque()
@@ -181,21 +182,31 @@ class _Queue:
         if not row or row[-1].number < job.number:
             row.append(job)
         else:
-            place = 0
-            while row[place].number < job.number:  # others that returned: few
-                place += 1
-            row.insert(place, job)
+            heap = self._returned.setdefault(job.priority, [])
+            heapq.heappush(heap, (job.number, job))
         self.count += 1
 
     def first(self) -> Job:
         """The next one; there must be one."""
         while True:
-            row = self._rows[-self._priorities[0]]
-            while row:
-                if not self._gone or row[0] not in self._gone:
-                    return row[0]
+            priority = -self._priorities[0]
+            row = self._rows[priority]
+            if self._returned:
+                self._move_up(priority, row)
+            if not row:
+                del self._rows[-heapq.heappop(self._priorities)]
+            elif not self._gone or row[0] not in self._gone:
+                return row[0]
+            else:
                 self._gone.discard(row.popleft())
-            del self._rows[-heapq.heappop(self._priorities)]
+
+    def _move_up(self, priority: int, row: deque[Job]) -> None:
+        """If one that returned comes before the whole row, put it there."""
+        heap = self._returned.get(priority)
+        if heap and (not row or heap[0][0] < row[0].number):
+            row.appendleft(heapq.heappop(heap)[1])
+            if not heap:
+                del self._returned[priority]
 
     def pop(self) -> Job:
         """Take the next one out."""
@@ -205,20 +216,28 @@ class _Queue:
         return job
 
     def remove(self, job: Job) -> None:
-        """Take any one out."""
+        """Take any one out, for good."""
         self._gone.add(job)
         self.count -= 1
         if len(self._gone) > 64 and len(self._gone) > self.count:
             self._sweep()
 
     def _sweep(self) -> None:
+        gone = self._gone
         for priority, row in self._rows.items():
-            self._rows[priority] = deque(job for job in row if job not in self._gone)
-        self._gone.clear()
+            self._rows[priority] = deque(job for job in row if job not in gone)
+        for priority, heap in list(self._returned.items()):
+            heap[:] = [entry for entry in heap if entry[1] not in gone]
+            heapq.heapify(heap)
+            if not heap:
+                del self._returned[priority]
+        gone.clear()
 
     def numbers(self) -> list[int]:
         """For tests: of all that wait."""
-        return [job.number for row in self._rows.values() for job in row if job not in self._gone]
+        rows = [job for row in self._rows.values() for job in row]
+        rows += [job for heap in self._returned.values() for _, job in heap]
+        return [job.number for job in rows if job not in self._gone]
 
 
 _COMING = frozenset({STARTING, WARMING})
