@@ -113,7 +113,7 @@ from .messages import (
 from .options import DEFAULT_OPTIONS
 from .process import STACK_PAUSE, WorkerConfig, WorkerProcess
 from .reloads import code_watch
-from .scheduler import BUSY, GRACE, IDLE, STARTING, WARMING, Scheduler
+from .scheduler import IDLE, STARTING, WARMING, Scheduler
 from .serialize import one_line
 from .shared import Source
 from .status import JobStatus
@@ -447,6 +447,7 @@ class Dispatcher:
         """What there is just now; never blocks, and may be late by what is happening."""
         # Other threads go on meanwhile: in this order, no job is counted twice on its way.
         done, failed, gone = self._ended_jobs
+        running = self._scheduler.running
         states = [slot.state for slot in list(self._scheduler.slots.values())]
         waiting = self._scheduler.waiting
         coming = [
@@ -455,10 +456,9 @@ class Dispatcher:
             if isinstance(job, PrimitiveJob) and not job.in_final_state()
         ]
         handed = sum(coming)
-        busy = states.count(BUSY) + states.count(GRACE) + handed
         return Counts(
             queued=waiting + len(coming) - handed,
-            running=busy,
+            running=running + handed,
             done=done,
             failed=failed,
             cancelled=gone,
@@ -940,8 +940,8 @@ class Dispatcher:
         self, process: WorkerProcess, message: Message, ended: int, job: int, attempt: int
     ) -> None:
         """One job has ended, the next is for the same worker."""
-        follow_up = self._assign(Assign(process.slot, job, attempt))  # first: somebody waits for it
-        self._settle(ended, message)
+        self._settle(ended, message)  # first: never do two RUNNING jobs have one worker
+        follow_up = self._assign(Assign(process.slot, job, attempt))
         if follow_up is not None:
             self._feed(follow_up)
 

@@ -272,8 +272,12 @@ class Scheduler:
         self._cancelling = False  # it was shut down with everything cancelled
         self._queue = _Queue()
         self._idle: list[Slot] = []  # the longest idle first; the last one is used next
-        self._busy = 0  # slots that have a job
+        # Jobs that some slot has. One whose worker is being killed counts until its end is known:
+        # till then it holds what it has taken, and is RUNNING.
+        self.running = 0  # written by the dispatcher alone; may be read on any thread
+        self._busy = 0  # slots that have a job, without those that are being killed
         self._live = 0  # slots that may have one now or later
+        self._full = False  # after the last event as many jobs ran as may
         self._warm = False  # a job has ended: spares may be started
         self._spares_failed = False  # the last start failed, and nobody waited for it
         self._limited: set[Slot] = set()  # slots with a deadline
@@ -326,7 +330,7 @@ class Scheduler:
         due = []
         if self._limited:
             due += [slot.deadline for slot in self._limited if slot.deadline is not None]
-        if self._idle and self.idle_timeout is not None and self._busy < self.max_workers:
+        if self._idle and self.idle_timeout is not None and self.running < self.max_workers:
             due.append(self._idle[0].idle_since + self.idle_timeout)
         if self._hold_until is not None and self._queue.count:
             due.append(self._hold_until)
@@ -338,7 +342,7 @@ class Scheduler:
         None where its coming would need more than that. It holds until the next event; a job
         that is given is told of by `HandedOver`, which has to be that event.
         """
-        if not self._idle or self._queue.count or self.closing or self._busy >= self.max_workers:
+        if not self._idle or self._queue.count or self.closing or self.running >= self.max_workers:
             return None
         if self._missing(0, self._busy + 1) > 0:  # of spares, that is
             return None
@@ -362,7 +366,7 @@ class Scheduler:
         slot.served += 1
         self._warm = True
         slot.idle_since = now
-        if self._busy + 1 >= self.max_workers:  # see _set_idle
+        if self.running + 1 >= self.max_workers:  # see _fill
             for spare in self._idle:
                 spare.idle_since = now
         return True
@@ -395,8 +399,8 @@ class Scheduler:
             or slot.job is None
             or not queue.count
             or self._live != self.max_workers + self.spare_workers  # else one starts, or leaves
-            or self._busy > self.max_workers
-            or (self._busy < self.max_workers and self._idle)
+            or self.running > self.max_workers
+            or (self.running < self.max_workers and self._idle)
             or self.closing
         ):
             return None
@@ -420,8 +424,10 @@ class Scheduler:
             missing = self._missing(0, self._busy)
             self._spares_failed = failed
             return missing > 0
+        if self._idle and self.running < self.max_workers:
+            return True
         # Whoever asks may have to answer for any number of them.
-        return bool(self._idle) or self._missing(self.max_workers, self._busy) > 0
+        return self._missing(self.max_workers, self._busy) > 0
 
     # --- jobs --------------------------------------------------------------------------------
 
@@ -453,7 +459,7 @@ class Scheduler:
         slot = self._slot_with(event.slot, event.attempt)
         if slot is not None and slot.job is not None and slot.state is BUSY:
             del self.jobs[slot.job.number]
-            slot.job = None
+            self._take_away(slot)
             self._set_deadline(slot, None)
             self._unwatch(slot)
             self._set_idle(slot)
@@ -469,9 +475,14 @@ class Scheduler:
         if job.slot is None:
             self._queue.remove(job)
         else:
-            job.slot.job = None
+            self._take_away(job.slot)
             job.slot = None
         self._actions.append(Settle(job.number, fate))
+
+    def _take_away(self, slot: Slot) -> None:
+        """A slot has no job any more."""
+        slot.job = None
+        self.running -= 1
 
     def _on_answered(self, event: Answered) -> None:
         slot = self._slot_with(event.slot, event.attempt)
@@ -487,7 +498,7 @@ class Scheduler:
             slot.served += 1
             if slot.retiring or slot.served == self.max_jobs_per_worker:
                 self._ask_to_leave(slot)
-            elif self._queue.count and self._busy <= self.max_workers:
+            elif self._queue.count and self.running < self.max_workers:
                 self._assign(slot, self._queue.pop())
             else:
                 self._set_idle(slot)
@@ -505,8 +516,9 @@ class Scheduler:
         if slot is None or slot.job is None:
             return
         if event.unfit:
-            self._enqueue(slot.job)
-            slot.job = None
+            job = slot.job
+            self._take_away(slot)
+            self._enqueue(job)
             self._set_deadline(slot, None)
             self._unwatch(slot)
             self._ask_to_leave(slot)
@@ -532,7 +544,7 @@ class Scheduler:
             self._settle(job, Lost(evidence))
         else:
             if slot is not None:
-                slot.job = None
+                self._take_away(slot)
             self._do(Requeue(job.number))
             self._enqueue(job)
 
@@ -542,7 +554,7 @@ class Scheduler:
         if job.cancel_asked:
             self._settle(job, Cancelled())
         else:
-            slot.job = None
+            self._take_away(slot)
             self._do(Requeue(job.number, began=True))
             self._enqueue(job)
 
@@ -603,9 +615,6 @@ class Scheduler:
         return slot
 
     def _set_idle(self, slot: Slot) -> None:
-        if self._busy >= self.max_workers:  # spares were of use till now: they do not leave at once
-            for spare in self._idle:
-                spare.idle_since = self._now
         self._move(slot, IDLE)
         slot.idle_since = self._now
         self._idle.append(slot)
@@ -733,7 +742,7 @@ class Scheduler:
             if slot.state is BUSY:
                 slot.reason = Reason.TIMEOUT
             self._kill(slot)
-        if self.idle_timeout is not None and self._busy < self.max_workers:
+        if self.idle_timeout is not None and self.running < self.max_workers:
             while self._idle and self._idle[0].idle_since + self.idle_timeout <= now:
                 self._ask_to_leave(self._idle[0])
 
@@ -766,10 +775,14 @@ class Scheduler:
     def _fill(self) -> None:
         """Bring queue and slots together; every event ends here."""
         if self._idle:
+            if self._full and self.running < self.max_workers:
+                for spare in self._idle:  # they were of use till now: they do not leave at once
+                    spare.idle_since = self._now
             while self._live > self.max_workers + self.spare_workers and self._idle:
                 self._ask_to_leave(self._idle[0])
-            while self._queue.count and self._idle and self._busy < self.max_workers:
+            while self._queue.count and self._idle and self.running < self.max_workers:
                 self._assign(self._idle.pop(), self._queue.pop())
+        self._full = self.running >= self.max_workers
         # What is busy beyond the limit, after a resize, may have a spare too.
         if self._live < max(self.max_workers, self._busy) + self.spare_workers:
             self._spawn()
@@ -782,6 +795,8 @@ class Scheduler:
         slot.attempt = self._attempt_count
         if slot.state is not BUSY:
             self._move(slot, BUSY)
+        if slot.job is None:
+            self.running += 1
         slot.job, job.slot = job, slot
 
     def _assign(self, slot: Slot, job: Job) -> None:
@@ -851,5 +866,6 @@ class Scheduler:
         assert self._busy == states.count(BUSY) + states.count(GRACE)
         assert self._live == len(states) - states.count(LEAVING) - states.count(DYING)
         assert all(slot.number in self.slots for slot in self._limited)
-        may_run = self._idle and self._busy < self.max_workers
+        assert self.running == len([s for s in self.slots.values() if s.job is not None])
+        may_run = self._idle and self.running < self.max_workers
         assert not (self._queue.count and may_run), "nobody waits while a worker may have it"

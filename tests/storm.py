@@ -11,13 +11,14 @@ import collections
 import contextlib
 import ctypes
 import hashlib
+import itertools
 import os
 import random
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,68 @@ def processes_of(token: str) -> list[psutil.Process]:
     return found
 
 
+# --- how many run ---------------------------------------------------------------------------------
+
+
+class RunningWatch:
+    """Counts jobs that run at the same moment, from a thread of its own.
+
+    One scan proves nothing: a job that was seen RUNNING may have ended, and another begun, before
+    the scan comes to that. But what is in the same RUNNING in two scans, one after the other, was
+    so all the time between them: those are what `most` is the largest number of.
+
+    Args:
+        jobs: Tells which jobs to look at.
+        workers: So many may run; only where a first scan finds more, there is a second one.
+    """
+
+    def __init__(self, jobs: Callable[[], Iterable[PrimitiveJob[Any]]], workers: int) -> None:
+        self._jobs = jobs
+        self._workers = workers
+        self.most = 0
+        self.looks = 0
+
+    def look(self) -> None:
+        """Scan, and scan again where it is needed."""
+        self.looks += 1
+        seen = [(job, job.history()) for job in [*self._jobs()] if job.running()]
+        first = [(job, walk) for job, walk in seen if walk[-1][0] is JobStatus.RUNNING]
+        if len(first) <= self._workers:
+            self.most = max(self.most, min(1, len(first)))
+            return
+        second = [job for job, walk in first if job.running() and job.history() == walk]
+        self.most = max(self.most, len(second))
+
+    def run(self, stop: threading.Event) -> None:
+        """Look again and again."""
+        while not stop.wait(0.0005):
+            self.look()
+
+
+def running_times(job: PrimitiveJob[Any]) -> list[tuple[float, float]]:
+    """When it was RUNNING, from when to when, as its history has it; it has ended."""
+    walk = job.history()
+    return [
+        (since, until)
+        for (status, since), (_, until) in itertools.pairwise(walk)
+        if status is JobStatus.RUNNING
+    ]
+
+
+def most_at_once(jobs: Iterable[PrimitiveJob[Any]]) -> int:
+    """How many ran at the same moment, by the times of their histories.
+
+    These are of the wall clock: if that is set meanwhile, they mean nothing.
+    """
+    return deepest(times for job in jobs for times in running_times(job))
+
+
+def deepest(times: Iterable[tuple[float, float]]) -> int:
+    """The largest number of spans that overlap; one may begin at the moment another one ends."""
+    steps = sorted(step for since, until in times for step in ((since, 1), (until, -1)))
+    return max(itertools.accumulate(step for _, step in steps), default=0)
+
+
 class Submitted:
     """A job with all that is known of it."""
 
@@ -207,6 +270,8 @@ class Storm:
         self.wrong: list[str] = []
         self._outstanding: list[Submitted] = []
         self._answers: list[tuple[JobStatus, list[bool]]] = []  # of all jobs
+        self._times: list[tuple[float, float]] = []  # when one was RUNNING
+        self._watch = RunningWatch(self._unfinished, workers)
         self._stop = threading.Event()
         self._number = iter(range(1 << 60))
 
@@ -219,6 +284,7 @@ class Storm:
                 *[(self._cancel, pool)] * CANCELLERS,
                 (self._signal, pool),
                 (self._disturb, pool),
+                (self._look, pool),
             ]
             threads = [
                 threading.Thread(target=self._guarded, args=(task, n, pool))
@@ -236,6 +302,9 @@ class Storm:
         for status, answers in self._answers:
             assert set(answers) <= {status is JobStatus.CANCELLED}, f"{status}: {answers}"
         assert not processes_of(token), "processes were left"
+        assert self._watch.looks > 10 * seconds
+        assert self._watch.most <= self.workers, f"{self._watch.most} jobs were RUNNING at once"
+        assert deepest(self._times) <= self.workers, "so many were RUNNING by their histories"
         return {**self.counts, "slowest cancel (ms)": round(self.slowest_cancel * 1000, 1)}
 
     def _guarded(self, task: Callable[[JobPool, random.Random], None], n: int, pool: Any) -> None:
@@ -305,6 +374,13 @@ class Storm:
                 pool.resize(rng.randint(1, self.workers))
         pool.resize(self.workers)
 
+    def _look(self, pool: JobPool, rng: random.Random) -> None:
+        del pool, rng
+        self._watch.run(self._stop)
+
+    def _unfinished(self) -> list[PrimitiveJob[Any]]:
+        return [item.job for item in self._outstanding.copy()]
+
     # --- the verdict -------------------------------------------------------------------------
 
     def _collect(self, item: Submitted) -> None:
@@ -322,6 +398,7 @@ class Storm:
             what = item.kind.function.__name__
             self.wrong.append(f"{what}: {problem}: {job}, {walk}, {item.answers}, {error!r}")
         self._answers.append((job.status(), item.answers))
+        self._times += running_times(job)
         self.counts["jobs"] += 1
         self.counts[job.status().name] += 1
         if error is not None:

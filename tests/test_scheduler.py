@@ -631,12 +631,29 @@ def test_a_spare_runs_no_job_while_all_others_do() -> None:
     assert play(Answered(1, 2, RETURNED))[1:] == [Assign(1, 3, 3)]
 
 
-def test_a_spare_takes_the_place_of_a_killed_worker_at_once() -> None:
+def test_a_spare_takes_the_place_of_a_killed_worker_as_soon_as_that_is_gone() -> None:
     play = with_spare()
     play(Submitted(3))
-    # Before the killed one is gone, and a new spare is on its way.
-    assert play(CancelAsked(2)) == [Kill(1), Assign(2, 3, 3), Spawn(3)]
-    assert play(Gone(1, Evidence(1, -9, noted=2))) == [Settle(2, Cancelled())]
+    assert play(CancelAsked(2)) == [Kill(1)]
+    assert play.scheduler.offer() is None
+    gone = Gone(1, Evidence(1, -9, noted=2))
+    assert play(gone) == [Settle(2, Cancelled()), Assign(2, 3, 3), Spawn(3)]
+
+
+def test_a_killed_worker_whose_job_has_ended_all_the_same_holds_no_place() -> None:
+    play = with_spare()
+    play(Submitted(3), CancelAsked(2))
+    assert play(Answered(1, 2, RETURNED)) == [Settle(2, RETURNED), Assign(2, 3, 3), Spawn(3)]
+    assert play(Gone(1, Evidence(1, -9, noted=2))) == []
+
+
+def test_spares_that_waited_for_a_kill_do_not_leave_at_once() -> None:
+    play = with_spare(idle_timeout=10.0)
+    play.now = 100.0
+    play(CancelAsked(2))
+    assert play.scheduler.next_deadline() is None
+    play(Gone(1, Evidence(1, -9, noted=2)))
+    assert play.scheduler.next_deadline() == 110.0
 
 
 def test_without_a_queue_the_worker_that_served_is_used_again() -> None:
@@ -718,6 +735,7 @@ class World(RuleBasedStateMachine):
         self.processes: dict[int, str] = {}  # slot: warming, ready, dead
         self.killed: set[int] = set()
         self.running: dict[int, tuple[int, int]] = {}  # slot: job, attempt
+        self.shown: set[int] = set()  # jobs that are RUNNING, for whoever looks
         self.begun: Counter[int] = Counter()
         self.retries: dict[int, int] = {}
         self.watched: set[int] = set()
@@ -743,7 +761,10 @@ class World(RuleBasedStateMachine):
                     assert not self.ends[job], "a job that ended starts again"
                     assert self.begun[job] <= self.retries[job], "a job starts too often"
                     self.running[slot] = (job, attempt)
+                    self.shown.add(job)
+                    assert len(self.shown) <= self.scheduler.max_workers, "too many run"
                 case Requeue(job=job):
+                    self.shown.discard(job)
                     for slot, (other, _) in list(self.running.items()):
                         if other == job:
                             del self.running[slot]
@@ -753,6 +774,7 @@ class World(RuleBasedStateMachine):
                 case Unwatch(slot=slot):
                     self.watched.remove(slot)
                 case Settle(job=job):
+                    self.shown.discard(job)
                     self.ends[job] += 1
                     assert self.ends[job] == 1, "a job ends twice"
                 case Kill(slot=slot):
@@ -808,6 +830,8 @@ class World(RuleBasedStateMachine):
         self.jobs += 1
         self.retries[self.jobs] = retries
         self.running[slot] = (self.jobs, attempt)
+        self.shown.add(self.jobs)
+        assert len(self.shown) <= self.scheduler.max_workers, "too many run"
         done = self.tell(HandedOver(self.jobs, slot, attempt, priority, retries))
         assert not done, "an offer is made only where nothing else is to be done"
 
@@ -842,6 +866,7 @@ class World(RuleBasedStateMachine):
     def withdraw(self, data: st.DataObject) -> None:
         slot = self.pick(data, self.withdrawable())
         job, attempt = self.running.pop(slot)
+        self.shown.discard(job)
         self.ends[job] += 1  # by its canceller
         self.tell(Withdrawn(slot, attempt))
 
@@ -863,7 +888,8 @@ class World(RuleBasedStateMachine):
     @rule(data=st.data())
     def be_unfit(self, data: st.DataObject) -> None:
         slot = self.pick(data, self.unfit())
-        _, attempt = self.running.pop(slot)
+        job, attempt = self.running.pop(slot)
+        self.shown.discard(job)
         self.tell(NotTaken(slot, attempt, unfit=True))
 
     @precondition(lambda self: self.jobs)
@@ -917,6 +943,8 @@ class World(RuleBasedStateMachine):
         assert ended == job
         self.ends[ended] += 1
         self.running[slot] = (follower, number)
+        self.shown.discard(ended)
+        self.shown.add(follower)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
@@ -973,6 +1001,7 @@ class World(RuleBasedStateMachine):
         assert self.closes <= 1
         assert set(self.scheduler.slots) == self.starting | set(self.processes)
         assert self.watched <= self.running.keys(), "memory is watched while a job runs"
+        assert self.scheduler.running == len(self.shown)
 
     def teardown(self) -> None:
         self.tell(ShutDown(cancel=True, at_once=True))
