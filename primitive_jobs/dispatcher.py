@@ -91,6 +91,7 @@ from .messages import (
     NotTaken,
     OutOfMemory,
     OverMemory,
+    Postpone,
     Ready,
     Requeue,
     Resized,
@@ -779,6 +780,8 @@ class Dispatcher:
                 self._log.ordered(slot)
                 self._orders[slot] = order = _Order(slot)
                 self._to_spawn.put(order)
+            case Postpone(seconds=seconds, spare=spare):
+                self._log.postponed(seconds, spare=spare)
             case Unspawn(slot=slot):
                 if slot in self._orders:
                     self._orders[slot].wanted = False

@@ -419,9 +419,10 @@ class JobExecutor(Executor):
         mp_context: For the sake of `ProcessPoolExecutor`'s users: a multiprocessing context whose
             start method is not "fork". It changes nothing: workers are fresh processes always,
             which inherit no memory, as with "spawn".
-        initializer: Called in each worker before its first job. If it raises or dies, the futures
-            that wait fail with `InitializerError`, a `BrokenProcessPool`; the next submit tries
-            again.
+        initializer: Called in each worker before its first job. If it raises or dies, and no
+            other worker works or is still coming, the futures that wait fail with
+            `InitializerError`, a `BrokenProcessPool`, and the next submit tries again; else
+            another worker is tried after a pause.
         initargs: Its arguments; locks and events of multiprocessing are allowed among them.
         max_tasks_per_child: Jobs after which a worker process is replaced; default None: never.
         pool: A `JobPool`, or what `JobPool.options` returns, to use instead of a pool of its own;

@@ -318,6 +318,13 @@ class Spawn(Fact):
     slot: int
 
 
+class Postpone(Fact):
+    """Tell that a worker did not get ready, and the next one is tried in `seconds`."""
+
+    seconds: float
+    spare: bool
+
+
 class Unspawn(Fact):
     """Call a start off, if it has not begun."""
 
@@ -399,7 +406,18 @@ class Close(Fact):
 
 
 Action = (
-    Spawn | Unspawn | Assign | Watch | Unwatch | Requeue | Settle | Leave | Terminate | Kill | Close
+    Spawn
+    | Postpone
+    | Unspawn
+    | Assign
+    | Watch
+    | Unwatch
+    | Requeue
+    | Settle
+    | Leave
+    | Terminate
+    | Kill
+    | Close
 )
 
 Actions = list[Action]

@@ -205,8 +205,10 @@ class JobPool(_Submitter):
     Args:
         max_workers: Most worker processes; default: `loky.cpu_count()`, which knows of cgroups
             and CPU affinity.
-        initializer: Called in each worker before its first job. If it raises or dies, the
-            jobs that wait fail with `InitializerError`; the next submit tries again.
+        initializer: Called in each worker before its first job. If it raises or dies, and no
+            other worker works or is still coming, the jobs that wait fail with
+            `InitializerError`, and the next submit tries again; else another worker is tried
+            after a pause of 1 s, which doubles up to 60 s. A spare that fails so fails no job.
         initargs: Its arguments; locks and events of multiprocessing are allowed among them.
         env: Environment variables of the workers, besides those of this process.
         threads_per_worker: For BLAS, OpenMP and the like, set by environment variables before
@@ -217,8 +219,7 @@ class JobPool(_Submitter):
             code that leaks; default None: never.
         memory_limit: The `memory_limit` of jobs that have none of their own; default None.
         preload: Names of modules that each worker imports before its first job, so that this does
-            not have to wait for them. If one cannot be imported, the jobs that wait fail with
-            `InitializerError`.
+            not have to wait for them. One that cannot be imported is as an initializer that raises.
         spare_workers: Idle worker processes beyond `max_workers` that stand ready to take the
             place of one that is killed or replaced, since starting one takes some 0.2 s; default
             1. They are started when all workers are busy and the first job has ended, refilled in

@@ -41,6 +41,7 @@ from .messages import (
     NotTaken,
     OutOfMemory,
     OverMemory,
+    Postpone,
     Ready,
     Reason,
     Requeue,
@@ -61,10 +62,10 @@ from .messages import (
     Watch,
     Withdrawn,
 )
+from .pauses import Pause
 from .wire import Kind
 
 MAX_STARTS = 3  # failures in a row to start a worker, or a job, before those who wait are told
-START_PAUSE = 1.0  # s between tries to start more workers after that, while others do the work
 LEAVE_TIME = 5.0  # s that an idle worker has to end by itself, for the sake of its atexit handlers
 
 
@@ -135,19 +136,25 @@ class Slot:
         "reason",
         "retiring",
         "served",
+        "spare",
         "state",
+        "trial",
+        "unclear",
         "was",
         "watched",
     )
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, *, spare: bool = False, trial: bool = False) -> None:
         self.number = number
+        self.spare = spare  # no job waited for it when it was ordered
+        self.trial = trial  # the one before it did not get ready
         self.state = STARTING
         self.was = STARTING  # the state before DYING
         self.job: Job | None = None
         self.attempt = 0
         self.reason: Reason | None = None  # the first one recorded stays
         self.died = False  # by itself, that is: not by our kill
+        self.unclear = False  # so it died before it was ready; why, is told when it is gone
         self.deadline: float | None = None
         self.idle_since = 0.0
         self.served = 0  # jobs that it answered
@@ -276,15 +283,15 @@ class Scheduler:
         # till then it holds what it has taken, and is RUNNING.
         self.running = 0  # written by the dispatcher alone; may be read on any thread
         self._busy = 0  # slots that have a job, without those that are being killed
-        self._live = 0  # slots that may have one now or later
+        self._live = 0  # slots that may have one now or later, or may prove that none can
         self._full = False  # after the last event as many jobs ran as may
         self._warm = False  # a job has ended: spares may be started
-        self._spares_failed = False  # the last start failed, and nobody waited for it
         self._limited: set[Slot] = set()  # slots with a deadline
         self._slot_count = 0
         self._attempt_count = 0
-        self._start_failures = 0  # in a row
-        self._hold_until: float | None = None  # no worker is started before
+        self._start_failures = 0  # in a row, of workers that jobs waited for
+        self._pause = Pause()
+        self._spare_pause = Pause()
         self._now = 0.0
         self._actions: Actions = []
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -332,8 +339,9 @@ class Scheduler:
             due += [slot.deadline for slot in self._limited if slot.deadline is not None]
         if self._idle and self.idle_timeout is not None and self.running < self.max_workers:
             due.append(self._idle[0].idle_since + self.idle_timeout)
-        if self._hold_until is not None and self._queue.count:
-            due.append(self._hold_until)
+        until = self._pause_of(self._busy).until
+        if until is not None and self._missing(self._queue.count, self._busy) > 0:
+            due.append(until)
         return min(due) if due else None
 
     def offer(self) -> tuple[int, int] | None:
@@ -344,7 +352,7 @@ class Scheduler:
         """
         if not self._idle or self._queue.count or self.closing or self.running >= self.max_workers:
             return None
-        if self._missing(0, self._busy + 1) > 0:  # of spares, that is
+        if self._to_start(0, self._busy + 1) > 0:  # of spares, that is
             return None
         return self._idle[-1].number, self._attempt_count + 1
 
@@ -373,9 +381,9 @@ class Scheduler:
 
     def line_up(self, event: Submitted) -> bool:
         """Take in a job that has to wait, since all workers are busy: stands for the event."""
-        if self._busy < self.max_workers or self._spares_failed or self.closing:
+        if self._busy < self.max_workers or self.closing:
             return False
-        if self._missing(0, self._busy) > 0:  # a spare, that is
+        if self._to_start(0, self._busy) > 0:  # a spare, that is
             return False
         self._on_submitted(event)
         return True
@@ -420,10 +428,7 @@ class Scheduler:
         if self.closing:
             return True  # it would be turned away
         if self._busy >= self.max_workers:
-            failed, self._spares_failed = self._spares_failed, False  # as it would do
-            missing = self._missing(0, self._busy)
-            self._spares_failed = failed
-            return missing > 0
+            return self._to_start(0, self._busy) > 0
         if self._idle and self.running < self.max_workers:
             return True
         # Whoever asks may have to answer for any number of them.
@@ -435,7 +440,6 @@ class Scheduler:
         if self.closing:
             self._do(Settle(event.job, TurnedAway()))
             return
-        self._spares_failed = False
         self._enqueue(
             Job(
                 event.job,
@@ -611,7 +615,7 @@ class Scheduler:
     def _forget(self, number: int) -> Slot:
         slot = self.slots.pop(number)
         self._busy -= _HAS_JOB[slot.state]
-        self._live -= _IS_LIVE[slot.state]
+        self._live -= _IS_LIVE[slot.state] or slot.unclear
         return slot
 
     def _set_idle(self, slot: Slot) -> None:
@@ -657,20 +661,27 @@ class Scheduler:
     def _on_start_failed(self, event: StartFailed) -> None:
         slot = self._forget(event.slot)
         if slot.state is STARTING:
-            self._count_failure(event.evidence)
+            self._not_ready(slot, Lost(event.evidence))
 
-    def _count_failure(self, evidence: Evidence) -> None:
-        """A worker did not get ready: try again, but not for ever if there is no other."""
-        self._start_failures += 1
-        self._spares_failed = True
-        usable = any(other.state in (IDLE, BUSY) for other in self.slots.values())
-        if self._start_failures < MAX_STARTS:
+    def _not_ready(self, slot: Slot, fate: Lost | NotInitialized) -> None:
+        """A worker did not get ready: those who wait are told if nobody works or is coming."""
+        if slot.spare:
+            self._postpone(self._spare_pause, spare=True)
             return
-        if usable:
-            self._hold_until = self._now + START_PAUSE
-        else:
-            self._start_failures = 0
-            self._fail_waiting(Lost(evidence))
+        self._start_failures += 1
+        if self._start_failures < MAX_STARTS and isinstance(fate, Lost):
+            return  # by chance, perhaps: another is started at once
+        if self._live:
+            self._postpone(self._pause, spare=False)
+            return
+        self._start_failures = 0
+        self._pause.end()
+        self._fail_waiting(fate)
+
+    def _postpone(self, pause: Pause, *, spare: bool) -> None:
+        seconds = pause.begin(self._now)
+        if seconds is not None:
+            self._do(Postpone(seconds, spare))
 
     def _fail_waiting(self, fate: Fate) -> None:
         while self._queue.count:
@@ -680,8 +691,9 @@ class Scheduler:
         slot = self.slots.get(event.slot)
         if slot is not None and slot.state is WARMING:
             self._start_failures = 0
-            self._spares_failed = False
-            self._hold_until = None
+            self._pause.end()
+            if slot.spare:
+                self._spare_pause.end()
             self._set_idle(slot)
             if self._idle[0] is not slot:
                 # Behind those that have served: what they have imported serves again.
@@ -693,21 +705,17 @@ class Scheduler:
         slot = self.slots.get(event.slot)
         if slot is not None and slot.state is WARMING:
             self._kill(slot)
-            self._initializer_failed(NotInitialized(event.message, None))
-
-    def _initializer_failed(self, fate: NotInitialized) -> None:
-        """Fail those who wait. The next submit tries anew, in processes of its own."""
-        self._spares_failed = True
-        self._fail_waiting(fate)
-        for slot in self.slots.values():
-            if slot.state in _COMING:
-                self._kill(slot)
+            self._not_ready(slot, NotInitialized(event.message, None))
 
     def _on_died(self, event: Died) -> None:
         slot = self.slots.get(event.slot)
         if slot is not None and slot.state is not DYING:
             slot.died = True
             self._kill(slot)
+            if slot.was is WARMING:
+                # None is started in its place before it is known whether that makes sense.
+                slot.unclear = True
+                self._live += 1
 
     def _on_gone(self, event: Gone) -> None:
         slot = self._forget(event.slot)
@@ -729,14 +737,14 @@ class Scheduler:
             else:
                 self._settle(job, Lost(evidence))
         elif slot.was is WARMING and slot.died:
-            if evidence.initializing:
-                self._initializer_failed(NotInitialized(None, evidence))
-            else:
-                self._count_failure(evidence)
+            raised = evidence.initializing
+            self._not_ready(slot, NotInitialized(None, evidence) if raised else Lost(evidence))
 
     def _on_tick(self, event: Tick) -> None:
         del event
         now = self._now
+        self._pause.tick(now)
+        self._spare_pause.tick(now)
         late = [s for s in self._limited if s.deadline is not None and s.deadline <= now]
         for slot in sorted(late, key=lambda slot: slot.number):
             if slot.state is BUSY:
@@ -813,23 +821,41 @@ class Scheduler:
         self._do(Watch(slot.number, slot.attempt, job.memory_limit))
 
     def _missing(self, waiting: int, busy: int) -> int:
-        """How many workers to start, with so many jobs that wait, and that run."""
+        """How many workers are missing, with so many jobs that wait, and that run."""
         if busy < self.max_workers:
             wanted = min(waiting, self.max_workers - busy)
-        elif self._warm and not self._spares_failed and not self.closing:
+        elif self._warm and not self.closing:
             wanted = self.spare_workers
         else:
             return 0
         return wanted - (self._live - busy)
 
+    def _pause_of(self, busy: int) -> Pause:
+        """That of whom would be started while so many jobs run."""
+        return self._pause if busy < self.max_workers else self._spare_pause
+
+    def _to_start(self, waiting: int, busy: int) -> int:
+        """How many of the missing to start now.
+
+        As long as the last one did not get ready it is one after a pause, and the next after that
+        one's failure. If none is there at all, there is nothing to wait for.
+        """
+        missing, pause = self._missing(waiting, busy), self._pause_of(busy)
+        if missing <= 0 or not pause.doubt:
+            return missing
+        spare = pause is self._spare_pause
+        slots = self.slots.values()
+        coming = (slot for slot in slots if slot.state in _COMING or slot.unclear)
+        tried = any(slot.trial and slot.spare is spare for slot in coming)
+        return 0 if tried or (self._live and pause.until is not None) else 1
+
     def _spawn(self) -> None:
-        if self._hold_until is not None:
-            if self._now < self._hold_until:
-                return
-            self._hold_until = None
-        for _ in range(self._missing(self._queue.count, self._busy)):
+        pause = self._pause_of(self._busy)
+        for _ in range(self._to_start(self._queue.count, self._busy)):
             self._slot_count += 1
-            self.slots[self._slot_count] = Slot(self._slot_count)
+            spare = pause is self._spare_pause
+            slot = Slot(self._slot_count, spare=spare, trial=pause.doubt)
+            self.slots[self._slot_count] = slot
             self._live += 1
             self._do(Spawn(self._slot_count))
 
@@ -864,7 +890,11 @@ class Scheduler:
             assert not slot.watched or has_job, "only a busy worker's memory is watched"
         states = [slot.state for slot in self.slots.values()]
         assert self._busy == states.count(BUSY) + states.count(GRACE)
-        assert self._live == len(states) - states.count(LEAVING) - states.count(DYING)
+        unclear = [slot for slot in self.slots.values() if slot.unclear]
+        assert all(slot.state is DYING and slot.was is WARMING for slot in unclear)
+        ending = states.count(LEAVING) + states.count(DYING)
+        assert self._live == len(states) - ending + len(unclear)
+        assert self._live or not self._queue.count, "nobody waits without a worker to come"
         assert all(slot.number in self.slots for slot in self._limited)
         assert self.running == len([s for s in self.slots.values() if s.job is not None])
         may_run = self._idle and self.running < self.max_workers

@@ -96,6 +96,11 @@ class WorkerLog:
             Later(what_was_raised, message.body),
         )
 
+    def postponed(self, seconds: float, *, spare: bool) -> None:
+        """One did not get ready, and others do the work."""
+        text = "the next %s is started in %g s: the last one did not get ready"
+        self._report(logging.INFO, text, "spare worker" if spare else "worker", seconds)
+
     # --- going -------------------------------------------------------------------------------
 
     def unfit(self, process: WorkerProcess, job: PrimitiveJob[Any]) -> None:

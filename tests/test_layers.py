@@ -31,6 +31,7 @@ LAYERS = [
     "tracker",
     "awaiting",
     "job",
+    "pauses",
     "scheduler",
     "memory",
     "guard",
@@ -65,6 +66,7 @@ PURE = {
     "reloads",
     "wire",
     "bell",
+    "pauses",
     "memory",
     "guard",
 }
@@ -104,7 +106,7 @@ def test_no_module_imports_a_higher_one() -> None:
 def test_the_lowest_are_pure() -> None:
     for module in PURE:
         assert not list(imports_of(module)), f"{module} imports something of the package"
-    assert set(imports_of("scheduler")) == {"messages", "wire"}
+    assert set(imports_of("scheduler")) == {"messages", "pauses", "wire"}
 
 
 def test_a_worker_loads_little() -> None:

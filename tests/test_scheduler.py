@@ -32,6 +32,7 @@ from primitive_jobs.messages import (
     NotTaken,
     OutOfMemory,
     OverMemory,
+    Postpone,
     Ready,
     Requeue,
     Resized,
@@ -51,10 +52,10 @@ from primitive_jobs.messages import (
     Watch,
     Withdrawn,
 )
+from primitive_jobs.pauses import FIRST_PAUSE
 from primitive_jobs.scheduler import (
     LEAVE_TIME,
     MAX_STARTS,
-    START_PAUSE,
     Scheduler,
     SlotState,
 )
@@ -384,22 +385,21 @@ def test_starts_that_fail_beside_a_working_worker_are_paused() -> None:
     play(Submitted(1), Submitted(2))
     for slot in range(2, 2 + MAX_STARTS):
         actions = play(StartFailed(slot, Evidence(error=OSError("no"))))
-    assert actions == []
-    assert play.scheduler.next_deadline() == START_PAUSE
-    play.now = START_PAUSE
+    assert actions == [Postpone(FIRST_PAUSE, spare=False)]
+    assert play.scheduler.next_deadline() == FIRST_PAUSE
+    play.now = FIRST_PAUSE
     assert play(Tick()) == [Spawn(2 + MAX_STARTS)]
 
 
 def test_an_initializer_that_raises_fails_those_who_wait() -> None:
     play = Script(2)
     play(Submitted(1), Submitted(2), Started(1), Started(2))
-    message = Message(Kind.INIT_FAILED)
-    actions = play(InitFailed(1, message))
-    fate = NotInitialized(message, None)
-    assert settled(actions) == {1: fate, 2: fate}
-    assert {Kill(1), Kill(2)} <= set(actions)
+    first, last = Message(Kind.INIT_FAILED, 1), Message(Kind.INIT_FAILED, 2)
+    assert play(InitFailed(1, first)) == [Kill(1), Postpone(FIRST_PAUSE, spare=False)]
+    fate = NotInitialized(last, None)
+    assert settled(play(InitFailed(2, last))) == {1: fate, 2: fate}
     assert play(Submitted(3)) == [Spawn(3)]
-    assert play(InitFailed(2, message), Gone(1, Evidence()), Gone(2, Evidence())) == []
+    assert play(InitFailed(2, first), Gone(1, Evidence()), Gone(2, Evidence())) == []
 
 
 def test_an_initializer_that_dies_too() -> None:
@@ -684,11 +684,13 @@ def test_a_spare_that_cannot_start_is_not_tried_for_ever() -> None:
     play = Script(1, spares=1)
     play(Submitted(1), Started(1), Ready(1), Answered(1, 1, RETURNED))
     assert play(Submitted(2))[-1] == Spawn(2)
-    assert play(Started(2), InitFailed(2, RAISED)) == [Kill(2)]
+    assert play(Started(2), InitFailed(2, RAISED)) == [Kill(2), Postpone(1.0, spare=True)]
     assert play(Gone(2, Evidence(1, 0))) == []
     assert play(Answered(1, 2, RETURNED))[1:] == []
-    assert play(Submitted(3)) == [Assign(1, 3, 3), Spawn(3)]  # the next submit tries again
-    assert play(StartFailed(3, Evidence(error=OSError()))) == []
+    assert play(Submitted(3)) == [Assign(1, 3, 3)]
+    play.now = 1.0
+    assert play(Tick()) == [Spawn(3)]
+    assert play(StartFailed(3, Evidence(error=OSError()))) == [Postpone(2.0, spare=True)]
 
 
 def test_spares_and_the_number_of_workers() -> None:
@@ -713,10 +715,12 @@ def state_of(scheduler: Scheduler) -> object:
     }
     rest = {k: v for k, v in vars(scheduler).items() if isinstance(v, (int, float, type(None)))}
     rest.pop("_now")
+    pauses = [(p.doubt, p.until, p._next) for p in (scheduler._pause, scheduler._spare_pause)]
     places = {n: job.slot and job.slot.number for n, job in scheduler.jobs.items()}
     return (
         slots,
         rest,
+        pauses,
         places,
         [slot.number for slot in scheduler._idle],
         sorted(scheduler._queue.numbers()),
