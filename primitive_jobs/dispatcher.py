@@ -888,6 +888,8 @@ class Dispatcher:
         self._workers[slot] = process
         self._log.started(process)
         self._watch(process.channel.fileno(), functools.partial(self._on_socket, process))
+        if process.channel.wants_write:  # its initializer
+            self._poller.modify(process.channel.fileno(), _READ | _WRITE)
         self._watch(process.death, lambda _: self._on_death(process))
         self._feed(Started(slot))
 
@@ -1004,6 +1006,7 @@ class Dispatcher:
                 thread.join()
         for process in {*self._workers.values(), *self._unclosed}:
             process.close()
+        self._config.close()
         self._tell_waiters()
         self._bell.close()
         self._poller.close()
@@ -1053,6 +1056,7 @@ class Dispatcher:
             job._drop_payload()
         for process in {*self._workers.values(), *self._unclosed}:
             process.close()
+        self._config.close()
         self._bell.close()
         self._poller.close()
         self._asleep = False

@@ -423,7 +423,8 @@ class JobExecutor(Executor):
             other worker works or is still coming, the futures that wait fail with
             `InitializerError`, a `BrokenProcessPool`, and the next submit tries again; else
             another worker is tried after a pause.
-        initargs: Its arguments; locks and events of multiprocessing are allowed among them.
+        initargs: Its arguments, pickled with it once, now; what multiprocessing shares (locks,
+            events, queues, connections, shared ctypes) is allowed among them.
         max_tasks_per_child: Jobs after which a worker process is replaced; default None: never.
         pool: A `JobPool`, or what `JobPool.options` returns, to use instead of a pool of its own;
             `shutdown` leaves it open. Then nothing else may be given.

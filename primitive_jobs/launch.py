@@ -97,7 +97,7 @@ def _facts(process_obj: Process) -> dict[str, Any]:
         facts[name] = [str.__str__(part) for part in facts[name] if isinstance(part, str)]
     told = process_obj.told
     if told["initializer"] is not None:
-        told = {**told, "initializer": told["initializer"].dumps()}
+        told = {**told, "initializer": told["initializer"].dump_aside()}
     parent_name = process_obj._parent_name  # pyright: ignore[reportAttributeAccessIssue]
     return {**facts, "parent_name": parent_name, "worker": told}
 

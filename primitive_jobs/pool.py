@@ -14,6 +14,7 @@ from typing import Any, Literal, NoReturn, ParamSpec, TypeVar, overload
 from . import job as job_module
 from . import worker
 from .dispatcher import Counts, Dispatcher, check_not_exiting
+from .initializer import Initializer
 from .job import PoolLink, PrimitiveJob
 from .options import (
     DEFAULT_OPTIONS,
@@ -209,7 +210,10 @@ class JobPool(_Submitter):
             other worker works or is still coming, the jobs that wait fail with
             `InitializerError`, and the next submit tries again; else another worker is tried
             after a pause of 1 s, which doubles up to 60 s. A spare that fails so fails no job.
-        initargs: Its arguments; locks and events of multiprocessing are allowed among them.
+        initargs: Its arguments, pickled with it once, now: all workers get the same, whatever
+            changes later. What multiprocessing shares (locks, events, queues, connections,
+            shared ctypes) is allowed among them. If they cannot be pickled, the jobs fail with
+            `InitializerError`.
         env: Environment variables of the workers, besides those of this process.
         threads_per_worker: For BLAS, OpenMP and the like, set by environment variables before
             anything is imported there; default: max(1, cpus // max_workers), where the
@@ -271,7 +275,7 @@ class JobPool(_Submitter):
         config = WorkerConfig(
             cpu_share=share,
             env={**settings, **variables},
-            initializer=None if initializer is None else (initializer, arguments),
+            initializer=None if initializer is None else Initializer(initializer, arguments),
             preload=_check_preload(preload),
         )
         leave_after = check_seconds("idle_timeout", idle_timeout, positive=True)

@@ -18,19 +18,18 @@ import signal
 import struct
 import sys
 import time
-import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from . import worker
 from .channel import HAVE_PACKETS, PacketChannel, StreamChannel, pair
-from .errors import InitializerError
 from .guardian import GIVE_UP, the_guard
+from .initializer import Initializer
 from .logs import Report, report_here
 from .memory import has_children, oom_kills, processes_below, signal_status
 from .messages import Evidence
-from .serialize import one_line, reduce_code
+from .wire import Kind
 
 if TYPE_CHECKING:
     import psutil
@@ -46,38 +45,20 @@ _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes: getrusage(2)
 _CRASHES = (signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT, signal.SIGBUS, signal.SIGILL)
 
 
-class Initializer:
-    """Function and arguments that each worker runs first.
-
-    They are pickled while the process is being started, the only moment at which locks and
-    events of multiprocessing can be.
-    """
-
-    def __init__(self, function: Callable[..., object], args: tuple[Any, ...]) -> None:
-        self._call = (function, args)
-
-    def dumps(self) -> bytes:
-        """Pickle them."""
-        from loky.backend import reduction
-
-        try:
-            reducers = {types.CodeType: reduce_code}
-            return bytes(reduction.dumps(self._call, reducers, protocol=5))
-        except BaseException as error:
-            raise InitializerError(
-                f"the initializer or its arguments cannot be serialized: {one_line(error)}"
-            ) from error
-
-
 @dataclass(frozen=True)
 class WorkerConfig:
     """What all workers of a pool have in common."""
 
     cpu_share: int = 1
     env: Mapping[str, str] = field(default_factory=dict)
-    initializer: tuple[Callable[..., object], tuple[Any, ...]] | None = None
+    initializer: Initializer | None = None
     preload: tuple[str, ...] = ()
     packets: bool = HAVE_PACKETS
+
+    def close(self) -> None:
+        """Give back what it holds, when no worker is started any more."""
+        if self.initializer is not None:
+            self.initializer.close()
 
 
 class WorkerProcess:
@@ -130,6 +111,9 @@ class WorkerProcess:
     def _start(self, fd: int, config: WorkerConfig) -> Any:
         from .launch import Process
 
+        if config.initializer is not None:
+            config.initializer.check()
+            config.initializer.send(self.channel, Kind.INITIALIZE)
         _hold_terminal_signals()
         told = {
             "channel_fd": fd,
@@ -137,7 +121,7 @@ class WorkerProcess:
             "parent_pid": os.getpid(),
             "cpu_share": config.cpu_share,
             "preload": config.preload,
-            "initializer": Initializer(*config.initializer) if config.initializer else None,
+            "initializer": config.initializer,
         }
         name = f"job-worker-{self.slot}"
         process = Process(name, dict(config.env), told, [fd, self._page])

@@ -23,6 +23,7 @@ class Kind(enum.IntEnum):
     INIT_FAILED = 7  # worker -> pool: the initializer's exception
     SHARE = 8  # pool -> worker: data that calls may refer to; its number stands for the attempt's
     FORGET = 9  # pool -> worker: no call refers to it any more
+    INITIALIZE = 10  # pool -> worker: the initializer, before anything else
 
 
 class Message:

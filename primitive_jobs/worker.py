@@ -72,7 +72,8 @@ def main(
         parent_pid: Of the pool's process.
         cpu_share: How many workers a pool nested in this one should have.
         preload: Modules to import.
-        initializer: A pickled function with its arguments, or None.
+        initializer: What is to be there when the initializer is unpickled, pickled itself; None
+            where there is no initializer.
     """
     globals()["cpu_share"] = cpu_share
     _settle_in(parent_pid)
@@ -201,7 +202,7 @@ class _Worker:
 
     # --- the loop ----------------------------------------------------------------------------
 
-    def initialize(self, preload: tuple[str, ...], initializer: Any) -> bool:
+    def initialize(self, preload: tuple[str, ...], initializer: bytes | None) -> bool:
         """Import and run what comes before the first job; return whether nothing of it raised."""
         try:
             if preload or initializer is not None:
@@ -209,7 +210,12 @@ class _Worker:
                 for name in preload:
                     __import__(name)
                 if initializer is not None:
-                    function, args = serialize.loads(initializer)
+                    from .initializer import load  # which most pools do without
+
+                    message = self._channel.receive()
+                    assert message is not None
+                    function, args = load(message, initializer)
+                    del message
                     function(*args)
                 self._exit_if_forked()
                 self._undo()

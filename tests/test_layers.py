@@ -27,6 +27,7 @@ LAYERS = [
     "serialize",
     "chunks",
     "channel",
+    "initializer",
     "shared",
     "tracker",
     "awaiting",

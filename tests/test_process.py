@@ -30,6 +30,7 @@ from primitive_jobs import pool as pool_module
 from primitive_jobs.channel import ChannelClosed, Parcel, StreamChannel
 from primitive_jobs.dispatcher import Dispatcher
 from primitive_jobs.guardian import the_guard
+from primitive_jobs.initializer import Initializer
 from primitive_jobs.process import WorkerConfig, WorkerProcess
 from primitive_jobs.serialize import dump_call, load_exception, loads
 from primitive_jobs.wire import Kind, Message
@@ -55,8 +56,10 @@ def guarded(own_mask: None) -> Iterator[None]:
 def start(guarded: None) -> Iterator[Callable[[WorkerConfig], WorkerProcess]]:
     """Starts workers, and ends those that the test leaves."""
     started: list[WorkerProcess] = []
+    configs: list[WorkerConfig] = []
 
     def make(config: WorkerConfig) -> WorkerProcess:
+        configs.append(config)
         started.append(WorkerProcess(len(started), config))
         return started[-1]
 
@@ -65,6 +68,8 @@ def start(guarded: None) -> Iterator[Callable[[WorkerConfig], WorkerProcess]]:
         if process.channel.fileno() >= 0:
             process.end()
             process.close()
+    for config in configs:
+        config.close()
 
 
 def take(process: WorkerProcess) -> Message:
@@ -183,7 +188,9 @@ def test_initializer(start: Start, packets: bool, size: int) -> None:
     def initialize(data: bytes) -> None:
         os.environ["SIZE"] = str(len(data))
 
-    process = start(WorkerConfig(initializer=(initialize, (b"x" * size,)), packets=packets))
+    process = start(
+        WorkerConfig(initializer=Initializer(initialize, (b"x" * size,)), packets=packets)
+    )
     while process.channel.wants_write:
         select.select([], [process.channel], [], PATIENCE)
         process.channel.flush()
@@ -196,7 +203,7 @@ def test_raising_initializer(start: Start, packets: bool) -> None:
     def initialize() -> None:
         raise LookupError("nothing there")
 
-    process = start(WorkerConfig(initializer=(initialize, ()), packets=packets))
+    process = start(WorkerConfig(initializer=Initializer(initialize, ()), packets=packets))
     message = take(process)
     assert message.kind == Kind.INIT_FAILED
     error = load_exception(message.body)
@@ -205,7 +212,7 @@ def test_raising_initializer(start: Start, packets: bool) -> None:
 
 
 def test_dying_initializer(start: Start) -> None:
-    process = start(WorkerConfig(initializer=(os._exit, (4,))))
+    process = start(WorkerConfig(initializer=Initializer(os._exit, (4,))))
     assert select.select([process.death], [], [], PATIENCE)[0]
     evidence = process.end()
     assert (evidence.exitcode, evidence.initializing, evidence.noted) == (4, True, 0)
@@ -214,7 +221,7 @@ def test_dying_initializer(start: Start) -> None:
 def test_initializer_that_cannot_be_pickled(guarded: None) -> None:
     before = descriptors()
     with pytest.raises(InitializerError, match="cannot be serialized"):
-        WorkerProcess(0, WorkerConfig(initializer=(print, (threading.Lock(),))))
+        WorkerProcess(0, WorkerConfig(initializer=Initializer(print, (threading.Lock(),))))
     assert descriptors() == before
 
 

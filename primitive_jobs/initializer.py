@@ -1,0 +1,170 @@
+"""An initializer: pickled once, when its pool is made; sent to each worker that starts.
+
+What of its arguments can be pickled only while a process is being started, multiprocessing's
+locks, queues, connections and the like, is kept aside: the pickle says at which place it is in a
+list that is pickled at each start. Everything else is a snapshot, so that all workers of a pool
+get the same, and none of the user's code runs on the spawner thread. Used on both sides.
+"""
+
+from __future__ import annotations
+
+import io
+
+from . import serialize
+from .channel import HAVE_PACKETS, Content, Parcel, pack
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _pickle as pickle
+    from collections.abc import Callable
+    from typing import Any
+
+    from .channel import PacketChannel, StreamChannel
+    from .wire import Kind, Message
+
+_THEIR_PACKAGES = frozenset({"multiprocessing", "_multiprocessing", "loky"})
+
+
+class Initializer:
+    """Function and arguments that each worker runs first.
+
+    One that cannot be pickled is still one: then each start of a worker raises.
+    """
+
+    def __init__(self, function: Callable[..., object], args: tuple[Any, ...]) -> None:
+        # Written here, in the thread that makes the pool; the spawner only reads, until `close`.
+        self._aside: list[object] = []
+        self._content: Content = b""
+        self._failure: tuple[str, str] | None = None
+        try:
+            self._content = _pack(*_dumps((function, args), self._aside))
+        except (KeyboardInterrupt, SystemExit):  # of the thread that makes the pool
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever a __reduce__ raises
+            # The texts only: an exception of the user's is not to be dropped by the pool.
+            frames = BaseException.__dict__["__traceback__"].__get__(error)
+            self._failure = serialize.one_line(error), serialize._format(error, frames)
+
+    def check(self) -> None:
+        """Raise `InitializerError` where it cannot be pickled."""
+        if self._failure is not None:
+            from .errors import InitializerError
+
+            why, text = self._failure
+            raise InitializerError(
+                f"the initializer or its arguments cannot be serialized: {why}"
+            ) from serialize.RemoteTraceback(text)
+
+    def dump_aside(self) -> bytes:
+        """Pickle what is kept aside, while a process is being started on this thread.
+
+        Raises:
+            InitializerError: It cannot be pickled, not even now.
+        """
+        if not self._aside:
+            return b""
+        from multiprocessing.reduction import ForkingPickler
+
+        from loky.backend import reduction
+
+        extra: Any = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
+        try:
+            return bytes(reduction.dumps(self._aside, extra, protocol=5))
+        except BaseException as error:
+            from .errors import InitializerError
+
+            raise InitializerError(
+                f"the initializer's arguments cannot be serialized: {serialize.one_line(error)}"
+            ) from error
+
+    def send(self, channel: PacketChannel | StreamChannel, kind: Kind) -> None:
+        """Send it to a worker; raises as the channel's `send` does."""
+        channel.send(kind, 0, self._content)
+
+    def close(self) -> None:
+        """Give the descriptor back that large arguments are held by."""
+        if isinstance(self._content, Parcel):
+            self._content.close()
+
+
+def load(message: Message, aside: bytes) -> Any:
+    """In a worker: return function and arguments."""
+    if message.lost:
+        raise OSError(f"the initializer's arguments could not be received: {message.lost}")
+    if aside:
+        _received.extend(serialize.loads(aside))
+    try:
+        return serialize.loads(message.body, message.buffers)
+    finally:
+        _received.clear()
+
+
+_received: list[object] = []
+"""In a worker, while an initializer is unpickled: what was kept aside of its arguments."""
+
+
+def _get_received(place: int) -> object:
+    return _received[place]
+
+
+# --- the pickle that is made once ---------------------------------------------------------------
+
+
+def _pack(body: bytes, buffers: list[memoryview]) -> Content:
+    try:
+        return pack(body, buffers, to_file=HAVE_PACKETS)
+    except OSError:  # no descriptor free, now
+        return pack(body, buffers, to_file=False)
+
+
+def _dumps(call: tuple[Any, ...], aside: list[object]) -> tuple[bytes, list[memoryview]]:
+    """Pickle the call; what is to be pickled at each start is put into ``aside`` instead."""
+    base: Any = serialize._pickler_type()
+    started_with: dict[type, bool] = {}
+    buffers: list[memoryview] = []
+
+    class Pickler(base):  # type: ignore[misc]
+        def reducer_override(self, value: object) -> Any:
+            kind = type(value)
+            travels_at_start = started_with.get(kind)
+            if travels_at_start is None:
+                travels_at_start = started_with[kind] = _is_theirs(kind)
+            if not travels_at_start or not _is_shared(value):
+                return super().reducer_override(value)
+            aside.append(value)  # once: the pickler remembers it
+            return _get_received, (len(aside) - 1,)
+
+    def keep(buffer: pickle.PickleBuffer) -> bool:
+        return serialize._keep_in_band(buffer, serialize.OUT_OF_BAND, buffers)
+
+    file = io.BytesIO()
+    Pickler(file, {}, keep).dump(call)
+    return file.getvalue(), buffers
+
+
+def _is_theirs(kind: type) -> bool:
+    """Whether its instances are multiprocessing's or loky's to pickle, as a process is started."""
+    import functools
+    import types
+    from multiprocessing.reduction import ForkingPickler
+
+    from loky.backend import reduction
+
+    for base in kind.__mro__:
+        module = base.__dict__.get("__module__")
+        if isinstance(module, str) and not _THEIR_PACKAGES.isdisjoint(module.split(".")):
+            return True
+    extra: Any = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
+    if kind not in extra and kind not in reduction._dispatch_table:
+        return False
+    # Python pickles these by itself, with whatever of the user's they hold.
+    own = (types.MethodType, types.MethodDescriptorType, types.WrapperDescriptorType)
+    return not issubclass(kind, (*own, functools.partial))
+
+
+def _is_shared(value: object) -> bool:
+    """Whether it is no ctypes object of the process's own: that is pickled like anything else."""
+    import ctypes
+
+    data: Any = ctypes.c_int.__mro__[-2]  # _ctypes._CData, which has no public name
+    return not isinstance(value, data) or hasattr(value, "_wrapper")
