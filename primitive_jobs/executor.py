@@ -422,7 +422,8 @@ class JobExecutor(Executor):
         initializer: Called in each worker before its first job. If it raises or dies, and no
             other worker works or is still coming, the futures that wait fail with
             `InitializerError`, a `BrokenProcessPool`, and the next submit tries again; else
-            another worker is tried after a pause.
+            another worker is tried after a pause. What it sets in globals of a script or
+            notebook, calls see, as `JobPool` says.
         initargs: Its arguments, pickled with it once, now; what multiprocessing shares (locks,
             events, queues, connections, shared ctypes) is allowed among them.
         max_tasks_per_child: Jobs after which a worker process is replaced; default None: never.

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .channel import PacketChannel, StreamChannel
+    from .kept_globals import Keeper
     from .wire import Kind, Message
 
+_BY_VALUE = b"_function_setstate"  # what cloudpickle fills functions in by
 _THEIR_PACKAGES = frozenset({"multiprocessing", "_multiprocessing", "loky"})
 
 
@@ -29,6 +31,9 @@ class Initializer:
     """Function and arguments that each worker runs first.
 
     One that cannot be pickled is still one: then each start of a worker raises.
+
+    Attributes:
+        by_value: Whether functions travel with it that have globals of their own.
     """
 
     def __init__(self, function: Callable[..., object], args: tuple[Any, ...]) -> None:
@@ -36,8 +41,11 @@ class Initializer:
         self._aside: list[object] = []
         self._content: Content = b""
         self._failure: tuple[str, str] | None = None
+        self.by_value = False
         try:
-            self._content = _pack(*_dumps((function, args), self._aside))
+            body, buffers = _dumps((function, args), self._aside)
+            self.by_value = _BY_VALUE in body
+            self._content = _pack(body, buffers)
         except (KeyboardInterrupt, SystemExit):  # of the thread that makes the pool
             raise
         except BaseException as error:  # noqa: BLE001 - whatever a __reduce__ raises
@@ -87,16 +95,24 @@ class Initializer:
             self._content.close()
 
 
-def load(message: Message, aside: bytes) -> Any:
-    """In a worker: return function and arguments."""
+def load(message: Message, aside: bytes, by_value: bool) -> tuple[Any, Any, Keeper | None]:
+    """In a worker: return function, arguments, and who is to keep what they set, if need be."""
     if message.lost:
         raise OSError(f"the initializer's arguments could not be received: {message.lost}")
+    keeper: Keeper | None = None
+    if by_value:
+        from .kept_globals import Keeper
+
+        keeper = Keeper()
     if aside:
         _received.extend(serialize.loads(aside))
     try:
-        return serialize.loads(message.body, message.buffers)
+        function, args = serialize.loads(message.body, message.buffers)
     finally:
         _received.clear()
+    if keeper is not None:
+        keeper.unpickled()
+    return function, args, keeper
 
 
 _received: list[object] = []

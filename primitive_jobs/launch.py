@@ -96,8 +96,9 @@ def _facts(process_obj: Process) -> dict[str, Any]:
         # A subclass of str, or a Path, may mean something to somebody here, but not there.
         facts[name] = [str.__str__(part) for part in facts[name] if isinstance(part, str)]
     told = process_obj.told
-    if told["initializer"] is not None:
-        told = {**told, "initializer": told["initializer"].dump_aside()}
+    initializer = told["initializer"]
+    if initializer is not None:
+        told = {**told, "initializer": (initializer.dump_aside(), initializer.by_value)}
     parent_name = process_obj._parent_name  # pyright: ignore[reportAttributeAccessIssue]
     return {**facts, "parent_name": parent_name, "worker": told}
 

@@ -210,6 +210,10 @@ class JobPool(_Submitter):
             other worker works or is still coming, the jobs that wait fail with
             `InitializerError`, and the next submit tries again; else another worker is tried
             after a pause of 1 s, which doubles up to 60 s. A spare that fails so fails no job.
+            What it sets in globals of a script or notebook, jobs see, unless the caller has
+            changed the same global since the pool was made; what a job binds anew there ends with
+            it. That does not hold for attributes of the script's classes, nor in pools that a job
+            makes.
         initargs: Its arguments, pickled with it once, now: all workers get the same, whatever
             changes later. What multiprocessing shares (locks, events, queues, connections,
             shared ctypes) is allowed among them. If they cannot be pickled, the jobs fail with

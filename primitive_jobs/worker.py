@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
+    from .kept_globals import Keeper
+
 # `_signal` is what the module `signal` wraps so that it returns enums: that takes up to 2 us a
 # call, of which there are several for each job, and some milliseconds to be imported.
 
@@ -62,7 +64,7 @@ def main(
     parent_pid: int,
     cpu_share: int,
     preload: tuple[str, ...],
-    initializer: bytes | None,
+    initializer: tuple[bytes, bool] | None,
 ) -> None:
     """Be a worker until told to leave, or until the pool is gone.
 
@@ -72,8 +74,8 @@ def main(
         parent_pid: Of the pool's process.
         cpu_share: How many workers a pool nested in this one should have.
         preload: Modules to import.
-        initializer: What is to be there when the initializer is unpickled, pickled itself; None
-            where there is no initializer.
+        initializer: What was kept aside of it, pickled, and whether it came by value; None where
+            there is none.
     """
     globals()["cpu_share"] = cpu_share
     _settle_in(parent_pid)
@@ -202,8 +204,9 @@ class _Worker:
 
     # --- the loop ----------------------------------------------------------------------------
 
-    def initialize(self, preload: tuple[str, ...], initializer: bytes | None) -> bool:
+    def initialize(self, preload: tuple[str, ...], initializer: tuple[bytes, bool] | None) -> bool:
         """Import and run what comes before the first job; return whether nothing of it raised."""
+        keeper: Keeper | None = None
         try:
             if preload or initializer is not None:
                 _NOTE.pack_into(self._page, 0, 0, 1)
@@ -214,10 +217,12 @@ class _Worker:
 
                     message = self._channel.receive()
                     assert message is not None
-                    function, args = load(message, initializer)
+                    function, args, keeper = load(message, *initializer)
                     del message
                     function(*args)
                 self._exit_if_forked()
+                if keeper is not None:
+                    keeper.keep()
                 self._undo()
                 _NOTE.pack_into(self._page, 0, 0, 0)
             self._take_signals()

@@ -439,22 +439,6 @@ def after_recursion_limit(open_side: Open) -> Open:
     return open_later
 
 
-def main_is_shared(side: Side) -> bool:
-    return bool(side.result(side.submit(prepared_in_main), PATIENCE) == 7)
-
-
-setting_in_main = 0
-
-
-def prepare_in_main(value: int) -> None:
-    global setting_in_main
-    setting_in_main = value
-
-
-def prepared_in_main() -> int:
-    return setting_in_main
-
-
 def end_of_block_kills(side: Side) -> bool:
     # The peer's shall not have ended by itself, whenever the block's end comes.
     handle, _ = side.begun(nap) if side.is_ours() else side.begun(hold, new_mark())
@@ -591,7 +575,6 @@ def claims_of_pebble() -> dict[str, Claim]:
 def claims_of_multiprocessing() -> dict[str, Claim]:
     file = new_mark()
     bad: dict[str, Any] = {"initializer": fail_and_count}
-    good: dict[str, Any] = {"initializer": prepare_in_main, "initargs": (7,)}
     return {
         LAMBDAS: Claim(lambdas_fail, of_multiprocessing),
         "there is no cancel": Claim(has_no_cancel, of_multiprocessing),
@@ -609,9 +592,6 @@ def claims_of_multiprocessing() -> dict[str, Claim]:
         ),
         "workers are forks, which see what the program has set": Claim(
             inherits, after_recursion_limit(of_multiprocessing), after_recursion_limit(ours)
-        ),
-        "calls see what an initializer of `__main__` has set": Claim(
-            main_is_shared, partial(of_multiprocessing, **good), partial(ours, **good)
         ),
         "the block's end kills what is unfinished": Claim(
             end_of_block_kills, of_multiprocessing, ours

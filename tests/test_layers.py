@@ -27,6 +27,7 @@ LAYERS = [
     "serialize",
     "chunks",
     "channel",
+    "kept_globals",
     "initializer",
     "shared",
     "tracker",
