@@ -1,29 +1,42 @@
 """`the_guard`: this program's side of the guard, a process that does the killing where this one
-cannot any more.
+cannot any more: because it is dead, or has given up the right to.
 """
 
 from __future__ import annotations
 
+import _socket as socket
 import collections
+import contextlib
+import errno
 import logging
 import os
+import select
+import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from . import guard
 from .logs import Report, report_here
 
 GIVE_UP = 10.0  # s, after which a process that SIGKILL does not end is left alone
+_ANSWER = 2.0  # s that the guard has to send a signal: it takes 0.1 ms
+_DESCRIPTOR = struct.Struct("i")
 
 
 class Guard:
     """The process that ends what jobs forked, if this process is killed.
 
-    It runs while any pool is open that has had a worker. Whatever a thread wants of it is put
-    into `_wishes`; whoever has `_lock` then, nobody ever waiting for it, fulfils all of them. So
-    a finalizer or signal handler that comes in between may use pools too.
+    It runs while any pool is open that has had a worker, and is there before the first one is. Thus
+    it has at least the rights that workers have, whatever this process makes of its own later.
+
+    Whatever a thread wants of it is put into `_wishes`; whoever has `_lock` then, nobody ever
+    waiting for it, fulfils all of them. So a finalizer or signal handler that comes in between may
+    use pools too. Signals are asked for without the lock: what is sent goes whole or not at all,
+    and each answer has a socket of its own.
     """
 
     def __init__(self) -> None:
@@ -32,6 +45,7 @@ class Guard:
         self._users: dict[object, Report] = {}  # each with what it logs by
         self._groups: set[int] = set()
         self._process: subprocess.Popen[bytes] | None = None
+        self._link: socket.socket | None = None  # to it; with `_process`
 
     def open(self, user: object, report: Report = report_here) -> None:
         """A pool has begun."""
@@ -41,6 +55,10 @@ class Guard:
         """A pool has ended, if it had begun at all; with the last one the guard goes."""
         self._wish(lambda: self._release(user))
 
+    def be_there(self) -> None:
+        """A worker is to be started."""
+        self._wish(lambda: self._tell(""))
+
     def add(self, group: int) -> None:
         """Watch over a worker's process group."""
         self._wish(lambda: self._add(group))
@@ -48,6 +66,37 @@ class Guard:
     def remove(self, group: int) -> None:
         """A worker is gone."""
         self._wish(lambda: self._remove(group))
+
+    def signal(self, pid: int, number: int, *, wait: bool = True) -> None:
+        """Have it send a signal to a worker, one of their groups (a negative ``pid``), or to what
+        is below one; without ``wait`` nobody hears whether it could.
+
+        Raises:
+            ProcessLookupError: There is no such process.
+            PermissionError: It has not the right to, or there is no guard.
+        """
+        line = b"!%d %d\n" % (pid, number)
+        try:
+            link = self._link
+            if link is None:
+                raise BrokenPipeError
+            if not wait:
+                link.send(line, socket.MSG_DONTWAIT | _QUIET)
+                return
+            ours, theirs = socket.socketpair()
+            with contextlib.closing(ours):
+                with contextlib.closing(theirs):
+                    rights = _DESCRIPTOR.pack(theirs.fileno())
+                    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
+                    link.sendmsg([line], ancillary, socket.MSG_DONTWAIT | _QUIET)
+                poller = select.poll()
+                poller.register(ours, select.POLLIN)
+                answer = ours.recv(64) if poller.poll(_ANSWER * 1000) else b""
+            code = int(answer or errno.EPERM)
+        except OSError:
+            code = errno.EPERM
+        if code:
+            raise OSError(code, os.strerror(code))  # the subclass that belongs to the code
 
     def _wish(self, wish: Callable[[], None]) -> None:
         self._wishes.append(wish)
@@ -77,32 +126,39 @@ class Guard:
             if self._process is None:
                 self._start()
                 line = "".join(f"+{group}\n" for group in self._groups)
-            assert self._process is not None
-            assert self._process.stdin is not None
-            self._process.stdin.write(line.encode())
-        except BrokenPipeError:  # somebody killed it: the next worker's start makes another
-            self._stop()
+            assert self._link is not None
+            self._link.sendall(line.encode(), _QUIET)
+        except (BrokenPipeError, ConnectionResetError):
+            self._stop()  # somebody killed it: the next worker's start makes another
         except OSError as error:
             report = next(iter(self._users.values()), report_here)
             report(logging.WARNING, "the guard process cannot be started: %s", error)
 
     def _start(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", guard.__file__, str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            start_new_session=True,
-            cwd="/",
-        )
+        # No pipe: a word to a guard that was killed would raise SIGPIPE, which may end a program.
+        ours, theirs = socket.socketpair()
+        try:
+            with contextlib.closing(theirs):
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", *_script(), str(os.getpid())],
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                    cwd="/",
+                )
+        except BaseException:
+            ours.close()
+            raise
+        self._link = ours
 
     def _stop(self) -> None:
+        link, self._link = self._link, None
         process, self._process = self._process, None
+        if link is not None:
+            link.close()
         if process is None:
             return
-        assert process.stdin is not None
-        process.stdin.close()
         try:
             process.wait(GIVE_UP)
         except subprocess.TimeoutExpired:
@@ -111,11 +167,21 @@ class Guard:
 
     def forget(self) -> None:
         """In a fork of this process: the guard is the parent's."""
-        process = self._process
-        if process is not None and process.stdin is not None:
-            process.stdin.close()
-            process.returncode = 0  # not ours to wait for
+        if self._link is not None:
+            self._link.close()
+        if self._process is not None:
+            self._process.returncode = 0  # not ours to wait for
         self.__init__()  # type: ignore[misc]
+
+
+_QUIET: int = getattr(socket, "MSG_NOSIGNAL", 0)  # no SIGPIPE: it may be at its default
+
+
+def _script() -> list[str]:
+    if Path(guard.__file__).is_file():
+        return [guard.__file__]
+    loader: Any = guard.__loader__  # the package is inside of an archive
+    return ["-c", loader.get_source(guard.__name__)]
 
 
 the_guard = Guard()

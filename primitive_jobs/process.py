@@ -86,6 +86,7 @@ class WorkerProcess:
         self._below_asked: list[psutil.Process] = []  # what was below it when it was asked
         self._own_death = False
         self._oom_kills = oom_kills()
+        the_guard.be_there()  # first: a worker has no rights that the guard has not
         self._page = _make_page()
         self.channel: PacketChannel | StreamChannel
         try:

@@ -89,6 +89,7 @@ def test_a_failed_start(monkeypatch: pytest.MonkeyPatch, where: str, code: int) 
     import loky.backend.popen_loky_posix  # noqa: F401
 
     with JobPool(1) as pool:
+        the_guard.be_there()  # as from the first start on
         before = descriptors()
         with monkeypatch.context() as patch:
             patch.setattr(where, refuse(code))

@@ -46,8 +46,9 @@ def own_mask() -> Iterator[None]:
 
 @pytest.fixture
 def guarded(own_mask: None) -> Iterator[None]:
-    """The guard, as an open pool has it."""
+    """The guard, as an open pool has it from its first start of a worker on."""
     the_guard.open("test")
+    the_guard.be_there()
     yield
     the_guard.release("test")
 
@@ -109,7 +110,7 @@ def test_life_of_a_worker(start: Start, packets: bool) -> None:
     with pytest.raises(ChannelClosed):
         process.channel.receive()
     process.close()
-    until(lambda: descriptors() <= before + 1, "only the guard's pipe left")
+    until(lambda: descriptors() <= before, "no descriptor left")
 
 
 def test_worker_leaves_when_told(start: Start, packets: bool) -> None:
@@ -270,6 +271,8 @@ def test_guard_lives_with_the_pools() -> None:
     guard.open("one")
     guard.open("two")
     assert guard._process is None  # no worker yet
+    guard.be_there()
+    assert guard._process is not None  # before there is one
     child = subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE)
     guard.add(child.pid)
     process = guard._process
