@@ -106,19 +106,21 @@ from .messages import (
     Tick,
     TimedOut,
     TurnedAway,
+    Unkilled,
     Unspawn,
     Unwatch,
     Watch,
     Withdrawn,
 )
 from .options import DEFAULT_OPTIONS
-from .process import STACK_PAUSE, WorkerConfig, WorkerProcess
+from .process import WorkerConfig, WorkerProcess
+from .reaper import Reaper
 from .reloads import code_watch
 from .scheduler import IDLE, STARTING, WARMING, Scheduler
 from .serialize import one_line
 from .shared import Source
 from .status import JobStatus
-from .tracker import OF_THE_PARENT, HandOver, Outcome, StatusTracker, cancelled
+from .tracker import OF_THE_PARENT, HandOver, Outcome, StatusTracker, Unstopped, cancelled
 from .wire import Kind, Message
 from .worker_log import WorkerLog, cause_of_death
 
@@ -284,17 +286,17 @@ class Dispatcher:
         self._gone_waiters: list[Callable[[], object]] = []
         self._left: list[None] = []  # by the two threads that end last
         self._to_spawn: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
-        self._to_reap: queue.SimpleQueue[tuple[WorkerProcess, bool] | None] = queue.SimpleQueue()
         self._callbacks = _Callbacks()
         self._to_watch: queue.SimpleQueue[_Watched | Unwatch | None] = queue.SimpleQueue()
         self._report = Report(self._callbacks.call)
         self._log = WorkerLog(self._report, self._scheduler, self._jobs)
-        self._bell = Bell()
-        try:
+        with contextlib.ExitStack() as undo:
+            self._bell = Bell()
+            undo.callback(self._bell.close)
+            self._reaper = Reaper(self._tell)
+            undo.callback(self._reaper.close)
             self._poller = _Poller()
-        except BaseException:
-            self._bell.close()
-            raise
+            undo.pop_all()
         self._poll = self._poller.poll
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._watch(self._bell.fileno(), self._bell.hush)
@@ -802,7 +804,7 @@ class Dispatcher:
         if ask_stack and not process.has_sent():
             # What it sends from now on may be the work of the signal that asks.
             process.heard_out = True
-        self._to_reap.put((process, process.heard_out))
+        self._reaper.take(process, ask_stack=process.heard_out)
 
     def _assign(self, action: Assign) -> Event | None:
         job, process = self._jobs[action.job], self._workers[action.slot]
@@ -991,7 +993,7 @@ class Dispatcher:
             if job is not None and job._tracker.take():
                 self._register(job)
         for process in self._workers.values():
-            self._to_reap.put((process, False))
+            self._reaper.take(process)
         for number in list(self._jobs):
             with contextlib.suppress(Exception):  # the others shall have their end all the same
                 self._settle(number, Lost(Evidence(error=JobError("the pool's dispatcher failed"))))
@@ -999,7 +1001,7 @@ class Dispatcher:
     def _end(self) -> None:
         self.accepting = False
         self._to_spawn.put(None)
-        self._to_reap.put(None)
+        self._reaper.end()
         self._to_watch.put(None)
         for thread in self._threads[1:4]:
             if thread.ident is not None:
@@ -1009,6 +1011,7 @@ class Dispatcher:
         self._config.close()
         self._tell_waiters()
         self._bell.close()
+        self._reaper.close()
         self._poller.close()
         the_guard.release(self)
         _dispatchers.discard(self)
@@ -1058,6 +1061,7 @@ class Dispatcher:
             process.close()
         self._config.close()
         self._bell.close()
+        self._reaper.close()
         self._poller.close()
         self._asleep = False
         self._offer = None
@@ -1078,13 +1082,13 @@ class Dispatcher:
         self._own_threads.add(threading.get_ident())
         while (order := self._to_spawn.get()) is not None:
             if not order.wanted:
-                self._tell(StartFailed(order.slot, Evidence()))
+                self._tell(StartFailed(order.slot, Evidence(noted=0)))
                 continue
             try:
                 with _start_lock:
                     process = WorkerProcess(order.slot, self._config, self._report)
             except BaseException as error:  # noqa: BLE001 - it is the jobs' that wait for it
-                self._tell(StartFailed(order.slot, Evidence(error=error)))
+                self._tell(StartFailed(order.slot, Evidence(noted=0, error=error)))
             else:
                 self._tell(_HasProcess(process))
                 del process
@@ -1092,42 +1096,7 @@ class Dispatcher:
     def _reap(self) -> None:
         self._own_threads.add(threading.get_ident())
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        orders: list[WorkerProcess | None] = []
-        while (process := self._next_to_reap(orders)) is not None:
-            try:
-                evidence = process.end()
-            except BaseException as error:  # noqa: BLE001 - it is logged
-                text = "worker %d could not be ended properly"
-                process.report(logging.ERROR, text, process.pid, error=error)
-                evidence = Evidence(process.pid, error=error)
-            self._tell(Gone(process.slot, evidence))
-            del process
-
-    def _next_to_reap(self, orders: list[WorkerProcess | None]) -> WorkerProcess | None:
-        """Return a process to be ended, once it holds still, as do all of `orders`; None: no more.
-
-        Else each of many that compute would have to wait for a processor before it can die. One
-        that does not tell its stack, since its file system hangs, holds up no other.
-        """
-        pause = 0.0 if orders else None
-        while True:
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    order = self._to_reap.get(timeout=pause)
-                    pause = 0.0
-                    if order is None:
-                        orders.append(None)
-                        continue
-                    process, ask_stack = order
-                    process.hold_still(ask_stack=ask_stack)
-                    orders.append(process)
-            for held in orders:
-                if held is not None and held.is_still():
-                    orders.remove(held)
-                    return held
-            if orders == [None]:
-                return None
-            pause = STACK_PAUSE
+        self._reaper.run()
 
     def _watch_memory(self) -> None:
         self._own_threads.add(threading.get_ident())
@@ -1259,17 +1228,19 @@ def _outcome_of(job: PrimitiveJob[Any], fate: Fate) -> Outcome:
             return _finished(job, fate)
         case Cancelled():
             return cancelled()
-        case TimedOut(limit=limit, stack=stack):
+        case Unkilled(evidence=evidence):
+            return Unstopped(JobStatus.ERROR, _unkilled(job, evidence))
+        case TimedOut(limit=limit, stack=stack, left=left):
             error: BaseException = JobTimeoutError(
                 f"job {job.name} ({job.job_id()}) ran longer than its timeout of {limit:g} s "
-                f"and was killed{_below(stack)}",
+                f"and was killed{_but(left)}{_below(stack)}",
                 stack=stack,
             )
-        case OutOfMemory(limit=bytes_allowed, peak=peak, stack=stack):
+        case OutOfMemory(limit=bytes_allowed, peak=peak, stack=stack, left=left):
             error = JobMemoryError(
                 f"job {job.name} ({job.job_id()}) passed its memory_limit of "
                 f"{_megabytes(bytes_allowed)}: its processes held {_megabytes(peak)} and were "
-                f"killed{_below(stack)}",
+                f"killed{_but(left)}{_below(stack)}",
                 limit=bytes_allowed,
                 peak=peak,
                 stack=stack,
@@ -1284,6 +1255,19 @@ def _outcome_of(job: PrimitiveJob[Any], fate: Fate) -> Outcome:
         case TurnedAway():
             error = PoolClosedError(f"job {job.name}: the pool was shut down meanwhile")
     return Outcome(JobStatus.ERROR, error)
+
+
+def _unkilled(job: PrimitiveJob[Any], evidence: Evidence) -> JobError:
+    error = JobError(
+        f"job {job.name} ({job.job_id()}) was cancelled, but could not be stopped: "
+        f"{evidence.left}; its status is ERROR, and it may go on"
+    )
+    error.__cause__ = evidence.error
+    return error
+
+
+def _but(left: str | None) -> str:
+    return "" if left is None else f", but may go on: {left}"
 
 
 def _died(job: PrimitiveJob[Any], evidence: Evidence) -> WorkerDiedError:
@@ -1319,7 +1303,7 @@ def _how(evidence: Evidence) -> str:
         if evidence.peak_memory is None
         else f"; its peak memory was {_megabytes(evidence.peak_memory)}"
     )
-    return cause_of_death(evidence) + peak + _below(evidence.stack)
+    return cause_of_death(evidence) + peak + _but(evidence.left) + _below(evidence.stack)
 
 
 def _below(stack: str | None) -> str:

@@ -23,7 +23,7 @@ from .options import DEFAULT_OPTIONS, JobOptions, check_callable, check_grace, c
 from .serialize import call_name, dump_call, dumps_whole, let_frames_go
 from .signatures import JobOptionsDict, Self, Unpack
 from .status import JobStatus
-from .tracker import Outcome, StatusTracker, cancelled
+from .tracker import Outcome, StatusTracker, Unstopped, cancelled
 
 if TYPE_CHECKING:
     from .randomness import Key, Seeds
@@ -335,11 +335,14 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
             True exactly when the job's final status is CANCELLED.
 
         Raises:
+            JobError: A process of the job could not be killed, and may go on; the status is ERROR.
             TypeError, ValueError: ``grace`` is no finite number of seconds from 0 on.
         """
         if self._ask_cancel(None if grace is None else check_grace(grace)):
             self._check_may_wait()
-            self._tracker.wait()
+            outcome = self._tracker.wait()
+            if isinstance(outcome, Unstopped):
+                raise JobError(str(outcome.load(self)[1]))
         return self.cancelled()
 
     def _ask_cancel(self, grace: float | None = None) -> bool:

@@ -40,12 +40,18 @@ class _Launch(popen_loky_posix.Popen):  # type: ignore[misc]
     def __init__(self, process_obj: Process) -> None:
         self.returncode = None
         self._fds: list[int] = []
+        self._open: list[int] = []
         self._launch(process_obj)
 
     def duplicate_for_child(self, fd: int) -> int:
         """Have the process inherit it; here it stays closed to what else may be started."""
         self._fds.append(fd)
         return fd
+
+    def close(self) -> None:
+        """Close the sentinel, once; in a fork of this process, too, unlike `util.Finalize`."""
+        while self._open:
+            os.close(self._open.pop())
 
     def _launch(self, process_obj: Process) -> None:
         set_spawning_popen(self)  # pyright: ignore[reportArgumentType]
@@ -62,7 +68,7 @@ class _Launch(popen_loky_posix.Popen):  # type: ignore[misc]
             os.lseek(file, 0, os.SEEK_SET)
             # The process holds the other end for as long as it lives.
             self.sentinel, theirs = os.pipe()
-            self.close = util.Finalize(self, os.close, (self.sentinel,))  # calls it once
+            self._open = [self.sentinel]
             ours.callback(os.close, theirs)
             trackers = [t._resource_tracker.getfd() for t in (loky_tracker, resource_tracker)]
             inherited = [*self._fds, *process_obj.inherited, file, theirs, *trackers]

@@ -75,13 +75,15 @@ class Evidence(Fact):
 
     pid: int | None = None
     exitcode: int | None = None
-    noted: int | None = 0  # the last attempt that it began; None if that is unknown
+    # The last attempt that it began, 0 where it certainly began none; None: not known.
+    noted: int | None = None
     initializing: bool = False  # it died inside the initializer
     stack: str | None = None
     peak_memory: int | None = None  # bytes, of the process itself in all its life
     cut_off: bool = False  # it was alive, without its channel, and was killed for that
     out_of_memory: str | None = None  # what makes a SIGKILL look like the kernel's OOM killer's
-    error: BaseException | None = None  # why it could not be started at all
+    error: BaseException | None = None  # why it could not be started at all, or not be ended
+    left: str | None = None  # what of it may live on, and why it was not killed
 
 
 # --- fates: how a job ends, as the scheduler decides it; a worker's own message is one too -------
@@ -92,18 +94,26 @@ class Cancelled(Fact):
 
 
 class TimedOut(Fact):
-    """It passed its time limit, and nothing of it is left."""
+    """It passed its time limit, and nothing of it is left but `left`."""
 
     limit: float
     stack: str | None = None
+    left: str | None = None
 
 
 class OutOfMemory(Fact):
-    """It passed its memory limit, and nothing of it is left; both in bytes."""
+    """It passed its memory limit, and nothing of it is left but `left`; both in bytes."""
 
     limit: int
     peak: int
     stack: str | None = None
+    left: str | None = None
+
+
+class Unkilled(Fact):
+    """It was cancelled, and something of it may live on."""
+
+    evidence: Evidence
 
 
 class Lost(Fact):
@@ -123,7 +133,7 @@ class TurnedAway(Fact):
     """It came after the pool was shut down."""
 
 
-Fate = Message | Cancelled | TimedOut | OutOfMemory | Lost | NotInitialized | TurnedAway
+Fate = Message | Cancelled | Unkilled | TimedOut | OutOfMemory | Lost | NotInitialized | TurnedAway
 
 # --- events: what happened -----------------------------------------------------------------------
 

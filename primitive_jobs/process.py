@@ -20,26 +20,26 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import worker
 from .channel import HAVE_PACKETS, PacketChannel, StreamChannel, pair
-from .guardian import GIVE_UP, the_guard
+from .guardian import the_guard
 from .initializer import Initializer
+from .killing import TreeKill
 from .logs import Report, report_here
-from .memory import has_children, oom_kills, processes_below, signal_status
+from .memory import oom_kills, processes_below, signal_status
 from .messages import Evidence
 from .wire import Kind
 
-if TYPE_CHECKING:
-    import psutil
-
 _DYING = 0.1  # s that a process without its link has to be found dead, before it is killed
-_VANISH = 0.1  # s, for the system's init process to take dead grandchildren off the table
+_PLAIN_END = 0.5  # s to die, for one that could not be ended properly
+_DEATH_PAUSE = 0.005  # s, between two looks if one is dead of whom there is no pidfd
 _STACK_LIMIT = 64 * 1024  # bytes of a stack that are read
 _STACK_TIME = 0.5  # s, for a stack to be written: 1 ms is enough, unless the machine is very busy
-STACK_PAUSE = 0.0005  # s, between two looks whether it is
+_STACK_PAUSE = 0.0005  # s, between two looks whether it is
 _STACK_REST = 0.05  # s, in which one that is still being written grows
+_LOOK = os.WEXITED | os.WNOHANG | os.WNOWAIT
 _TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP)
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes: getrusage(2)
 _CRASHES = (signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT, signal.SIGBUS, signal.SIGILL)
@@ -83,7 +83,9 @@ class WorkerProcess:
         self.shared: set[int] = set()
         self._stack_due: float | None = None  # how long one is waited for; None: not asked for
         self._stack_size, self._stack_grew = 0, 0.0  # as it was last seen, and since when
-        self._below_asked: list[psutil.Process] = []  # what was below it when it was asked
+        self._dies_by: float | None = None  # without its link, by itself; later it is killed
+        self._cut_off: bool | None = None  # whether it did not; None: it is not being killed yet
+        self._exit: tuple[int | None, int] | None = None  # code and ru_maxrss, once it is reaped
         self._own_death = False
         self._oom_kills = oom_kills()
         the_guard.be_there()  # first: a worker has no rights that the guard has not
@@ -107,6 +109,7 @@ class WorkerProcess:
                 self.death = os.pidfd_open(self.pid)
                 self._own_death = True
         self.report = report.about(self.pid, slot)
+        self._tree = TreeKill(self.pid, self.report)
         the_guard.add(self.pid)
 
     def _start(self, fd: int, config: WorkerConfig) -> Any:
@@ -138,9 +141,17 @@ class WorkerProcess:
         return _readable(self.channel.fileno(), 0)
 
     def terminate(self) -> None:
-        """Send SIGTERM. Only while nobody ends it, so that the pid is certainly its own."""
-        with contextlib.suppress(ProcessLookupError):
+        """Send SIGTERM. Only while nobody ends it, so that the pid is certainly its own.
+
+        Where the sending fails the kill that follows fails, too, and says so.
+        """
+        try:
             os.kill(self.pid, signal.SIGTERM)
+        except ProcessLookupError:
+            pass
+        except PermissionError:
+            with contextlib.suppress(PermissionError):
+                the_guard.signal(self.pid, signal.SIGTERM, wait=False)
 
     def hold_still(self, *, ask_stack: bool = False) -> None:
         """Have it compute no more until `end` is called.
@@ -153,12 +164,22 @@ class WorkerProcess:
                 self._ask_stack()
         # How one without its link ends by itself is still to be seen.
         if self._stack_due is None and not self.link_lost:
-            self._signal_group(signal.SIGSTOP)
+            self._tree.stop()
 
     def is_still(self) -> bool:
-        """Whether it has written the stack that it was asked for, or will not any more."""
+        """Whether it can be killed now.
+
+        That is when it has written the stack that it was asked for, or will not any more. One
+        without its link is given a moment to be found dead: how it ends is still to be seen.
+        """
         now = time.monotonic()
-        if self._stack_due is None or now > self._stack_due or _readable(self.death, 0):
+        if self.link_lost and self._dies_by is None:
+            self._dies_by = now + _DYING
+        if self._is_dead():
+            return True
+        if self._dies_by is not None and now < self._dies_by:
+            return False
+        if self._stack_due is None or now > self._stack_due:
             return True
         assert worker.STACK_SIGNAL is not None
         status = signal_status(self.pid, worker.STACK_SIGNAL)
@@ -173,14 +194,88 @@ class WorkerProcess:
             size > worker.PAGE_SIZE and now - self._stack_grew > _STACK_REST
         )
 
+    def kill(self) -> bool:
+        """Send SIGKILL to it and to what is below it; False: there may be more, so call again."""
+        if self._cut_off is None:
+            # A dying process closes its link a moment before it is dead.
+            self._cut_off = self.link_lost and not self._is_dead()
+        return self._tree.strike()
+
+    def is_gone(self) -> bool:
+        """Whether it, once killed, is reaped, and all below it is dead; or was given up."""
+        if self._exit is None and self._is_dead():
+            self._exit = self._reap()
+        if (
+            self._exit is None
+            and self.pid not in self._tree.denied
+            and time.monotonic() < self._tree.give_up
+        ):
+            return False
+        return self._tree.is_over(reaped=self._exit is not None)
+
+    def pause(self) -> tuple[bool, float]:
+        """Whether its death, which `death` shows, is waited for; and s until the next look."""
+        now = time.monotonic()
+        if self._cut_off is None and self._stack_due is not None:
+            return False, _STACK_PAUSE
+        if self._cut_off is None and self._dies_by is not None:
+            until = self._dies_by
+        elif not self._tree.struck:
+            until = now
+        elif self._exit is None and not self._tree.due:
+            until = self._tree.give_up
+        else:
+            return False, max(0.0, self._tree.due - now)
+        if self._own_death:
+            return True, max(0.0, until - now)
+        return False, min(max(0.0, until - now), _DEATH_PAUSE)
+
     def end(self) -> Evidence:
-        """Kill it and every process below it, reap it, and return what is known of its death."""
-        # A dying process closes its link a moment before it is dead.
-        cut_off = self.link_lost and not _readable(self.death, _DYING)
-        below = self._kill_tree()
-        exitcode, peak = self._reap()
-        _wait_until_gone(below)
-        the_guard.remove(self.pid)
+        """Do what is left to do of all this, and return what is known of its death."""
+        while not (self.is_still() and self.kill() and self.is_gone()):
+            death, pause = self.pause()
+            if death:
+                _readable(self.death, pause)
+            else:
+                time.sleep(pause)
+        # So that nobody waits for this pid, which may soon be another process's.
+        code, peak = self._exit or (None, 0)
+        self._process._popen.returncode = 0 if code is None else code
+        if self._exit is not None:
+            the_guard.remove(self.pid)
+        evidence = self._evidence(code, peak)
+        if evidence.left is not None:
+            text = "worker %d is left alone, it could not be killed: %s"
+            self.report(logging.WARNING, text, self.pid, evidence.left)
+        return evidence
+
+    def left(self) -> str | None:
+        """What of it may live on, and why; None: it is all dead."""
+        return self._tree.left(root=self._exit is None and not self._is_dead())
+
+    def put_down(self) -> str | None:
+        """End it as plainly as can be, after something in here has raised; return what is left."""
+        with contextlib.suppress(Exception):
+            self._tree.strike_plainly()
+            _readable(self.death, _PLAIN_END)
+            if self._exit is None and self._is_dead():
+                self._exit = self._reap()
+            self._process._popen.returncode = 0
+        if self._exit is not None:
+            the_guard.remove(self.pid)
+        left = self.left()
+        return "what it has started" if left is None and not self._tree.over else left
+
+    def _is_dead(self) -> bool:
+        if self._own_death:
+            return _readable(self.death, 0)
+        try:
+            return os.waitid(os.P_PID, self.pid, _LOOK) is not None
+        except ChildProcessError:  # somebody else has reaped it
+            return True
+
+    def _evidence(self, exitcode: int | None, peak: int) -> Evidence:
+        cut_off = bool(self._cut_off)
         noted: int | None = None
         initializing, inherited, stack = 0, 0, None
         try:
@@ -203,6 +298,7 @@ class WorkerProcess:
             peak_memory=peak * _MAXRSS_UNIT if peak > inherited else None,
             cut_off=cut_off,
             out_of_memory=None if cut_off else self._oom_signs(exitcode),
+            left=self.left(),
         )
 
     def _ask_stack(self) -> None:
@@ -220,11 +316,11 @@ class WorkerProcess:
                 # CPython 3.11 to 3.13 may crash over it: not even a pipe gets a dump (core(5)).
                 resource.prlimit(self.pid, resource.RLIMIT_CORE, (1, 1))
         if tgkill is not None:  # to its main thread: another may take what is sent to a process
-            tgkill(self.pid, self.pid, number)  # harmless if it is gone
+            if tgkill(self.pid, self.pid, number):
+                return  # it is gone, or we may not
         else:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, number)
-        self._below_asked = below
+            os.kill(self.pid, number)
+        self._tree.below.update(below)
         # From now on: many that do not answer are waited for together.
         self._stack_due = time.monotonic() + _STACK_TIME
 
@@ -240,78 +336,13 @@ class WorkerProcess:
         rise = " and ".join(more)
         return f"its count rose {rise} since this worker was started" if more else None
 
-    def _kill_tree(self) -> list[psutil.Process]:
-        """Send SIGKILL to all of it; return the processes below the worker."""
-        # Stopped, the group starts no process any more; and an orphan of what is killed below
-        # becomes the worker's child, so that the next look finds it.
-        self._signal_group(signal.SIGSTOP)
-        alone = not self._below_asked and has_children(self.pid) is False
-        below = [] if alone else self._kill_below()
-        self._signal_group(signal.SIGKILL)
-        with contextlib.suppress(ProcessLookupError):  # it may not lead its group yet
-            os.kill(self.pid, signal.SIGKILL)
-        return below
-
-    def _kill_below(self) -> list[psutil.Process]:
-        import psutil
-
-        below: list[psutil.Process] = []
-        give_up = time.monotonic() + GIVE_UP
-        try:
-            root = psutil.Process(self.pid)
-            # The first ones are not below it any more if the asking has crashed it.
-            while new := [
-                p for p in {*self._below_asked, *root.children(recursive=True)} if p not in below
-            ]:
-                below += new
-                for process in new:
-                    with contextlib.suppress(psutil.Error, ProcessLookupError):
-                        if os.getpgid(process.pid) != self.pid:
-                            process.kill()
-                if time.monotonic() > give_up:
-                    self.report(
-                        logging.WARNING,
-                        "worker %d: its job starts processes faster than they can be "
-                        "killed; some may be left",
-                        self.pid,
-                    )
-                    break
-        except psutil.NoSuchProcess:
-            pass
-        except (psutil.Error, OSError) as error:  # no descriptor free, most likely
-            self.report(
-                logging.WARNING,
-                "worker %d: what its job started outside of its process group is not "
-                "killed, as it cannot be found: %s",
-                self.pid,
-                error,
-            )
-        return below
-
-    def _signal_group(self, number: signal.Signals) -> None:
-        # Until it is reaped the pid is not given to anybody else, and neither is the group.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, number)
-
     def _reap(self) -> tuple[int | None, int]:
-        """Take it off the system's table; return exit code and ru_maxrss, 0 if unknown."""
-        code: int | None = None
-        peak = 0
-        if self._own_death and not _readable(self.death, GIVE_UP):
-            self.report(
-                logging.WARNING,
-                "worker %d does not end after SIGKILL; it is left alone",
-                self.pid,
-            )
-        else:
-            try:
-                _, status, usage = os.wait4(self.pid, 0)
-                code, peak = os.waitstatus_to_exitcode(status), usage.ru_maxrss
-            except (ChildProcessError, ValueError):  # somebody else reaped it
-                code = None
-        # So that nobody waits for this pid, which may soon be another process's.
-        self._process._popen.returncode = 0 if code is None else code
-        return code, peak
+        """Take it, dead, off the system's table; return exit code and ru_maxrss, 0 if unknown."""
+        try:
+            _, status, usage = os.wait4(self.pid, 0)
+            return os.waitstatus_to_exitcode(status), usage.ru_maxrss
+        except (ChildProcessError, ValueError):  # somebody else reaped it
+            return None, 0
 
     def close(self) -> None:
         """Give the descriptors back."""
@@ -362,29 +393,6 @@ def _make_page() -> int:
         os.close(fd)
         raise
     return fd
-
-
-def _wait_until_gone(processes: list[psutil.Process]) -> None:
-    """Wait until the killed processes are dead, and for a moment until they are off the table.
-
-    They are nobody's that we know, so there is nothing to wait on but their state.
-    """
-    if not processes:
-        return
-    import psutil
-
-    def state(process: psutil.Process) -> str | None:
-        try:
-            return str(process.status()) if process.is_running() else None
-        except psutil.Error:
-            return None
-
-    began = time.monotonic()
-    while left := {state(process) for process in processes} - {None}:
-        waited = time.monotonic() - began
-        if waited > GIVE_UP or (waited > _VANISH and left == {psutil.STATUS_ZOMBIE}):
-            return
-        time.sleep(0.0005)
 
 
 __all__ = ["WorkerConfig", "WorkerProcess"]

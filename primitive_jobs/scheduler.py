@@ -57,6 +57,7 @@ from .messages import (
     Tick,
     TimedOut,
     TurnedAway,
+    Unkilled,
     Unspawn,
     Unwatch,
     Watch,
@@ -724,12 +725,14 @@ class Scheduler:
         job, evidence = slot.job, event.evidence
         if job is not None:
             if slot.reason is Reason.CANCEL:
-                self._settle(job, Cancelled())
+                self._settle(job, Cancelled() if evidence.left is None else Unkilled(evidence))
             elif slot.reason is Reason.TIMEOUT:
-                self._settle(job, TimedOut(job.timeout or 0.0, evidence.stack))
+                self._settle(job, TimedOut(job.timeout or 0.0, evidence.stack, evidence.left))
             elif slot.reason is Reason.MEMORY:
                 limit = job.memory_limit or 0
-                self._settle(job, OutOfMemory(limit, slot.peak, evidence.stack))
+                self._settle(job, OutOfMemory(limit, slot.peak, evidence.stack, evidence.left))
+            elif evidence.left is not None:  # neither given back nor tried again
+                self._settle(job, Lost(evidence))
             elif evidence.noted not in (None, slot.attempt):
                 self._give_back(job, evidence)
             elif job.retries > 0:

@@ -97,6 +97,12 @@ class Outcome:
         return outcome
 
 
+class Unstopped(Outcome):
+    """That of a job that was cancelled, of which something may live on."""
+
+    __slots__ = ()
+
+
 def _initializer_failed(message: Message, name: str) -> InitializerError:
     failure = InitializerError(_of_initializer(message, name))
     failure.__cause__ = load_exception(message.body)

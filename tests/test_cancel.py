@@ -431,7 +431,7 @@ def test_those_that_wait_for_their_end_hold_still(
     marks: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """Else many that compute would hold up each other's death."""
-    really_hold, really_end = process.WorkerProcess.hold_still, process.WorkerProcess.end
+    really_hold, really_kill = process.WorkerProcess.hold_still, process.WorkerProcess.kill
     held: list[int] = []
     ended: list[int] = []
     states: list[str] = []
@@ -440,17 +440,20 @@ def test_those_that_wait_for_their_end_hold_still(
         held.append(self.pid)
         really_hold(self, **given)
 
-    def end(self: process.WorkerProcess, **given: Any) -> Any:
+    def kill(self: process.WorkerProcess) -> bool:
+        if self.pid in ended:
+            return really_kill(self)
         ended.append(self.pid)
         if len(ended) == 1:
-            until(lambda: len(held) + pool._dispatcher._to_reap.qsize() == 3, "the other orders")
+            orders = pool._dispatcher._reaper._orders
+            until(lambda: len(held) + orders.qsize() == 3, "the other orders")
         if len(ended) == 2:
             (last,) = {*pids} - {*ended}
             still = {psutil.STATUS_STOPPED, psutil.STATUS_SLEEPING}
             with suppress(AssertionError):  # it is to be killed all the same
                 until(lambda: psutil.Process(last).status() in still, "the last one to hold still")
             states.append(psutil.Process(last).status())
-        return really_end(self, **given)
+        return really_kill(self)
 
     with JobPool(3, spare_workers=0) as pool:
         warm = [pool.submit(be_neighbour, marks, number) for number in range(3)]
@@ -458,7 +461,7 @@ def test_those_that_wait_for_their_end_hold_still(
         write_mark(marks, "release")
         wait(warm, PATIENCE)
         monkeypatch.setattr(process.WorkerProcess, "hold_still", hold_still)
-        monkeypatch.setattr(process.WorkerProcess, "end", end)
+        monkeypatch.setattr(process.WorkerProcess, "kill", kill)
         limit = 0.5 if how == "timeout" else None
         jobs = [pool.options(timeout=limit).submit(spin, marks) for _ in range(3)]
         if how == "cancel":

@@ -15,6 +15,158 @@ from helpers import PATIENCE, ROOT, expect, gone, script, until
 
 from primitive_jobs import guard as guard_script
 
+NOBODY = 65534
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can give up its rights")
+
+# --- a program that gives up its rights -----------------------------------------------------------
+
+DEMOTED = f"""
+import ctypes, logging, os, signal, subprocess, sys, threading, time
+from pathlib import Path
+from primitive_jobs import JobError, JobPool, JobStatus, JobTimeoutError
+
+marks = Path(__file__).parent
+
+def breed(name):
+    import os, signal, subprocess
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    children = [subprocess.Popen(["sleep", "1000"], start_new_session=own) for own in (False, True)]
+    if os.getuid() == 0:
+        children.append(subprocess.Popen(["sleep", "1000"], user={NOBODY}))
+    draft = Path(f"{{name}}.draft")
+    draft.write_text(" ".join(str(pid) for pid in [os.getpid(), *(c.pid for c in children)]))
+    draft.rename(name)
+    while True:
+        signal.pause()
+
+def grown(name):
+    while not name.exists():
+        time.sleep(0.001)
+    return [int(pid) for pid in name.read_text().split()]
+
+def gone(pid):
+    try:
+        return Path(f"/proc/{{pid}}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+def demote():
+    os.chmod(marks, 0o777)
+    os.setgroups([])
+    os.setuid({NOBODY})
+    try:
+        os.kill(os.getppid(), 0)
+    except PermissionError:
+        return
+    raise AssertionError("it has its rights still")
+
+def may_start_more():
+    try:
+        done = subprocess.run([sys.executable, "-c", "import psutil"], stderr=subprocess.DEVNULL)
+    except OSError:
+        return False  # the interpreter is out of reach by now
+    return done.returncode == 0
+"""
+
+
+@pytest.fixture
+def reachable(tmp_path: Path) -> Path:
+    """A folder that others may enter."""
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.name.startswith(("test_", "popen-", "pytest-")):
+            folder.chmod(0o755)
+    return tmp_path
+
+
+@needs_root
+@pytest.mark.parametrize("how", ["cancel", "grace", "timeout", "shutdown"])
+def test_a_program_that_gave_up_its_rights(reachable: Path, how: str) -> None:
+    ends = {
+        "cancel": "assert job.cancel()",
+        "grace": "assert job.cancel(grace=0.1)",
+        "timeout": "assert isinstance(job.exception(20), JobTimeoutError), job",
+        "shutdown": "pool.shutdown(cancel=True)",
+    }
+    source = f"""
+with JobPool(2, spare_workers=0) as pool:
+    name = marks / "job"
+    job = pool.options(timeout={1.5 if how == "timeout" else None}).submit(breed, name)
+    pids = grown(name)
+    demote()
+    {ends[how]}
+    assert all(map(gone, pids)), [pid for pid in pids if not gone(pid)]
+    if {how != "shutdown"} and may_start_more():
+        assert pool.submit(os.getuid).result(20) in (0, {NOBODY})
+        later = pool.submit(breed, marks / "later")
+        pids = grown(marks / "later")
+        assert later.cancel()
+        assert all(map(gone, pids))
+print("well")
+"""
+    expect(reachable, DEMOTED + source, "well\n")
+
+
+@needs_root
+def test_a_grace_is_given_by_the_guard(reachable: Path) -> None:
+    source = """
+def clean_up(name):
+    try:
+        Path(name).touch()
+        time.sleep(1000)
+    finally:
+        Path(name).with_suffix(".clean").touch()
+
+with JobPool(1) as pool:
+    job = pool.submit(clean_up, str(marks / "job"))
+    while not (marks / "job").exists():
+        time.sleep(0.001)
+    demote()
+    assert job.cancel(grace=20)
+    assert (marks / "job.clean").exists()
+print("well")
+"""
+    expect(reachable, DEMOTED + source, "well\n")
+
+
+@needs_root
+def test_where_not_even_the_guard_can(reachable: Path) -> None:
+    source = """
+from primitive_jobs.guardian import the_guard
+
+logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stdout, level="WARNING")
+pool = JobPool(2, spare_workers=0)
+hopeless = pool.options(name="hopeless").submit(breed, marks / "job")
+other = pool.submit(time.sleep, 0.5)
+pids = grown(marks / "job")
+the_guard._process.kill()
+the_guard._process.wait()
+demote()
+try:
+    hopeless.cancel()
+except JobError as error:
+    assert "job hopeless" in str(error) and "its status is ERROR" in str(error), error
+    assert f"process {pids[0]}: Operation not permitted" in str(error), error
+else:
+    raise AssertionError("it said that it is gone")
+assert hopeless.status() is JobStatus.ERROR
+assert not gone(pids[0]) and not gone(pids[2])
+assert other.exception(20) is None
+assert pool.submit(abs, -1).result(20) == 1  # by the other's worker
+pool.shutdown()
+print("ended", flush=True)
+os._exit(0)
+"""
+    file = reachable / "script.py"
+    file.write_text(DEMOTED + source)
+    with script(str(file)) as started:  # which ends what is left
+        assert started.process.stdout is not None
+        lines: list[str] = []
+        while lines[-1:] != ["ended\n"]:
+            lines.append(started.process.stdout.readline())
+            assert lines[-1], lines
+        assert started.process.wait(PATIENCE) == 0
+    assert any("is left alone, it could not be killed" in line for line in lines), lines
+
 
 def test_the_guard_signals_nobody_else() -> None:
     """It may have rights that the program has given up: these are not given back that way."""

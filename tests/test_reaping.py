@@ -1,0 +1,234 @@
+"""The end of workers: no job runs twice for it, none waits for another's, and no zombie is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import pytest
+from helpers import PATIENCE, ROOT, expect, gone, hold, until, write_mark
+
+from primitive_jobs import JobError, JobPool, JobStatus, WorkerDiedError
+from primitive_jobs.process import WorkerProcess
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def mark_and_hold(folder: Path, name: str) -> None:
+    """A job that counts its starts, and ends no more."""
+    write_mark(folder, f"{name}-{len(list(folder.glob(f'{name}-*')))}", os.getpid())
+    signal.pause()
+
+
+# --- an ending that fails ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+@pytest.mark.parametrize("how", ["died", "cancelled", "timed out"])
+def test_a_failed_ending_starts_no_job_twice(
+    one: JobPool, marks: Path, monkeypatch: pytest.MonkeyPatch, place: str, how: str
+) -> None:
+    really, failures = WorkerProcess.end, [0]
+
+    def end(self: WorkerProcess) -> Any:
+        failures[0] += 1
+        if failures[0] > 1:
+            return really(self)
+        if place == "after":
+            really(self)
+        raise RuntimeError("on purpose")
+
+    monkeypatch.setattr(WorkerProcess, "end", end)
+    options: dict[str, Any] = {"timeout": 0.2} if how == "timed out" else {}
+    job = one.options(**options).submit(mark_and_hold, marks, "job")
+    until((marks / "job-0").exists, "its start")
+    pid = int((marks / "job-0").read_text())
+    if how == "cancelled":
+        assert job.cancel()
+    elif how == "died":
+        os.kill(pid, signal.SIGKILL)
+    error = None if how == "cancelled" else job.exception(PATIENCE)
+    if how == "died":
+        assert isinstance(error, WorkerDiedError)
+        assert str(error.__cause__) == "on purpose"
+    assert gone(pid)
+    assert one.submit(abs, -1).result(PATIENCE) == 1
+    assert [mark.name for mark in marks.iterdir()] == ["job-0"]
+    assert failures[0] >= 1
+
+
+def test_a_worker_that_cannot_be_examined_is_killed(
+    one: JobPool, marks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is it said of it that nothing of its job is left, which nobody knows."""
+    job = one.submit(mark_and_hold, marks, "job")
+    until((marks / "job-0").exists, "its start")
+    with monkeypatch.context() as patch:
+
+        def kill(self: WorkerProcess) -> bool:
+            raise RuntimeError("on purpose")
+
+        patch.setattr(WorkerProcess, "kill", kill)
+        with pytest.raises(JobError, match=r"job mark_and_hold .* could not be stopped.* is ERROR"):
+            job.cancel()
+    assert job.status() is JobStatus.ERROR
+    assert gone(int((marks / "job-0").read_text()))
+    assert one.submit(abs, -1).result(PATIENCE) == 1
+
+
+# --- a worker that does not die ------------------------------------------------------------------
+
+
+class Immortal:
+    """Keeps processes from being killed."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.pids: set[int] = set()
+        self.kill, self._killpg = os.kill, os.killpg
+        patch.setattr(os, "kill", lambda pid, number: self._send(self.kill, pid, number))
+        patch.setattr(os, "killpg", lambda pid, number: self._send(self._killpg, pid, number))
+
+    def _send(self, really: Any, pid: int, number: int) -> None:
+        if pid not in self.pids or number != signal.SIGKILL:
+            really(pid, number)
+
+
+def test_one_that_does_not_die_delays_no_other(
+    two: JobPool, marks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (two.submit(mark_and_hold, marks, name) for name in ("a", "b"))
+    until(lambda: len(list(marks.iterdir())) == 2, "both")
+    immortal = Immortal(monkeypatch)
+    pid = int((marks / "a-0").read_text())
+    immortal.pids.add(pid)
+    told: list[bool] = []
+    canceller = threading.Thread(target=lambda: told.append(first.cancel()))
+    canceller.start()
+    try:
+        state = Path(f"/proc/{pid}/stat")
+        until(lambda: state.read_text().rpartition(")")[2].split()[0] == "T", "it to be stopped")
+        assert second.cancel()
+        assert first.status() is JobStatus.RUNNING
+        assert not told
+        assert two.submit(abs, -1).result(PATIENCE) == 1
+        assert first.status() is JobStatus.RUNNING
+    finally:
+        immortal.kill(pid, signal.SIGKILL)
+        canceller.join(PATIENCE)
+    assert told == [True]
+
+
+@pytest.mark.parametrize("who", ["worker", "child"])
+def test_one_that_is_given_up(
+    two: JobPool,
+    marks: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    who: str,
+) -> None:
+    def job() -> None:
+        child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+        write_mark(marks, "worker", os.getpid())
+        write_mark(marks, "child", child.pid)
+        signal.pause()
+
+    monkeypatch.setattr("primitive_jobs.killing.GIVE_UP", 0.3)
+    hopeless, other = two.submit(job), two.submit(hold, marks / "release", 5)
+    until((marks / "child").exists, "the job")
+    immortal = Immortal(monkeypatch)
+    pid = int((marks / who).read_text())
+    immortal.pids.add(pid)
+    try:
+        with pytest.raises(JobError, match=rf"could not be stopped: process {pid}: .* is ERROR"):
+            hopeless.cancel()
+        assert hopeless.status() is JobStatus.ERROR
+        assert hopeless.cancel() is False  # it is final
+        (marks / "release").touch()
+        assert other.result(PATIENCE) == 5
+        assert two.submit(abs, -1).result(PATIENCE) == 1
+        two.shutdown()
+        assert f"could not be killed: process {pid}" in caplog.text
+    finally:
+        immortal.kill(pid, signal.SIGKILL)
+        if who == "worker":
+            os.waitpid(pid, 0)
+
+
+# --- a program that orphans come to --------------------------------------------------------------
+
+CANCELS = """
+import ctypes, os, psutil, signal, subprocess, sys, time
+from pathlib import Path
+from primitive_jobs import JobPool, WorkerDiedError
+
+SUBREAPER
+marks = Path(sys.argv[-1])
+
+def breed(name, crash):
+    import os, signal, subprocess
+    from pathlib import Path
+    for own in (False, True):
+        subprocess.Popen(["sleep", "1000"], start_new_session=own)
+    subprocess.run("true & sleep 1000 &", shell=True)
+    Path(name).touch()
+    if crash:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    signal.pause()
+
+def zombies():
+    found = [child for child in psutil.Process().children() if child.status() == "zombie"]
+    return [child.pid for child in found]
+
+own = subprocess.Popen(["sh", "-c", "exit 7"])
+os.waitid(os.P_PID, own.pid, os.WEXITED | os.WNOWAIT)
+assert zombies() == [own.pid]
+with JobPool(1, spare_workers=0) as pool:
+    for number in range(4):
+        name = str(marks / str(number))
+        job = pool.submit(breed, name, False)
+        while not os.path.exists(name):
+            time.sleep(0.001)
+        assert job.cancel()
+        assert zombies() == [own.pid], zombies()
+assert own.wait() == 7
+with JobPool(1, spare_workers=0) as pool:
+    assert isinstance(pool.submit(breed, str(marks / "last"), True).exception(), WorkerDiedError)
+    sleeping = [child for child in psutil.Process().children() if child.name() == "sleep"]
+    assert zombies() == [], zombies()
+    assert len(sleeping) == 1, sleeping  # in a session of its own: nobody knows whose it is
+    sleeping[0].kill()
+    sleeping[0].wait()
+print("well", os.getpid() == 1)
+"""
+
+
+def test_a_program_that_orphans_come_to(tmp_path: Path) -> None:
+    become = "assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0"
+    source = CANCELS.replace("SUBREAPER", become).replace("sys.argv[-1]", repr(str(tmp_path)))
+    expect(tmp_path, source, "well False\n")
+
+
+def test_the_first_process_of_a_container(tmp_path: Path) -> None:
+    unshare = ["unshare", "--pid", "--fork", "--mount-proc"]
+    try:
+        subprocess.run([*unshare, "true"], check=True, capture_output=True, timeout=PATIENCE)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no new namespace of processes can be made here")
+    source = textwrap.dedent(CANCELS.replace("SUBREAPER", ""))
+    done = subprocess.run(
+        [*unshare, sys.executable, "-c", source, str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "well True\n"), done.stderr
