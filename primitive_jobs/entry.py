@@ -96,7 +96,13 @@ def _settings(start: dict[str, Any]) -> dict[str, Callable[[Any], object]]:
         elif "log_level" in start:
             util.get_logger().setLevel(start["log_level"])
 
+    def note_subprocess(module: Any) -> None:
+        from primitive_jobs import orphans
+
+        orphans.note_subprocess(module)
+
     return {
+        "_posixsubprocess": note_subprocess,
         "multiprocessing.process": know_the_parent,
         "multiprocessing.util": log,
         "multiprocessing.resource_tracker": lambda m: _use(m, start["mp_tracker_fd"]),

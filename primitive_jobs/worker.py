@@ -18,7 +18,7 @@ import struct
 import sys
 from types import MethodType
 
-from . import serialize
+from . import orphans, serialize
 from .channel import (
     HAVE_PACKETS,
     ChannelClosed,
@@ -45,7 +45,8 @@ PAGE_SIZE = mmap.PAGESIZE  # bytes shared with the pool; the stack of its end fo
 NOTES = struct.Struct("<QQQ")  # the attempt that began, whether the initializer runs, and
 # the peak memory (ru_maxrss) that the process started with
 _NOTE = struct.Struct("<QQ")  # the first two
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36  # linux/prctl.h
+NAME = "primitive_jobs"  # of the process, as ps and top show it: 15 bytes at most
 _SIGTERM_EXIT = 128 + signal.SIGTERM
 STACK_SIGNAL: int | None = signal.SIGRTMAX if sys.platform == "linux" else None
 """What asks a worker for its Python stack right before it is killed; hardly anybody else's."""
@@ -99,6 +100,8 @@ def _settle_in(parent_pid: int) -> None:
         prctl = ctypes.CDLL(None).prctl
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        prctl(_PR_SET_NAME, NAME.encode(), 0, 0, 0)
+        orphans.note_starts()
     if os.getppid() != parent_pid:  # it died before the line above
         os._exit(0)
 
@@ -243,8 +246,11 @@ class _Worker:
         while not self._told_to_leave:
             try:
                 self._idle = True
+                watched = orphans.may_be() and orphans.watch()
                 message = self._channel.receive()
                 self._idle = False
+                if watched:
+                    orphans.unwatch()
             except (ChannelClosed, _Leave, OSError):  # OSError: a job closed the channel
                 return
             if message is None:
