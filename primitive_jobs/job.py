@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
+from . import circles
 from .channel import INLINE_LIMIT, Parcel
 from .errors import JobError, ResultTimeoutError, SerializationError
 from .logs import report_here
@@ -162,7 +163,8 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
             function.__qualname__ if type(function) is FunctionType else call_name(function)
         )
         self._options = DEFAULT_OPTIONS
-        self._submits: list[object] | None = []  # whoever is first submits it; None: it is done
+        # Idents of threads: whoever is first submits it; None: it is done.
+        self._submits: list[int] | None = []
         self._link: PoolLink | None = None
         self._tracker = StatusTracker()
         self.metadata: dict[str, Any] = {}
@@ -203,7 +205,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
 
     def _submit_to(self, link: PoolLink, options: JobOptions) -> Self:
         submits = self._submits
-        token = object()
+        token = threading.get_ident()  # an object of its own in each call
         try:
             if submits is not None:
                 submits.append(token)
@@ -229,7 +231,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
             return self
         except BaseException:
             # Whoever called has no handle, or cannot know what became of it: it must not run.
-            if submits is not None and submits[:1] == [token]:
+            if submits and submits[0] is token:
                 self._link = link
                 self._ask_cancel()
             raise
@@ -389,7 +391,8 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
         seconds = check_seconds("timeout", timeout)
         self._check_submitted()
         self._check_may_wait()
-        return self._tracker.wait(seconds) is not None
+        outcome = circles.wait(self) if seconds is None else self._tracker.wait(seconds)
+        return outcome is not None
 
     def wait_for_final_state(self, timeout: float | None = None) -> None:
         """Wait until the job is final.
@@ -565,7 +568,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
             else:
                 self._check_submitted()
                 self._check_may_wait()
-                outcome = self._tracker.wait()
+                outcome = circles.wait(self)
             assert outcome is not None
         elif timeout is not None:
             check_seconds("timeout", timeout)

@@ -32,6 +32,7 @@ LAYERS = [
     "shared",
     "tracker",
     "awaiting",
+    "circles",
     "job",
     "pauses",
     "scheduler",
