@@ -203,6 +203,15 @@ class JobPool(_Submitter):
     blocking the event loop; if the task is cancelled while it waits, all jobs are cancelled. A pool
     that is dropped finishes its jobs and goes.
 
+    What a job leaves in its worker is taken back before the next one as far as that is cheap, to
+    what ``preload`` and ``initializer`` have left: working directory, `os.environ`, umask, the
+    standard streams, signal masks, timers and the handlers of SIGTERM, SIGINT, SIGCHLD, SIGPIPE and
+    SIGALRM, the recursion limit, trace and profile functions, the garbage collector being off,
+    `faulthandler`. The rest stays, as in every process that is used again: imported modules and
+    what was set in them (``sys.path``, `builtins`, warning filters, decimal contexts, NumPy's error
+    handling, ``random``), locale, resource limits, open files, threads, child processes. Where that
+    matters, ``max_jobs_per_worker=1`` gives each job a fresh process.
+
     Args:
         max_workers: Most worker processes; default: `loky.cpu_count()`, which knows of cgroups
             and CPU affinity.

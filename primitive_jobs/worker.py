@@ -28,6 +28,7 @@ from .channel import (
     attach,
     pack,
 )
+from .leftovers import Leftovers
 from .wire import Kind, Message
 
 TYPE_CHECKING = False
@@ -85,7 +86,7 @@ def main(
     NOTES.pack_into(page, 0, 0, 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     _record_stacks(page_fd)
     serialize.reserve.append(os.open(os.devnull, os.O_RDONLY))
-    worker = _Worker(attach(channel_fd), page)
+    worker = _Worker(attach(channel_fd), page, page_fd)
     if worker.initialize(preload, initializer):
         worker.serve()
     _leave()
@@ -154,12 +155,15 @@ class _Leave(BaseException):
 class _Worker:
     """The state of the loop."""
 
-    def __init__(self, channel: PacketChannel | StreamChannel, page: mmap.mmap) -> None:
+    def __init__(
+        self, channel: PacketChannel | StreamChannel, page: mmap.mmap, page_fd: int
+    ) -> None:
         self._channel = channel
         self._packets = HAVE_PACKETS and isinstance(channel, PacketChannel)
         self._page = page
+        self._page_fd = page_fd
         self._pid = os.getpid()
-        self._recursion_limit = sys.getrecursionlimit()
+        self._note_state()
         self._in_job = False
         self._idle = False
         self._told_to_leave = False
@@ -171,6 +175,13 @@ class _Worker:
         self._take_signals()
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
+    def _note_state(self, *, initialized: bool = False) -> None:
+        """Note what each job shall find, whatever the one before it has left."""
+        self._recursion_limit = sys.getrecursionlimit()
+        self._traced_by, self._profiled_by = sys.gettrace(), sys.getprofile()
+        # An initializer may have the stack of a crash go elsewhere.
+        self._leftovers = Leftovers(None if initialized else self._page_fd)
+
     # --- signals -----------------------------------------------------------------------------
 
     def _take_signals(self) -> None:
@@ -180,8 +191,14 @@ class _Worker:
                 signal.signal(number, self._on_signal)
 
     def _undo(self) -> None:
-        """Take back what a job may have left that would strike the loop or the next job."""
+        """Take back at once what a job may have left that would strike the loop."""
         self._in_job = False
+        # Whatever it left to trace by would see the loop from here on, and the next job.
+        if sys.gettrace() is not self._traced_by:
+            sys.settrace(self._traced_by)
+        if sys.getprofile() is not self._profiled_by:
+            sys.setprofile(self._profiled_by)
+        faulthandler.cancel_dump_traceback_later()
         for timer in _TIMERS:
             signal.setitimer(timer, 0)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -226,6 +243,7 @@ class _Worker:
                 self._exit_if_forked()
                 if keeper is not None:
                     keeper.keep()
+                self._note_state(initialized=initializer is not None)
                 self._undo()
                 _NOTE.pack_into(self._page, 0, 0, 0)
             self._take_signals()
@@ -278,6 +296,7 @@ class _Worker:
             if not self._answer(kind, attempt, content):
                 return
             del content
+            self._leftovers.take_back()
 
     def _answer(self, kind: Kind, attempt: int, content: Content | None = None) -> bool:
         try:
