@@ -1052,13 +1052,9 @@ class Dispatcher:
             command = self._inbox.popleft()
             if isinstance(command, PrimitiveJob):
                 jobs.add(command)
-            elif isinstance(command, _HasProcess):
-                command.process.close()
         for job in jobs:
             job._tracker.abandon()
             job._drop_payload()
-        for process in {*self._workers.values(), *self._unclosed}:
-            process.close()
         self._config.close()
         self._bell.close()
         self._reaper.close()

@@ -80,7 +80,7 @@ def may_be() -> bool:
 
 def watch() -> bool:
     """Reap the dead, from now on as soon as they die; return whether `unwatch` has to be called."""
-    watched = signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
+    watched: bool = signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
     if watched:
         signal.signal(signal.SIGCHLD, _reap)
     if _reap() or not watched:

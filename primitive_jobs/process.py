@@ -108,6 +108,8 @@ class WorkerProcess:
             with contextlib.suppress(OSError):  # no descriptor free
                 self.death = os.pidfd_open(self.pid)
                 self._own_death = True
+        self._fds = [self._page, self.death] if self._own_death else [self._page]
+        _open.add(self)
         self.report = report.about(self.pid, slot)
         self._tree = TreeKill(self.pid, self.report)
         the_guard.add(self.pid)
@@ -345,12 +347,26 @@ class WorkerProcess:
             return None, 0
 
     def close(self) -> None:
-        """Give the descriptors back."""
+        """Give the descriptors back; again is harmless."""
         self.channel.close()
-        os.close(self._page)
-        if self._own_death:
-            os.close(self.death)
+        while self._fds:
+            os.close(self._fds.pop())
         self._process._popen.close()  # its sentinel
+        _open.discard(self)
+
+
+_open: set[WorkerProcess] = set()
+"""Those with descriptors: spawners add to it while no fork can be, dispatchers take out of it."""
+
+
+def _close_all() -> None:
+    """In a fork of the process, whoever had them in hand: they are the parent's."""
+    for process in list(_open):
+        with contextlib.suppress(OSError):
+            process.close()
+
+
+os.register_at_fork(after_in_child=_close_all)
 
 
 @functools.cache

@@ -232,3 +232,80 @@ def test_the_first_process_of_a_container(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "well True\n"), done.stderr
+
+
+# --- a fork of the program -----------------------------------------------------------------------
+
+FORKED = """
+import os, sys, threading, time, warnings
+from multiprocessing import resource_tracker
+from loky.backend import resource_tracker as loky_tracker
+from primitive_jobs import JobPool
+from primitive_jobs.process import WorkerProcess
+
+warnings.filterwarnings("ignore", "This process", DeprecationWarning)  # of forks, from 3.12 on
+resource_tracker.ensure_running()
+loky_tracker.ensure_running()
+
+def descriptors():
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[name] = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:  # the one that lists the folder
+            pass
+    return found
+
+def fork_and_look():
+    child = os.fork()
+    if child == 0:
+        more = {n: what for n, what in descriptors().items() if n not in before}
+        print(more or "nothing", flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+
+before = descriptors()
+"""
+
+
+def test_a_fork_has_no_descriptor_of_a_pool(tmp_path: Path) -> None:
+    source = """
+with JobPool(2) as pool:
+    jobs = [pool.submit(time.sleep, 0.5) for _ in range(2)]
+    jobs += [pool.submit(len, bytes(10**6)) for _ in range(2)]
+    while not jobs[1].running():
+        time.sleep(0.001)
+    fork_and_look()
+    jobs[0].cancel()
+    fork_and_look()
+"""
+    expect(tmp_path, FORKED + source, "nothing\nnothing\n")
+
+
+def test_nor_one_of_a_worker_that_is_just_being_started(tmp_path: Path) -> None:
+    source = """
+made, go_on = threading.Event(), threading.Event()
+from primitive_jobs import dispatcher
+
+class Report:  # of the spawner to the dispatcher
+    def __init__(self, process):
+        self.process = process
+        made.set()
+        go_on.wait()
+
+dispatcher._HasProcess, really = Report, dispatcher._HasProcess
+pool = JobPool(1, spare_workers=0)
+job = pool.submit(abs, -1)
+made.wait()
+fork_and_look()
+dispatcher._HasProcess = really
+
+really_take = dispatcher.Dispatcher._take
+def take(self, command):
+    really_take(self, really(command.process) if isinstance(command, Report) else command)
+dispatcher.Dispatcher._take = take
+go_on.set()
+job.result()
+pool.shutdown()
+"""
+    expect(tmp_path, FORKED + source, "nothing\n")
