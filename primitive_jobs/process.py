@@ -24,6 +24,7 @@ from typing import Any
 
 from . import worker
 from .channel import HAVE_PACKETS, PacketChannel, StreamChannel, pair
+from .former import reap_former
 from .guardian import the_guard
 from .initializer import Initializer
 from .killing import TreeKill
@@ -88,6 +89,7 @@ class WorkerProcess:
         self._exit: tuple[int | None, int] | None = None  # code and ru_maxrss, once it is reaped
         self._own_death = False
         self._oom_kills = oom_kills()
+        reap_former()
         the_guard.be_there()  # first: a worker has no rights that the guard has not
         self._page = _make_page()
         self.channel: PacketChannel | StreamChannel

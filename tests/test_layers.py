@@ -42,6 +42,7 @@ LAYERS = [
     "orphans",
     "leftovers",
     "worker",
+    "former",
     "entry",
     "launch",
     "killing",

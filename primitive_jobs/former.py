@@ -1,0 +1,55 @@
+"""What the program that this process was before an exec(3) has left: workers, and their guard.
+
+They die with it, or a moment later, as children of this process whom nobody knows any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import time
+from pathlib import Path
+
+from . import guard, worker
+
+_PATIENCE = (
+    1.0  # s that one of them may take to die: the guard needs some ms for killing the others
+)
+_DEAD = os.WEXITED | os.WNOHANG
+_looked_in: list[int] = []  # the pid of the process that has looked; under the lock for starts
+
+
+def reap_former() -> None:
+    """Take them off the table; to be called before the first worker is started, once.
+
+    Until then no child of this process that has a name of ours can be one of this program's.
+    """
+    if _looked_in == [os.getpid()]:
+        return
+    _looked_in[:] = [os.getpid()]
+    with contextlib.suppress(OSError):  # ECHILD, as a rule; or /proc is missing
+        os.waitid(os.P_ALL, 0, _DEAD | os.WNOWAIT)
+        until = time.monotonic() + _PATIENCE
+        for pid in _children():
+            with contextlib.suppress(OSError):  # it is gone
+                if Path(f"/proc/{pid}/comm").read_text().strip() in (worker.NAME, guard.NAME):
+                    _reap(pid, until - time.monotonic())
+
+
+def _children() -> list[int]:
+    lists = Path("/proc/self/task").glob("*/children")
+    return [int(pid) for children in lists for pid in children.read_text().split()]
+
+
+def _reap(pid: int, seconds: float) -> None:
+    if os.waitpid(pid, os.WNOHANG)[0] or not hasattr(os, "pidfd_open"):
+        return
+    fd = os.pidfd_open(pid)
+    try:
+        poller = select.poll()
+        poller.register(fd, select.POLLIN)
+        poller.poll(max(0.0, seconds) * 1000)
+    finally:
+        os.close(fd)
+    os.waitpid(pid, os.WNOHANG)
