@@ -65,7 +65,7 @@ from .errors import (
 from .guardian import the_guard
 from .job import PrimitiveJob
 from .logs import Report
-from .memory import resident, tree_memory
+from .memory import Unmeasurable, measurable, resident, tree_memory
 from .messages import (
     Action,
     Answered,
@@ -203,6 +203,9 @@ class _Watched:
         """Measure, and tell if it is too much."""
         try:
             held = tree_memory(self._pid, self._limit)
+        except Unmeasurable:
+            tell(OverMemory(self.slot, self._attempt, None))
+            return
         except Exception as error:  # noqa: BLE001 - it is logged
             text = "the memory of worker %d cannot be measured"
             report.about(self._pid, self.slot)(logging.ERROR, text, self._pid, error=error)
@@ -749,6 +752,9 @@ class Dispatcher:
         options = job._options
         limit = options.memory_limit
         assert limit is None or isinstance(limit, int), "made an int when the options were made"
+        if limit is not None and not measurable():
+            self._settle(job.number, OutOfMemory(limit, None))
+            return
         event = Submitted(
             job.number, options.priority, options.timeout, limit, options.retries, options.grace
         )
@@ -808,7 +814,7 @@ class Dispatcher:
 
     def _assign(self, action: Assign) -> Event | None:
         job, process = self._jobs[action.job], self._workers[action.slot]
-        if action.room is not None and resident(process.pid) > action.room:
+        if action.room is not None and _holds(process) > action.room:
             self._log.unfit(process, job)
             return NotTaken(action.slot, action.attempt, unfit=True)
         if not job._tracker.take():
@@ -1197,6 +1203,14 @@ def _receive(process: WorkerProcess) -> Message | None:
         raise ChannelClosed from error
 
 
+def _holds(process: WorkerProcess) -> int:
+    """Its resident memory in bytes; 0 where it cannot be measured, which the watch will tell."""
+    try:
+        return resident(process.pid)
+    except Unmeasurable:
+        return 0
+
+
 _OUTCOMES = (int(Kind.RETURNED), int(Kind.RAISED))
 
 
@@ -1232,13 +1246,19 @@ def _outcome_of(job: PrimitiveJob[Any], fate: Fate) -> Outcome:
                 f"and was killed{_but(left)}{_below(stack)}",
                 stack=stack,
             )
+        case OutOfMemory(limit=bytes_allowed, peak=None, left=left):
+            error = JobError(
+                f"job {job.name} ({job.job_id()}) may not run: its memory_limit of "
+                f"{_megabytes(bytes_allowed)} cannot be kept, since the memory of its processes "
+                f"cannot be measured: /proc is missing, or hides them{_but(left)}"
+            )
         case OutOfMemory(limit=bytes_allowed, peak=peak, stack=stack, left=left):
             error = JobMemoryError(
                 f"job {job.name} ({job.job_id()}) passed its memory_limit of "
-                f"{_megabytes(bytes_allowed)}: its processes held {_megabytes(peak)} and were "
+                f"{_megabytes(bytes_allowed)}: its processes held {_megabytes(peak or 0)} and were "
                 f"killed{_but(left)}{_below(stack)}",
                 limit=bytes_allowed,
-                peak=peak,
+                peak=peak or 0,
                 stack=stack,
             )
         case Lost(evidence=evidence):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .guardian import GIVE_UP, the_guard
 from .logs import Report
-from .memory import has_children
+from .memory import has_children, hidden
 
 if TYPE_CHECKING:
     import psutil
@@ -126,6 +126,7 @@ class TreeKill:
         try:
             return {*psutil.Process(self._pid).children(recursive=True)}
         except psutil.NoSuchProcess:
+            tell_if_hidden(self._pid, self._report)
             return set()
         except (psutil.Error, OSError) as error:  # no descriptor free, most likely
             self._report(
@@ -176,6 +177,21 @@ class TreeKill:
             what = f"process {pid}" if pid > 0 else f"process group {-pid}"
             texts.append(f"{what}: {why if error is None else error.strerror}")
         return "; ".join(texts) or None
+
+
+_told: list[str] = []  # that processes are hidden; any thread appends to it
+
+
+def tell_if_hidden(pid: int, report: Report) -> None:
+    """Once, if the system does not show a worker of ours: nothing below it can be found then."""
+    if not _told and hidden(pid):
+        _told.append("")
+        report(
+            logging.WARNING,
+            "/proc is missing, or does not show worker %d: a process that a job puts into a "
+            "session or group of its own survives a cancel, and no memory_limit can be kept",
+            pid,
+        )
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -6,6 +6,8 @@ Reads what the system tells (psutil, /proc, /sys) and changes nothing.
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,18 +18,50 @@ PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
 
 
+class Unmeasurable(OSError):
+    """The system does not show a process, or not what it holds."""
+
+
+def measurable() -> bool:
+    """Whether the system shows what processes hold: in short, if not for certain."""
+    return sys.platform != "linux" or (PROC / "self/statm").exists()
+
+
+def hidden(pid: int) -> bool:
+    """Whether there is such a process, but /proc, which may be missing, does not show it."""
+    if sys.platform != "linux":
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return not (PROC / str(pid)).exists()
+
+
 def resident(pid: int) -> int:
-    """Resident memory of one process in bytes; 0 if it is gone."""
+    """Resident memory of one process in bytes; 0 if it is gone.
+
+    Raises:
+        Unmeasurable: It is not gone, but not to be seen.
+    """
     import psutil
 
     try:
         return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
+    except psutil.NoSuchProcess as error:
+        if hidden(pid):
+            raise Unmeasurable(f"/proc does not show process {pid}") from error
         return 0
+    except psutil.Error as error:
+        raise Unmeasurable(str(error)) from error
 
 
 def tree_memory(root: int, limit: int) -> int:
     """Resident memory in bytes of a process and all below it; 0 if it is gone.
+
+    Raises `Unmeasurable` as `resident` does.
 
     Pages that these share count in each of them, which takes a moment to see; so they are counted
     once only where the sum is more than ``limit``, on Linux as proportional set sizes

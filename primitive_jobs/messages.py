@@ -102,10 +102,13 @@ class TimedOut(Fact):
 
 
 class OutOfMemory(Fact):
-    """It passed its memory limit, and nothing of it is left but `left`; both in bytes."""
+    """It passed its memory limit, and nothing of it is left but `left`; both in bytes.
+
+    Without a `peak` what it held could not be measured.
+    """
 
     limit: int
-    peak: int
+    peak: int | None
     stack: str | None = None
     left: str | None = None
 
@@ -254,11 +257,14 @@ class NotTaken(Fact):
 
 
 class OverMemory(Fact):
-    """A watched worker and those below it hold `peak` bytes, more than their job may."""
+    """A watched worker and those below it hold `peak` bytes, more than their job may.
+
+    None: nobody can tell how much, so that the limit cannot be kept.
+    """
 
     slot: int
     attempt: int
-    peak: int
+    peak: int | None
 
 
 class Died(Fact):

@@ -164,7 +164,8 @@ class JobOptions:
             or as a text like "500 MB" or "2 GiB"; looked at ten times a second. Beyond it they
             are killed and the job ends with `JobMemoryError`. It includes the interpreter's own
             tens of MB and what earlier jobs left in the worker (one that is above the limit
-            before the job starts is replaced first). Default None: the pool's.
+            before the job starts is replaced first). Where it cannot be measured, since /proc is
+            missing or hides processes, the job ends with a `JobError`. Default None: the pool's.
         retries: How often the job is started again after its worker died (a crash, a kill from
             outside, the kernel's OOM killer); never after its own exception, a cancel or a limit
             that it passed. Default 0.

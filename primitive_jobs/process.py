@@ -27,7 +27,7 @@ from .channel import HAVE_PACKETS, PacketChannel, StreamChannel, pair
 from .former import reap_former
 from .guardian import the_guard
 from .initializer import Initializer
-from .killing import TreeKill
+from .killing import TreeKill, tell_if_hidden
 from .logs import Report, report_here
 from .memory import oom_kills, processes_below, signal_status
 from .messages import Evidence
@@ -114,6 +114,7 @@ class WorkerProcess:
         _open.add(self)
         self.report = report.about(self.pid, slot)
         self._tree = TreeKill(self.pid, self.report)
+        tell_if_hidden(self.pid, self.report)
         the_guard.add(self.pid)
 
     def _start(self, fd: int, config: WorkerConfig) -> Any:

@@ -161,7 +161,7 @@ class Slot:
         self.served = 0  # jobs that it answered
         self.retiring = False  # it is replaced, after its present job
         self.watched = False  # somebody watches its memory
-        self.peak = 0  # bytes, where that was too much
+        self.peak: int | None = 0  # bytes, where that was too much, or cannot be told
 
 
 class _Queue:
