@@ -51,13 +51,11 @@ os.register_at_fork(after_in_child=_awaited.clear)  # the other threads stayed b
 
 
 def wait(job: Submitted[OutcomeT_co]) -> OutcomeT_co:
-    """Wait until a job has ended that may be being submitted.
+    """Wait until a job has ended that is being submitted.
 
     Raises:
         JobError: It never would: its submit waits, itself or through others, for this thread.
     """
-    if not job._submits:
-        return job._tracker.wait()
     me = threading.get_ident()
     before = _awaited.get(me)  # in a signal handler, a finalizer
     try:

@@ -238,6 +238,9 @@ class Dispatcher:
         cancel_at_exit: Whether the interpreter's end cancels what is unfinished.
         seeds: Where jobs get the keys of their randomness; None: nowhere.
         made: Where it puts itself before it starts anything, for whoever is to end it.
+
+    Attributes:
+        of_parent: Whether this is a fork of the process that it works in.
     """
 
     def __init__(
@@ -284,7 +287,7 @@ class Dispatcher:
         self._final: list[StatusTracker] = []  # whose waiters are to be told
         self._postponed = 0  # of these, those that might have been told before
         self._ended = False
-        self._abandoned = False
+        self.of_parent = False
         self._end_waiters: list[Callable[[], object]] = []
         self._gone_waiters: list[Callable[[], object]] = []
         self._left: list[None] = []  # by the two threads that end last
@@ -423,14 +426,9 @@ class Dispatcher:
         """Call ``callback`` on the thread for callbacks."""
         self._callbacks.call(callback)
 
-    @property
-    def of_parent(self) -> bool:
-        """Whether this is a fork of the process that it works in."""
-        return self._abandoned
-
     def check_may_wait(self) -> None:
         """Raise `JobError` where the waiting would be for ever."""
-        if self._abandoned:
+        if self.of_parent:
             raise JobError(OF_THE_PARENT)
         self._check_thread()
 
@@ -526,7 +524,7 @@ class Dispatcher:
     @property
     def gone(self) -> bool:
         """Whether nothing is left but threads that are at their last line."""
-        return len(self._left) > 1 or self._abandoned
+        return len(self._left) > 1 or self.of_parent
 
     def _leave(self) -> None:
         """Tell that this thread ends; the callbacks' thread may end before or after the others."""
@@ -1052,7 +1050,7 @@ class Dispatcher:
     def abandon(self) -> None:
         """In a fork of the process: nothing of this is ours; its jobs cannot end here."""
         self.accepting = False
-        self._abandoned = True
+        self.of_parent = True
         jobs = {*self._jobs.values()}
         while self._inbox:
             command = self._inbox.popleft()

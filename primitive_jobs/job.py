@@ -77,6 +77,9 @@ class BasePrimitiveJob(ABC, Generic[ResultT_co, StatusT_co]):
 class PoolLink(Protocol):
     """What a pool hands to the jobs that are submitted to it."""
 
+    of_parent: bool
+    """Whether this is a fork of the process that it works in: no job ends by itself then."""
+
     @property
     def seeds(self) -> Seeds | None:
         """Where jobs get the keys of their randomness; None: it has no seed."""
@@ -95,11 +98,6 @@ class PoolLink(Protocol):
 
     def call_back(self, callback: Callable[[], object]) -> None:
         """Call ``callback`` on the pool's thread for callbacks."""
-
-    @property
-    def of_parent(self) -> bool:
-        """Whether this is a fork of the process that it works in: no job ends by itself then."""
-        ...
 
     def check_may_wait(self) -> None:
         """Raise `JobError` on a thread that the waiting would dead-lock."""
@@ -391,8 +389,9 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
         seconds = check_seconds("timeout", timeout)
         self._check_submitted()
         self._check_may_wait()
-        outcome = circles.wait(self) if seconds is None else self._tracker.wait(seconds)
-        return outcome is not None
+        if seconds is None and self._submits:
+            return circles.wait(self) is not None
+        return self._tracker.wait(seconds) is not None
 
     def wait_for_final_state(self, timeout: float | None = None) -> None:
         """Wait until the job is final.
@@ -568,7 +567,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
             else:
                 self._check_submitted()
                 self._check_may_wait()
-                outcome = circles.wait(self)
+                outcome = circles.wait(self) if self._submits else self._tracker.wait()
             assert outcome is not None
         elif timeout is not None:
             check_seconds("timeout", timeout)

@@ -311,8 +311,8 @@ class StatusTracker:
             raise RuntimeError(f"illegal end of a job that was handed over: {self._status.name}")
         self._status = _RUNNING
         self._attempts = 1
-        ended = outcome.status, time.time(), time.monotonic()
-        self._walk += (_RUNNING, handed.when, handed.at, *ended)
+        when, at = time.time(), time.monotonic()
+        self._walk += (_RUNNING, handed.when, handed.at, outcome.status, when, at)
         self._outcome = outcome
         handed.noted = True
         self._gate[0] = _TAKEN
@@ -429,4 +429,4 @@ class StatusTracker:
         for waiter in list(waiters):
             if waiter in waiters:  # else it was taken back meanwhile
                 waiter()
-                self.forget(waiter)
+                waiters.pop(waiter, None)
