@@ -91,8 +91,24 @@ class Report:
         Where ``job`` is among the arguments, its name and id are shown. The record does not hold
         it, and where nobody listens it is not given an id.
         """
-        if not listened_to(level):
-            return
+        try:
+            if listened_to(level):
+                self._note(level, message, args, job, error)
+        except Exception as failure:  # noqa: BLE001 - of user's code, perhaps: see `listened_to`
+            with contextlib.suppress(Exception):
+                fields = dict.fromkeys(_FIELDS)
+                text = "a record could not be made: %s"
+                frame = sys._getframe(1)
+                self._call_back(_Note(logging.ERROR, text, (message,), failure, fields, frame))
+
+    def _note(
+        self,
+        level: int,
+        message: str,
+        args: tuple[object, ...],
+        job: Named | None,
+        error: BaseException | None,
+    ) -> None:
         fields: dict[str, int | str | None] = {
             "worker_pid": self._worker_pid,
             "slot": self._slot,
@@ -105,7 +121,10 @@ class Report:
             name = job.name if job.name.isprintable() else ascii(job.name)
             shown = f"{name} ({job.job_id()})"
             args = tuple(shown if value is job else value for value in args)
-        self._call_back(_Note(level, message, args, error, fields, sys._getframe(1)))
+        self._call_back(_Note(level, message, args, error, fields, sys._getframe(2)))
+
+
+_FIELDS = ("worker_pid", "slot", "job_id", "job_name")
 
 
 def listened_to(level: int) -> bool:

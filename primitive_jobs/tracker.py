@@ -413,7 +413,10 @@ class StatusTracker:
             self._outcome = outcome
 
     def tell_waiters(self) -> None:
-        """Call those who wait for the end, each once if no interrupt comes."""
+        """Call those who wait for the end, each once if no interrupt comes.
+
+        Where one of them raises, the others are called all the same, and then it is raised.
+        """
         if not self._waiters:
             return
         try:
@@ -425,8 +428,15 @@ class StatusTracker:
     def _call_waiters(self) -> None:
         """Call each, and only then take it off: no interrupt loses one, but one may come twice."""
         waiters = self._waiters
+        failure: Exception | None = None
         # Who comes from here on finds the outcome, and calls itself.
         for waiter in list(waiters):
-            if waiter in waiters:  # else it was taken back meanwhile
+            if waiter not in waiters:  # it was taken back meanwhile
+                continue
+            try:
                 waiter()
-                waiters.pop(waiter, None)
+            except Exception as error:  # noqa: BLE001 - it is raised below
+                failure = error
+            waiters.pop(waiter, None)
+        if failure is not None:
+            raise failure
