@@ -62,9 +62,10 @@ from .errors import (
     SerializationError,
     WorkerDiedError,
 )
+from .fence import Fence, Unfenced, bare
 from .guardian import the_guard
 from .job import PrimitiveJob
-from .logs import Report
+from .logs import Report, report_here
 from .memory import Unmeasurable, measurable, resident, tree_memory
 from .messages import (
     Action,
@@ -80,6 +81,7 @@ from .messages import (
     Event,
     Evidence,
     Fate,
+    Faulted,
     Forget,
     Gone,
     HandedOver,
@@ -127,6 +129,7 @@ from .worker_log import WorkerLog, cause_of_death
 if TYPE_CHECKING:
     from .randomness import Seeds
 
+_MOST_FAILURES = 3  # turns of the dispatcher in a row that may fail, before it is given up
 MEMORY_PAUSE = 0.1  # s between two looks at the memory of running jobs that have a limit
 _MANY_FINAL = 16  # jobs at most whose ends are told together, while the workers are busy
 _LONGEST = 86400.0  # s of sleep: what is due later is looked at again then
@@ -179,6 +182,15 @@ class _HasProcess:
         self.process = process
 
 
+class _ThreadDied:
+    """A thread of the pool, without which it cannot go on, has ended by an exception."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
 class _NewCode:
     """What workers have imported may be outdated, by the number of `CodeWatch.changes`."""
 
@@ -191,24 +203,21 @@ class _NewCode:
 class _Watched:
     """A worker whose job has a memory limit."""
 
-    __slots__ = ("_attempt", "_limit", "_pid", "slot")
+    __slots__ = ("_attempt", "_limit", "failed", "pid", "slot")
 
     def __init__(self, watch: Watch, pid: int) -> None:
+        self.failed = False  # the last look
         self.slot = watch.slot
         self._attempt = watch.attempt
         self._limit = watch.limit
-        self._pid = pid
+        self.pid = pid
 
-    def look(self, tell: Callable[[Any], None], report: Report) -> None:
+    def look(self, tell: Callable[[Any], None]) -> None:
         """Measure, and tell if it is too much."""
         try:
-            held = tree_memory(self._pid, self._limit)
+            held = tree_memory(self.pid, self._limit)
         except Unmeasurable:
             tell(OverMemory(self.slot, self._attempt, None))
-            return
-        except Exception as error:  # noqa: BLE001 - it is logged
-            text = "the memory of worker %d cannot be measured"
-            report.about(self._pid, self.slot)(logging.ERROR, text, self._pid, error=error)
             return
         if held > self._limit:
             tell(OverMemory(self.slot, self._attempt, held))
@@ -284,6 +293,7 @@ class Dispatcher:
         self._next_offer: _Offer | None = None
         self._in_limbo: list[_Offer] = []  # claimed by a caller that may still be sending
         self._unclosed: set[WorkerProcess] = set()  # gone, but in use by such a caller
+        self._given_up: set[WorkerProcess] = set()  # of these: they could not be killed
         self._final: list[StatusTracker] = []  # whose waiters are to be told
         self._postponed = 0  # of these, those that might have been told before
         self._ended = False
@@ -296,6 +306,7 @@ class Dispatcher:
         self._to_watch: queue.SimpleQueue[_Watched | Unwatch | None] = queue.SimpleQueue()
         self._report = Report(self._callbacks.call)
         self._log = WorkerLog(self._report, self._scheduler, self._jobs)
+        self._fence = Fence(self, self._workers, self._report)
         with contextlib.ExitStack() as undo:
             self._bell = Bell()
             undo.callback(self._bell.close)
@@ -312,9 +323,9 @@ class Dispatcher:
             threading.Thread(target=target, name=f"primitive_jobs-{name}", daemon=True)
             for name, target in (
                 ("dispatcher", self._dispatch),
-                ("spawner", self._spawn),
-                ("reaper", self._reap),
-                ("memory", self._watch_memory),
+                ("spawner", functools.partial(self._be_thread, self._spawn)),
+                ("reaper", functools.partial(self._be_thread, self._reap)),
+                ("memory", functools.partial(self._be_thread, self._watch_memory)),
                 ("callbacks", self._callbacks.run),
             )
         ]
@@ -556,10 +567,23 @@ class Dispatcher:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         most = self._scheduler.max_workers
         self._report(logging.DEBUG, "a pool of at most %d workers is open", most)
+        failures = 0
         try:
             while not self._scheduler.closed:
-                self._turn()
+                try:
+                    self._turn()
+                    failures = 0
+                except Exception as error:
+                    failures += 1
+                    if failures > _MOST_FAILURES:
+                        raise
+                    self._fence.log("a turn of the dispatcher", None, error)
+                    if self._offer is not None:  # somebody may have claimed it
+                        self._asleep = False
+                        self._take_offer_back([])
         except BaseException as error:  # noqa: BLE001 - it is logged
+            if isinstance(error, Unfenced) and error.__cause__ is not None:
+                error = error.__cause__
             text = "the pool's dispatcher failed: all its jobs end"
             self._report(logging.CRITICAL, text, error=error)
             self._fail()
@@ -608,13 +632,30 @@ class Dispatcher:
 
     def _empty_inbox(self) -> None:
         for _ in range(len(self._inbox)):
-            self._take(self._inbox.popleft())
+            command = self._inbox.popleft()
+            try:
+                self._take(command)
+            except Exception as error:  # noqa: BLE001 - it is logged
+                self._not_taken(command, error)
             if self._scheduler.closed:
                 return
 
+    def _not_taken(self, command: Any, error: Exception) -> None:
+        """What became of a command is not known; nobody shall wait for it in vain."""
+        self._fence.log(f"taking in {type(command).__name__}", None, error)
+        if isinstance(command, PrimitiveJob):
+            self._end_unknown(command, error)
+        elif isinstance(command, Gone) and command.slot in self._scheduler.slots:
+            self._feed(command)
+        elif isinstance(command, Ask):
+            self._fence.step("answering", None, command.done)
+
     def _tell_waiters(self) -> None:
         for tracker in self._final:
-            tracker.tell_waiters()
+            try:
+                tracker.tell_waiters()
+            except Exception as error:  # noqa: BLE001 - it is logged
+                self._fence.log("telling who waits for a job", None, error)
         self._final.clear()
         self._postponed = 0
 
@@ -648,10 +689,14 @@ class Dispatcher:
         if not job._tracker.take():
             self._count(job)
             return events  # cancelled meanwhile, and not sent
-        if offer.sent and len(events) == 1 and events[0] == offer.event:
-            self._on_answer(offer, job)
-            return []
-        self._begin(offer, job)
+        try:
+            if offer.sent and len(events) == 1 and events[0] == offer.event:
+                self._on_answer(offer, job)
+                return []
+            self._begin(offer, job)
+        except Exception as error:  # noqa: BLE001 - it is logged
+            self._fault("taking over its job", offer.process, error)
+            self._end_unknown(job, error)
         return events
 
     def _begin(self, offer: _Offer, job: PrimitiveJob[Any]) -> None:
@@ -703,6 +748,13 @@ class Dispatcher:
         job.number = self._job_count
         self._jobs[job.number] = job
 
+    def _end_unknown(self, job: PrimitiveJob[Any], error: Exception) -> None:
+        """End a job, if it did not get as far as the scheduler."""
+        if job.number not in self._jobs:
+            self._register(job)
+        if job.number not in self._scheduler.jobs:
+            self._end_anyhow(job.number, bare(error))
+
     def _take(self, command: Any) -> None:
         match command:
             case PrimitiveJob():
@@ -720,6 +772,8 @@ class Dispatcher:
                 self._on_forget(number)
             case _NewCode():
                 self._on_new_code(command.number)
+            case _ThreadDied(error=error):
+                raise Unfenced from error
             case _:
                 if isinstance(command, StartFailed):
                     self._orders.pop(command.slot, None)
@@ -764,8 +818,15 @@ class Dispatcher:
         self._planned = False
         events = [event]
         for event in events:  # it grows: of the jobs that wait, many may have been cancelled
-            for action in self._scheduler.handle(event, time.monotonic()):
-                follow_up = self._do(action)
+            try:
+                actions = self._scheduler.handle(event, time.monotonic())
+            except Exception as error:
+                raise Unfenced from error
+            for action in actions:
+                try:
+                    follow_up = self._do(action)
+                except Exception as error:  # noqa: BLE001 - it is logged
+                    follow_up = self._fence.after(action, error)
                 if follow_up is not None:
                     events.append(follow_up)
 
@@ -781,7 +842,9 @@ class Dispatcher:
                 self._to_watch.put(action)
             case Requeue(job=number, began=began):
                 self._log.requeued(number, began=began)
-                self._jobs[number]._tracker.requeued(began=began)
+                tracker = self._jobs[number]._tracker
+                if tracker.status is JobStatus.RUNNING:  # else it did not come to that
+                    tracker.requeued(began=began)
             case Spawn(slot=slot):
                 self._log.ordered(slot)
                 self._orders[slot] = order = _Order(slot)
@@ -809,6 +872,22 @@ class Dispatcher:
             # What it sends from now on may be the work of the signal that asks.
             process.heard_out = True
         self._reaper.take(process, ask_stack=process.heard_out)
+
+    def _give_up(self, process: WorkerProcess, error: BaseException) -> Event:
+        """Forget a worker that cannot be killed; at the pool's end it is tried once more."""
+        with contextlib.suppress(OSError):
+            os.kill(process.pid, signal.SIGKILL)  # nobody has reaped it
+        self._given_up.add(process)
+        self._unclosed.add(process)
+        self._unwatch(process.death)
+        self._unwatch(process.channel.fileno())
+        del self._workers[process.slot]
+        return Gone(process.slot, Evidence(process.pid, noted=None, error=error))
+
+    def _fault(self, what: str, process: WorkerProcess, error: Exception) -> None:
+        """Something about a worker raised: it is replaced."""
+        self._fence.log(what, process, error)
+        self._feed(Faulted(process.slot, bare(error)))
 
     def _assign(self, action: Assign) -> Event | None:
         job, process = self._jobs[action.job], self._workers[action.slot]
@@ -847,11 +926,14 @@ class Dispatcher:
         return True
 
     def _on_forget(self, number: int) -> None:
-        for process in self._workers.values():
+        for process in list(self._workers.values()):
             if number in process.shared:
                 process.shared.discard(number)
                 self._planned = False  # its socket may be full
-                self._send(process, Kind.FORGET, number)  # where it fails, its death is coming
+                try:
+                    self._send(process, Kind.FORGET, number)  # if not: its death is coming
+                except Exception as error:  # noqa: BLE001 - it is logged
+                    self._fault("having it forget data", process, error)
 
     def _send(
         self, process: WorkerProcess, kind: Kind, attempt: int = 0, content: Content | None = None
@@ -865,11 +947,26 @@ class Dispatcher:
         return True
 
     def _settle(self, number: int, fate: Fate) -> None:
-        job = self._drop(number)
+        job = self._jobs[number]
         outcome = _finished(job, fate) if type(fate) is Message else _outcome_of(job, fate)
         if job._tracker.settle(outcome):
             job._drop_payload()
             self._final.append(job._tracker)
+        self._drop(number)  # now: see _end_anyhow
+        self._count(job)
+
+    def _end_anyhow(self, number: int, error: BaseException) -> None:
+        """End a job, if it has not ended, with what can still be said of it."""
+        if number not in self._jobs:
+            return
+        job = self._drop(number)
+        failure = JobError(f"job {job.name}: how it ended could not be told: {one_line(error)}")
+        failure.__cause__ = error
+        with contextlib.suppress(Exception):  # it may have its outcome, but told nobody yet
+            job._tracker.settle(Outcome(JobStatus.ERROR, failure))
+        self._final.append(job._tracker)
+        with contextlib.suppress(OSError):
+            job._drop_payload()
         self._count(job)
 
     def _count(self, job: PrimitiveJob[Any]) -> None:
@@ -881,23 +978,30 @@ class Dispatcher:
     # --- workers, on the dispatcher's thread -------------------------------------------------
 
     def _watch(self, fd: int, handler: Callable[[int], None]) -> None:
-        self._handlers[fd] = handler
         self._poller.register(fd, _READ)
+        self._handlers[fd] = handler
 
     def _unwatch(self, fd: int) -> None:
         if self._handlers.pop(fd, None) is not None:
-            self._poller.unregister(fd)
+            # Where it fails, what is closed soon goes by itself, and what comes has no handler.
+            self._fence.step("unwatching", None, lambda: self._poller.unregister(fd))
 
     def _has_process(self, process: WorkerProcess) -> None:
         slot = process.slot
         self._orders.pop(slot, None)
         self._workers[slot] = process
-        self._log.started(process)
-        self._watch(process.channel.fileno(), functools.partial(self._on_socket, process))
-        if process.channel.wants_write:  # its initializer
-            self._poller.modify(process.channel.fileno(), _READ | _WRITE)
-        self._watch(process.death, lambda _: self._on_death(process))
+        fault: Exception | None = None
+        try:
+            self._log.started(process)
+            self._watch(process.channel.fileno(), functools.partial(self._on_socket, process))
+            if process.channel.wants_write:  # its initializer
+                self._poller.modify(process.channel.fileno(), _READ | _WRITE)
+            self._watch(process.death, lambda _: self._on_death(process))
+        except Exception as error:  # noqa: BLE001 - it is logged
+            fault = error
         self._feed(Started(slot))
+        if fault is not None:
+            self._fault("watching it", process, fault)
 
     def _on_socket(self, process: WorkerProcess, mask: int) -> None:
         try:
@@ -912,6 +1016,8 @@ class Dispatcher:
                     self._on_message(process, message)
         except (ChannelClosed, OSError):
             self._on_lost_link(process)
+        except Exception as error:  # noqa: BLE001 - it is logged
+            self._fault("hearing it", process, error)
 
     def _on_lost_link(self, process: WorkerProcess) -> None:
         # It died, or its job closed the channel: it is of no use any more either way.
@@ -923,13 +1029,20 @@ class Dispatcher:
         if process.heard_out:
             return
         slot = process.slot
-        if message.kind in _OUTCOMES:
+        try:
+            if message.kind not in _OUTCOMES:
+                self._on_news(process, message)
+                return
             step = self._scheduler.next_after(slot, message.attempt)
             if step is None:
                 self._feed(Answered(slot, message.attempt, message))
             else:
                 self._go_on(process, message, *step)
-            return
+        except Exception as error:  # noqa: BLE001 - it is logged
+            self._fault("taking in what it sent", process, error)
+
+    def _on_news(self, process: WorkerProcess, message: Message) -> None:
+        slot = process.slot
         match message.kind:
             case Kind.READY:
                 self._log.ready(process)
@@ -951,8 +1064,13 @@ class Dispatcher:
         self, process: WorkerProcess, message: Message, ended: int, job: int, attempt: int
     ) -> None:
         """One job has ended, the next is for the same worker."""
-        self._settle(ended, message)  # first: never do two RUNNING jobs have one worker
-        follow_up = self._assign(Assign(process.slot, job, attempt))
+        try:
+            # First: never do two RUNNING jobs have one worker.
+            self._settle(ended, message)
+            follow_up = self._assign(Assign(process.slot, job, attempt))
+        except Exception as error:
+            self._end_anyhow(ended, bare(error))
+            raise  # the next job is the scheduler's and goes back to the queue
         if follow_up is not None:
             self._feed(follow_up)
 
@@ -981,10 +1099,11 @@ class Dispatcher:
     def _close_what_is_unused(self) -> None:
         """Close the workers that are gone, but for one whose channel a caller may be using."""
         self._in_limbo = [offer for offer in self._in_limbo if not offer.over]
-        in_use = {offer.process for offer in self._in_limbo}
-        for process in self._unclosed - in_use:
-            process.close()
+        in_use = {offer.process for offer in self._in_limbo} | self._given_up
+        unused = self._unclosed - in_use
         self._unclosed &= in_use
+        for process in unused:
+            self._fence.step("closing", process, process.close)
 
     # --- the end, on the dispatcher's thread -------------------------------------------------
 
@@ -1010,14 +1129,16 @@ class Dispatcher:
         for thread in self._threads[1:4]:
             if thread.ident is not None:
                 thread.join()
+        for process in self._given_up:
+            self._fence.step("ending it", process, process.end)
         for process in {*self._workers.values(), *self._unclosed}:
-            process.close()
-        self._config.close()
+            self._fence.step("closing", process, process.close)
+        self._fence.step("closing", None, self._config.close)
         self._tell_waiters()
-        self._bell.close()
-        self._reaper.close()
-        self._poller.close()
-        the_guard.release(self)
+        self._fence.step("closing", None, self._bell.close)
+        self._fence.step("closing", None, self._reaper.close)
+        self._fence.step("closing", None, self._poller.close)
+        self._fence.step("releasing the guard", None, lambda: the_guard.release(self))
         _dispatchers.discard(self)
         self._own_threads.clear()
         self._ended = True
@@ -1078,6 +1199,12 @@ class Dispatcher:
 
     # --- the other threads -------------------------------------------------------------------
 
+    def _be_thread(self, run: Callable[[], None]) -> None:
+        try:
+            run()
+        except BaseException as error:  # noqa: BLE001 - the dispatcher logs it
+            self._tell(_ThreadDied(error))
+
     def _spawn(self) -> None:
         self._own_threads.add(threading.get_ident())
         while (order := self._to_spawn.get()) is not None:
@@ -1109,7 +1236,7 @@ class Dispatcher:
                 order = self._to_watch.get(timeout=pause)
             except queue.Empty:
                 for item in watched.values():
-                    item.look(self._tell, self._report)
+                    self._look(item)
                 look = time.monotonic() + MEMORY_PAUSE
                 continue
             if order is None:
@@ -1120,6 +1247,17 @@ class Dispatcher:
                 watched.pop(order.slot, None)
             else:
                 watched[order.slot] = order
+
+    def _look(self, item: _Watched) -> None:
+        try:
+            item.look(self._tell)
+            item.failed = False
+        except Exception as error:  # noqa: BLE001 - it is logged, once in a row
+            if not item.failed:
+                text = "the memory of worker %d cannot be measured"
+                report = self._report.about(item.pid, item.slot)
+                report(logging.ERROR, text, item.pid, error=error)
+            item.failed = True
 
 
 class _Callbacks:
@@ -1144,7 +1282,7 @@ class _Callbacks:
     def run(self) -> None:
         """Be the thread."""
         while (callback := self._queue.get()) is not None:
-            callback()  # raises nothing: see PrimitiveJob.add_done_callback
+            self._call(callback)
             del callback
         self._ended = True
         self._run_late()
@@ -1158,7 +1296,14 @@ class _Callbacks:
             while True:
                 callback = self._queue.get_nowait()
                 if callback is not None:
-                    callback()
+                    self._call(callback)
+
+    @staticmethod
+    def _call(callback: Callable[[], object]) -> None:
+        try:
+            callback()  # raises nothing: see PrimitiveJob.add_done_callback
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - it is logged
+            report_here(logging.ERROR, "a callback failed", error=error)
 
 
 class _Poller:

@@ -82,7 +82,7 @@ class Evidence(Fact):
     peak_memory: int | None = None  # bytes, of the process itself in all its life
     cut_off: bool = False  # it was alive, without its channel, and was killed for that
     out_of_memory: str | None = None  # what makes a SIGKILL look like the kernel's OOM killer's
-    error: BaseException | None = None  # why it could not be started at all, or not be ended
+    error: BaseException | None = None  # why it could not be started, be used on, or be ended
     left: str | None = None  # what of it may live on, and why it was not killed
 
 
@@ -273,6 +273,13 @@ class Died(Fact):
     slot: int
 
 
+class Faulted(Fact):
+    """Something that was to be done about a worker raised: it is of no use any more."""
+
+    slot: int
+    error: BaseException
+
+
 class Gone(Fact):
     """A worker is reaped, its process tree is gone, everything it sent has been read."""
 
@@ -318,6 +325,7 @@ Event = (
     | NotTaken
     | OverMemory
     | Died
+    | Faulted
     | Gone
     | Tick
     | Resized

@@ -31,6 +31,7 @@ from .messages import (
     Event,
     Evidence,
     Fate,
+    Faulted,
     Gone,
     HandedOver,
     InitFailed,
@@ -130,6 +131,7 @@ class Slot:
         "attempt",
         "deadline",
         "died",
+        "fault",
         "idle_since",
         "job",
         "number",
@@ -155,7 +157,8 @@ class Slot:
         self.attempt = 0
         self.reason: Reason | None = None  # the first one recorded stays
         self.died = False  # by itself, that is: not by our kill
-        self.unclear = False  # so it died before it was ready; why, is told when it is gone
+        self.fault: BaseException | None = None  # of ours, for which it is killed
+        self.unclear = False  # so it ended before it was ready; why, is told when it is gone
         self.deadline: float | None = None
         self.idle_since = 0.0
         self.served = 0  # jobs that it answered
@@ -309,6 +312,7 @@ class Scheduler:
             NotTaken: self._on_not_taken,
             OverMemory: self._on_over_memory,
             Died: self._on_died,
+            Faulted: self._on_faulted,
             Gone: self._on_gone,
             Tick: self._on_tick,
             Resized: self._on_resized,
@@ -712,17 +716,29 @@ class Scheduler:
         slot = self.slots.get(event.slot)
         if slot is not None and slot.state is not DYING:
             slot.died = True
-            self._kill(slot)
-            if slot.was is WARMING:
-                # None is started in its place before it is known whether that makes sense.
-                slot.unclear = True
-                self._live += 1
+            self._lose(slot)
+
+    def _on_faulted(self, event: Faulted) -> None:
+        slot = self.slots.get(event.slot)
+        if slot is not None and slot.state is not DYING:
+            slot.fault = event.error
+            self._lose(slot)
+
+    def _lose(self, slot: Slot) -> None:
+        """A worker has ended, or has to, for no reason of ours."""
+        self._kill(slot)
+        if slot.was is WARMING:
+            # None is started in its place before it is known whether that makes sense.
+            slot.unclear = True
+            self._live += 1
 
     def _on_gone(self, event: Gone) -> None:
         slot = self._forget(event.slot)
         self._warm = self._warm or slot.job is not None
         self._set_deadline(slot, None)
         job, evidence = slot.job, event.evidence
+        if slot.fault is not None:
+            evidence = Evidence(**{**vars(evidence), "error": slot.fault})
         if job is not None:
             if slot.reason is Reason.CANCEL:
                 self._settle(job, Cancelled() if evidence.left is None else Unkilled(evidence))
@@ -739,8 +755,8 @@ class Scheduler:
                 self._retry(job, slot)
             else:
                 self._settle(job, Lost(evidence))
-        elif slot.was is WARMING and slot.died:
-            raised = evidence.initializing
+        elif slot.unclear:
+            raised = evidence.initializing and slot.died
             self._not_ready(slot, NotInitialized(None, evidence) if raised else Lost(evidence))
 
     def _on_tick(self, event: Tick) -> None:

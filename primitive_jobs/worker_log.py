@@ -6,11 +6,12 @@ workers on purpose: kills, replacements. DEBUG is the rest of their lives.
 
 from __future__ import annotations
 
+import functools
 import logging
 import signal
 from collections import deque
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Concatenate, ParamSpec
 
 from .job import PrimitiveJob
 from .logs import Later, Report
@@ -21,6 +22,24 @@ from .serialize import one_line, what_was_raised
 from .wire import Message
 
 _MOST_VACANT = 64  # workers remembered as gone and not replaced
+
+
+P = ParamSpec("P")
+
+
+def _unfailing(
+    method: Callable[Concatenate[WorkerLog, P], None],
+) -> Callable[Concatenate[WorkerLog, P], None]:
+    """Nothing of what is told here may depend on whether it can be told."""
+
+    @functools.wraps(method)
+    def tell(self: WorkerLog, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            method(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - it is logged
+            self._report(logging.ERROR, "something could not be logged", error=error)
+
+    return tell
 
 
 class WorkerLog:
@@ -45,11 +64,13 @@ class WorkerLog:
 
     # --- coming ------------------------------------------------------------------------------
 
+    @_unfailing
     def ordered(self, slot: int) -> None:
         """A process is to be started."""
         if self._vacant:
             self._replaces[slot] = self._vacant.popleft()
 
+    @_unfailing
     def not_started(self, slot: int, error: BaseException | None) -> None:
         """None was; without an error it was called off."""
         if slot in self._replaces:
@@ -62,6 +83,7 @@ class WorkerLog:
                 Later(one_line, error),
             )
 
+    @_unfailing
     def started(self, process: WorkerProcess) -> None:
         """There is a process."""
         process.report(logging.DEBUG, "worker %d is started, in slot %d", process.pid, process.slot)
@@ -83,10 +105,12 @@ class WorkerLog:
             why,
         )
 
+    @_unfailing
     def ready(self, process: WorkerProcess) -> None:
         """It waits for its first job."""
         process.report(logging.DEBUG, "worker %d is ready", process.pid)
 
+    @_unfailing
     def not_initialized(self, process: WorkerProcess, message: Message) -> None:
         """What is to run in it first has raised."""
         process.report(
@@ -96,6 +120,7 @@ class WorkerLog:
             Later(what_was_raised, message.body),
         )
 
+    @_unfailing
     def postponed(self, seconds: float, *, spare: bool) -> None:
         """One did not get ready, and others do the work."""
         text = "the next %s is started in %g s: the last one did not get ready"
@@ -103,6 +128,7 @@ class WorkerLog:
 
     # --- going -------------------------------------------------------------------------------
 
+    @_unfailing
     def unfit(self, process: WorkerProcess, job: PrimitiveJob[Any]) -> None:
         """It holds more memory than a job may."""
         why = "held more memory than a job was allowed to"
@@ -115,6 +141,7 @@ class WorkerLog:
             job=job,
         )
 
+    @_unfailing
     def leaves(self, process: WorkerProcess) -> None:
         """It was asked to end by itself."""
         slot = self._scheduler.slots[process.slot]
@@ -132,6 +159,7 @@ class WorkerLog:
             why or ("has no job, and the pool ends" if self._scheduler.closing else "is idle"),
         )
 
+    @_unfailing
     def terminated(self, process: WorkerProcess) -> None:
         """It was sent SIGTERM, for the sake of a cancel."""
         job = self._job(self._scheduler.slots[process.slot])
@@ -143,6 +171,7 @@ class WorkerLog:
             job=job,
         )
 
+    @_unfailing
     def killed(self, process: WorkerProcess) -> None:
         """It is being killed, or only what is left of it, if it has died."""
         slot = self._scheduler.slots[process.slot]
@@ -150,6 +179,11 @@ class WorkerLog:
         if slot.died:
             if slot.was is not SlotState.LEAVING:
                 self._vacate(process.pid, "died" if slot.reason is None else "was killed")
+        elif slot.fault is not None:
+            self._vacate(process.pid, "could not be used any more")
+            text = "worker %d is killed: %s"
+            report = process.report
+            report(logging.INFO, text, process.pid, Later(one_line, slot.fault), job=job)
         elif slot.reason is not None and job is not None:
             self._vacate(process.pid, "was killed")
             text = f"worker %d is killed: job %s {_REASONS[slot.reason]}"
@@ -173,6 +207,7 @@ class WorkerLog:
                 logging.DEBUG, "worker %d is killed: it is of no use any more", process.pid
             )
 
+    @_unfailing
     def gone(self, process: WorkerProcess, evidence: Evidence) -> None:
         """Nothing is left of it."""
         slot = self._scheduler.slots[process.slot]
@@ -199,6 +234,7 @@ class WorkerLog:
                 cause_of_death(evidence, " by itself"),
             )
 
+    @_unfailing
     def requeued(self, number: int, *, began: bool) -> None:
         """A job waits for another worker."""
         job = self._jobs[number]
@@ -243,6 +279,8 @@ _WITHOUT_JOB = {
 def cause_of_death(evidence: Evidence, when: str = " in the middle of the job") -> str:
     """What is known of it, in words; ``when`` it was is told of an exit."""
     code = evidence.exitcode
+    if evidence.error is not None:
+        return f"the pool could not use it any more: {one_line(evidence.error)}"
     if evidence.cut_off:
         return "the job closed or broke its link to the pool, and was killed"
     if code is None:

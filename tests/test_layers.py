@@ -49,6 +49,7 @@ LAYERS = [
     "process",
     "reaper",
     "worker_log",
+    "fence",
     "dispatcher",
     "mapping",
     "pool",

@@ -17,6 +17,7 @@ import pytest
 
 from primitive_jobs import (
     InitializerError,
+    JobError,
     JobExecutor,
     JobMemoryError,
     JobPool,
@@ -24,7 +25,7 @@ from primitive_jobs import (
     PrimitiveJob,
     WorkerDiedError,
 )
-from primitive_jobs.dispatcher import Dispatcher
+from primitive_jobs.scheduler import Scheduler
 
 PATIENCE = 30.0  # s, after which what is waited for will not come
 LOGGER = logging.getLogger("primitive_jobs")
@@ -325,10 +326,11 @@ def test_where_nobody_listens_no_job_is_given_an_id(marks: Path) -> None:
 
 def test_the_dispatcher_fails(said: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
     with JobPool(1) as pool:
-        job = pool.submit(abs, -1)
-        assert job.result(PATIENCE) == 1
-        monkeypatch.setattr(Dispatcher, "_on_forget", fail)
-        pool._dispatcher.forget(1)
+        assert pool.submit(abs, -1).result(PATIENCE) == 1
+        monkeypatch.setattr(Scheduler, "handle", fail)
+        job = pool.options(timeout=PATIENCE).submit(abs, -1)
+        with pytest.raises(JobError, match="the pool's dispatcher failed"):
+            job.result(PATIENCE)
     failed = said.wait_for("the pool's dispatcher failed")
     assert failed.levelno == logging.CRITICAL
     assert failed.exc_info is not None

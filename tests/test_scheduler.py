@@ -22,6 +22,7 @@ from primitive_jobs.messages import (
     Died,
     Event,
     Evidence,
+    Faulted,
     Gone,
     HandedOver,
     InitFailed,
@@ -351,6 +352,36 @@ def test_a_death_costs_the_job_only_if_it_began() -> None:
     assert play(Ready(3)) == [Assign(3, 2, 4)], "it is the first again"
 
 
+def test_a_worker_that_a_fault_is_about_is_replaced() -> None:
+    play = Script()
+    error = OSError("no")
+    play(Submitted(1), Started(1), Ready(1))
+    assert play(Faulted(1, error)) == [Kill(1)]
+    assert play(Faulted(1, ValueError("late")), Died(1)) == []
+    assert play(Gone(1, Evidence(1, -9, noted=0))) == [Requeue(1), Spawn(2)]
+    play(Started(2))
+    assert play(Ready(2)) == [Assign(2, 1, 2)]
+    play(Faulted(2, error))
+    lost = Lost(Evidence(2, -9, noted=2, stack="in f", error=error))
+    assert play(Gone(2, Evidence(2, -9, noted=2, stack="in f"))) == [Settle(1, lost)]
+
+
+def test_a_fault_does_not_change_why_a_job_ends() -> None:
+    play = Script()
+    play(Submitted(1), Started(1), Ready(1), CancelAsked(1, 5.0), Faulted(1, OSError("no")))
+    assert play(Gone(1, Evidence(1, -9, noted=1))) == [Settle(1, Cancelled())]
+
+
+def test_workers_that_cannot_be_watched_are_given_up() -> None:
+    play = Script()
+    play(Submitted(1))
+    fates = {}
+    for slot in range(1, MAX_STARTS + 1):
+        assert play(Started(slot), Faulted(slot, OSError("no"))) == [Kill(slot)]
+        fates = settled(play(Gone(slot, Evidence(1, -9, initializing=True))))
+    assert isinstance(fates[1], Lost), "not the initializer's affair"
+
+
 def test_a_death_without_a_readable_note_counts_as_begun() -> None:
     play = Script()
     play(Submitted(1), Started(1), Ready(1), Died(1))
@@ -591,6 +622,7 @@ EVENTS: list[Event] = [
     NotTaken(1, 1),
     OverMemory(1, 1, 10),
     Died(1),
+    Faulted(1, OSError("no")),
     Tick(),
     Resized(3),
     RestartAsked(),
@@ -958,11 +990,11 @@ class World(RuleBasedStateMachine):
         self.tell(NotTaken(slot, attempt))
 
     @precondition(lambda self: self.processes)
-    @rule(data=st.data())
-    def die(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), fault=st.sampled_from([False, False, True]))
+    def die(self, data: st.DataObject, fault: bool) -> None:
         slot = self.pick(data, self.processes)
         self.processes[slot] = "dead"
-        self.tell(Died(slot))
+        self.tell(Faulted(slot, OSError("no")) if fault else Died(slot))
 
     @precondition(lambda self: self.killed)
     @rule(data=st.data(), begun=st.booleans())
