@@ -1,85 +1,131 @@
 """In a worker: takes back what a job leaves in its process and what would strike the next one.
 
-Only what takes next to no time to notice; `JobPool` tells what stays. It is done when the answer
-has been sent, so that nobody waits for it. Every worker imports this: so it imports nothing that
-is not there anyway.
+It is done when the answer has been sent, so that nobody waits for it, and it has to cost next to
+nothing: asking the system after each job would take as long as a tenth of a short one. So the few
+functions by which the state of the process is changed note that they were called. `JobPool` tells
+what is not taken back; besides, what an extension changes without Python is not seen. Every worker
+imports this: so it imports nothing that is not there anyway.
 """
 
 from __future__ import annotations
 
 import _signal as signal  # type: ignore[import-not-found]
 import faulthandler
+import functools
 import gc
 import os
+import posix
 import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 # With SIGCHLD ignored no exit code of a child arrives; SIGPIPE as in C ends the process.
 _SIGNALS = (signal.SIGCHLD, signal.SIGPIPE, signal.SIGALRM)
+_PLACE = ("chdir", "fchdir")
+_VARIABLES = ("putenv", "unsetenv")  # which os.environ calls, too
+_STACKS = ("enable", "disable", "register", "unregister")
+
+_called: set[str] = set()
+"""Names of watched functions that were called since the last job, by any thread."""
+
+
+def watch() -> None:
+    """Have the functions that `Leftovers` goes by note when they are called."""
+    for name in (*_PLACE, "umask", *_VARIABLES):
+        _watch(name, posix, os)
+    _watch("signal", signal)
+    for name in _STACKS:
+        _watch(name, faulthandler)
+
+
+def _watch(name: str, *modules: Any) -> None:
+    call = getattr(modules[0], name)
+
+    @functools.wraps(call)
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return call(*args, **kwargs)
+        finally:  # afterwards: a thread that is interrupted in between is noted for the next job
+            _called.add(name)
+
+    for module in modules:
+        setattr(module, name, watched)
+    if call in os.supports_fd:
+        os.supports_fd.add(watched)
 
 
 class Leftovers:
     """The state to come back to: that of a worker which is ready for its first job.
 
     Args:
-        stacks: The file that the Python stack of a crash goes to; None: wherever it goes now.
+        write_stacks: Has the stack of a crash written to where the pool finds it; None: it is
+            left as it is.
     """
 
-    def __init__(self, stacks: int | None) -> None:
-        self._stacks = stacks
+    def __init__(self, write_stacks: Callable[[], object] | None) -> None:
+        self._write_stacks = write_stacks
         self._folder = _folder()
         self._mask = os.umask(0o077)
         os.umask(self._mask)
         environ: Any = os.environ
         self._environ = environ
-        self._variables: dict[bytes, bytes] = {**self._environ._data}
+        self._variables: dict[bytes, bytes] = dict(environ._data)
         self._streams = sys.stdin, sys.stdout, sys.stderr
         self._handlers = [(number, signal.getsignal(number)) for number in _SIGNALS]
         self._collects = gc.isenabled()
+        _called.clear()
 
     def take_back(self) -> None:
         """Come back to it, as far as that is possible; never raises."""
         try:
-            os.umask(self._mask)
-            if self._folder is not None and _folder() != self._folder:
-                os.chdir(self._folder)
-        except OSError:  # somebody has removed it
+            if _called:
+                self._take_back_what_was_set()
+            if os.environ is not self._environ:
+                os.environ = self._environ  # noqa: B003 - it is the one that the system knows
+            if gc.isenabled() is not self._collects:
+                (gc.enable if self._collects else gc.disable)()
+            given, out, err = self._streams
+            if sys.stdout is not out or sys.stderr is not err or sys.stdin is not given:
+                sys.stdin, sys.stdout, sys.stderr = given, out, err
+        except AttributeError:  # a stream was deleted
+            sys.stdin, sys.stdout, sys.stderr = self._streams
+        except Exception:  # noqa: BLE001 - a thread that goes on may change things meanwhile
             pass
-        try:
-            # The values are the same objects, as a rule: then nobody looks into them.
-            if self._environ._data != self._variables or os.environ is not self._environ:
-                self._take_back_variables()
+
+    def _take_back_what_was_set(self) -> None:
+        called = {*_called}
+        if not called.isdisjoint(_PLACE) and not self._goes_back():
+            called.difference_update(_PLACE)  # it is tried again after the next job
+        if "umask" in called:
+            os.umask(self._mask)
+        if not called.isdisjoint(_VARIABLES):
+            self._take_back_variables()
+        if "signal" in called:
             for number, handler in self._handlers:
                 if signal.getsignal(number) is not handler and handler is not None:
                     signal.signal(number, handler)
-            if self._stacks is not None:  # it cannot be asked where it goes
-                faulthandler.enable(self._stacks, all_threads=False)
-            if gc.isenabled() is not self._collects:
-                (gc.enable if self._collects else gc.disable)()
-            self._take_back_streams()
-        except Exception:  # noqa: BLE001 - a thread that goes on may change them meanwhile
-            pass
+        if self._write_stacks is not None and not called.isdisjoint(_STACKS):
+            self._write_stacks()
+        _called.difference_update(called)  # our own calls among them
+
+    def _goes_back(self) -> bool:
+        if self._folder is not None and _folder() != self._folder:
+            try:
+                os.chdir(self._folder)
+            except OSError:  # somebody has removed it
+                return False
+        return True
 
     def _take_back_variables(self) -> None:
-        os.environ = self._environ  # noqa: B003 - another object was put there, perhaps
         before, now = self._variables, dict(self._environ._data)
         for name in now.keys() - before.keys():
             del os.environb[name]
         for name, value in before.items():
             if now.get(name) != value:
                 os.environb[name] = value
-
-    def _take_back_streams(self) -> None:
-        given, out, err = self._streams
-        try:
-            if sys.stdin is given and sys.stdout is out and sys.stderr is err:
-                return
-        except AttributeError:  # one of them was deleted
-            pass
-        sys.stdin, sys.stdout, sys.stderr = given, out, err
 
 
 def _folder() -> str | None:

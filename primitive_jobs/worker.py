@@ -16,6 +16,7 @@ import os
 import resource
 import struct
 import sys
+from functools import partial
 from types import MethodType
 
 from . import orphans, serialize
@@ -28,7 +29,7 @@ from .channel import (
     attach,
     pack,
 )
-from .leftovers import Leftovers
+from .leftovers import Leftovers, watch
 from .wire import Kind, Message
 
 TYPE_CHECKING = False
@@ -85,6 +86,7 @@ def main(
     # That of the pool's own process: Linux lets it survive fork and exec (getrusage(2)).
     NOTES.pack_into(page, 0, 0, 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     _record_stacks(page_fd)
+    watch()
     serialize.reserve.append(os.open(os.devnull, os.O_RDONLY))
     worker = _Worker(attach(channel_fd), page, page_fd)
     if worker.initialize(preload, initializer):
@@ -111,7 +113,6 @@ def _record_stacks(page_fd: int) -> None:
     """Have the Python stack written where the pool can read it: at a fatal signal, or asked to."""
     os.set_inheritable(page_fd, False)
     os.lseek(page_fd, PAGE_SIZE, os.SEEK_SET)
-    faulthandler.enable(file=page_fd, all_threads=False)
     if STACK_SIGNAL is not None:  # answered in C: a job may be in a call that holds the GIL
         import ctypes
 
@@ -121,8 +122,14 @@ def _record_stacks(page_fd: int) -> None:
         libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
         libc.signal.restype = ctypes.c_void_p
         libc.signal(STACK_SIGNAL, ctypes.cast(libc.pause, ctypes.c_void_p))
-        faulthandler.register(STACK_SIGNAL, file=page_fd, all_threads=False, chain=True)
+    _write_stacks_to(page_fd)
     os.register_at_fork(after_in_child=faulthandler.disable)  # a child's crash is its own affair
+
+
+def _write_stacks_to(page_fd: int) -> None:
+    faulthandler.enable(file=page_fd, all_threads=False)
+    if STACK_SIGNAL is not None:
+        faulthandler.register(STACK_SIGNAL, file=page_fd, all_threads=False, chain=True)
 
 
 def _leave() -> None:
@@ -179,8 +186,9 @@ class _Worker:
         """Note what each job shall find, whatever the one before it has left."""
         self._recursion_limit = sys.getrecursionlimit()
         self._traced_by, self._profiled_by = sys.gettrace(), sys.getprofile()
-        # An initializer may have the stack of a crash go elsewhere.
-        self._leftovers = Leftovers(None if initialized else self._page_fd)
+        # An initializer may have had the stack of a crash go elsewhere.
+        write_stacks = None if initialized else partial(_write_stacks_to, self._page_fd)
+        self._leftovers = Leftovers(write_stacks)
 
     # --- signals -----------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import inspect
 import os
 import signal
 import subprocess
@@ -66,6 +67,23 @@ def test_a_watchdog_that_is_awaited() -> None:
 
 def test_the_working_directory(pool: JobPool, tmp_path: Path) -> None:
     same_after(pool, os.getcwd, lambda: os.chdir(tmp_path))
+
+
+def test_a_working_directory_by_its_descriptor(pool: JobPool, tmp_path: Path) -> None:
+    def leave() -> None:
+        folder = os.open(tmp_path, os.O_RDONLY)
+        (os.chdir if os.chdir in os.supports_fd else os.fchdir)(folder)
+        os.close(folder)
+
+    same_after(pool, os.getcwd, leave)
+
+
+def test_watched_functions_are_what_they_were(pool: JobPool) -> None:
+    for name in ("chdir", "fchdir", "umask", "putenv", "unsetenv"):
+        assert pool.submit(getattr, os, name).result(PATIENCE) is getattr(os, name)
+    assert pool.submit(lambda: inspect.signature(os.chdir)).result(PATIENCE)
+    error = pool.submit(os.chdir, "/nowhere/at all").exception(PATIENCE)
+    assert isinstance(error, FileNotFoundError)
 
 
 def test_a_working_directory_that_is_gone(pool: JobPool, tmp_path: Path) -> None:
