@@ -29,7 +29,7 @@ from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from .awaiting import in_trio_task
-from .chunks import is_packed, run_chunk, unpack_result
+from .chunks import CHECKED, Unpacker, is_packed, run_chunk
 from .errors import JobError, PoolClosedError, SerializationError
 from .job import PoolLink, PrimitiveJob
 from .logs import Later, report_here
@@ -43,6 +43,7 @@ from .options import (
 )
 from .pool import JobPool, PoolView
 from .randomness import child
+from .rows import RowPacker
 from .serialize import call_name, load_exception
 from .signatures import PoolOptionsDict, Unpack
 from .status import JobStatus
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from .chunks import Reply, Row
+    from .chunks import Reply
     from .randomness import Key
 
 P = ParamSpec("P")
@@ -540,7 +541,8 @@ class JobExecutor(Executor):
             fn: Called with one item of each iterable.
             *iterables: The shortest ends it.
             timeout: Seconds from now in which the next result must come; default None: no limit.
-            chunksize: Calls that make up one job; default 1.
+            chunksize: Calls that make up one job; default 1. Of whatever size, each call means what
+                `submit` means; what `JobPool.map` says of functions that change holds here, too.
             buffersize: Most jobs whose results were not asked for; only then further items are
                 taken. Until they are, the iterator keeps the executor alive. Default None: no
                 limit. (As in Python 3.14, in every version.)
@@ -555,16 +557,13 @@ class JobExecutor(Executor):
         size = check_count("chunksize", chunksize)
         ahead = None if buffersize is None else check_count("buffersize", buffersize)
         end = None if seconds is None else time.monotonic() + seconds
-        rows = zip(
-            *[
-                check_iterable(f"iterable {place} of map()", "arguments", iterable)
-                for place, iterable in enumerate(iterables, 1)
-            ],
-            strict=False,
-        )
+        columns = [
+            check_iterable(f"iterable {place} of map()", "arguments", iterable)
+            for place, iterable in enumerate(iterables, 1)
+        ]
         seeds = self._pool._dispatcher.seeds
         key = None if seeds is None else seeds.next()
-        jobs = _jobs(fn, rows, size, self._pool._options.name or call_name(fn), key)
+        jobs = _jobs(fn, columns, size, self._pool._options.name or call_name(fn), key)
         futures: deque[JobFuture[Any]] = deque()
         try:
             self._check_open()
@@ -667,23 +666,36 @@ def _check_context(context: Any) -> None:
 
 def _jobs(
     function: Callable[..., Any],
-    rows: Iterator[tuple[Any, ...]],
+    columns: list[Iterator[Any]],
     size: int,
     label: str,
     key: Key | None,
 ) -> Iterator[PrimitiveJob[Any]]:
+    rows = zip(*columns, strict=False)
+    packer = RowPacker(function, columns)
     start = 0
-    while chunk := list(itertools.islice(rows, size)):
-        if size == 1:
-            job: PrimitiveJob[Any] = PrimitiveJob(function, *chunk.pop())
+    if size == 1:
+        for row in rows:
+            job: PrimitiveJob[Any] = PrimitiveJob(function, *row)
             job._key = None if key is None else child(key, start)
-        else:
-            several: list[Row] = [*chunk]
-            first = None if key is None else start
-            job = PrimitiveJob(run_chunk, function, several, None, None, first)
-            job._name = f"{label}[{start}:{start + len(chunk)}]"
-            job._key = key
-        start += size
+            start += 1
+            yield job
+        return
+    while True:
+        chunk = packer.chunk()
+        for row in itertools.islice(rows, size):
+            chunk.add_or_refuse(row)
+        part = chunk.end(start)
+        calls = len(part.rows)
+        if not calls:
+            return
+        first = None if key is None else start
+        job = PrimitiveJob(
+            run_chunk, part.function, part.rows, None, part.needs, first, part.parts, CHECKED
+        )
+        job._name = f"{label}[{start}:{start + calls}]"
+        job._key = key
+        start += calls
         yield job
 
 
@@ -735,12 +747,14 @@ def _result(futures: deque[JobFuture[T]], end: float | None) -> T:
 def _values(futures: deque[JobFuture[Reply]], end: float | None) -> Generator[Any, None, None]:
     """The results of a chunk's calls, and what the next one raised."""
     name = futures[0].job.name
-    values, failure, *_ = _result(futures, end)
+    values, failure, _, _, parts, _ = _result(futures, end)
+    unpacker = Unpacker(parts, name)
     calls = len(values)
     values.reverse()
     while values:
         if is_packed(values[-1]):
-            yield unpack_result(values.pop(), name, calls - len(values) - 1)
+            place = calls - len(values)
+            yield unpacker.unpack(values.pop(), place)
         else:
             yield values.pop()
     if failure is not None:

@@ -408,13 +408,13 @@ class _Batch:
     def __reduce__(self) -> tuple[Any, ...]:
         if "numpy" not in sys.modules:
             return _load_batch, (tuple(_names), self._calls)
-        from .mapping import _Need
+        from .rows import Need
 
         found: dict[int, Any] = {}
         reducers = {**serialize._referring(found), **_array_reducers()}
         body, buffers = serialize.dumps(self._calls, reducers=reducers)
         views = [pickle.PickleBuffer(buffer) for buffer in buffers]
-        needs = [_Need(source) for source in found.values()]
+        needs = [Need(source) for source in found.values()]
         return _load_batch, (tuple(_names), body, views, needs)
 
 

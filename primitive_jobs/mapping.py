@@ -21,19 +21,20 @@ import itertools
 import math
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from .chunks import NUMBERS, all_plain, is_packed, pack_row, run_chunk, unpack_result
+from .chunks import CHECKED, FRESH, KEPT, Unpacker, is_packed, run_chunk
 from .errors import PoolClosedError, ResultTimeoutError, SerializationError
 from .job import PoolLink, PrimitiveJob
 from .options import JobOptions
-from .serialize import Packer, call_name, dump_call, handle_types, let_frames_go, load_exception
+from .rows import RowPacker, Rows
+from .serialize import call_name, dump_call, let_frames_go, load_exception
 from .status import JobStatus
 
 if TYPE_CHECKING:
-    from .chunks import Packed, Reply, Row
+    from .chunks import Reply
 
 TARGET = 0.01  # s that a chunk should take: some hundred times what a job costs
 LIMIT = 0.02  # s after which a chunk ends early
@@ -78,32 +79,13 @@ class Pool(Protocol):
     def _worker_count(self) -> int: ...
 
 
-class _Need:
-    """Among the arguments of a chunk's job: has it refer to shared data that packed rows need."""
-
-    __slots__ = ("source",)
-
-    def __init__(self, source: Any) -> None:
-        self.source = source
-
-
-handle_types[_Need] = lambda need: (need.source.number, need.source)
-
-
-class _Rows(NamedTuple):
-    """The arguments of consecutive calls, from the ``start``-th of the mapping on."""
-
-    start: int
-    rows: list[Row]
-    needs: tuple[_Need, ...]
-
-
 class _Chunk(NamedTuple):
     """A job under way. Its rows are kept only where some may be left over."""
 
     start: int
     calls: int
-    kept: _Rows | None
+    classes: int  # see `Rows`
+    kept: Rows | None
     job: PrimitiveJob[Reply]
 
 
@@ -113,6 +95,7 @@ class _Done(NamedTuple):
     start: int
     stop: int
     values: list[Any]
+    unpacker: Unpacker
     failure: list[Any]  # bytes or an exception, to be raised after the values; or nothing
     nbytes: int
 
@@ -123,7 +106,7 @@ class MapRun:
     Args:
         pool: Whose workers, and with which options.
         function: What to call.
-        items: Its arguments, call by call.
+        columns: Where its arguments come from.
         chunksize: Calls a job; None: automatic.
         ordered: Whether results come in the order of the items.
     """
@@ -132,7 +115,7 @@ class MapRun:
         self,
         pool: Pool,
         function: Callable[..., Any],
-        items: Iterator[tuple[Any, ...]],
+        columns: Sequence[Iterator[Any]],
         chunksize: int | None,
         *,
         ordered: bool,
@@ -140,7 +123,9 @@ class MapRun:
         self._running: dict[int, _Chunk] = {}  # by start, as `_done`
         self._pool = pool
         self._function = function
-        self._items = items
+        self._items: Iterator[tuple[Any, ...]] = zip(*columns, strict=False)
+        self._packer = RowPacker(function, columns)
+        self._mode = CHECKED  # what is to become of layers in workers
         self._chunksize = chunksize
         self._ordered = ordered
         self._size = ChunkSize()
@@ -150,7 +135,7 @@ class MapRun:
         seeds = pool._dispatcher.seeds
         self._key = None if seeds is None else seeds.next()
         self._taken = 0  # items
-        self._returned: list[_Rows] = []  # a heap
+        self._returned: list[Rows] = []  # a heap
         self._finished: queue.SimpleQueue[_Chunk] = queue.SimpleQueue()
         self._done: dict[int, _Done] = {}
         self._bytes_done = 0
@@ -183,7 +168,7 @@ class MapRun:
                 while values:
                     if is_packed(values[-1]):
                         place = done.stop - len(values)
-                        yield unpack_result(values.pop(), self._label, place)
+                        yield done.unpacker.unpack(values.pop(), place)
                     else:
                         yield values.pop()
                 if done.failure:
@@ -281,9 +266,10 @@ class MapRun:
             return
         values: list[Any] = []
         failure: list[Any] = []
+        parts: list[Any] = []
         nbytes = 0
         try:
-            values, raised, seconds, nbytes = chunk.job.result()
+            values, raised, seconds, nbytes, parts, moved = chunk.job.result()
         except Exception as error:  # noqa: BLE001 - raised where the first result would stand
             let_frames_go(error)
             failure = [error]
@@ -292,12 +278,20 @@ class MapRun:
                 failure = [raised]
             if values:
                 self._size.learn(len(values), seconds, nbytes)
+            if moved:
+                self._mode = FRESH
+            elif (
+                moved is False
+                and self._mode == CHECKED
+                and chunk.classes == len(self._packer.classes)
+            ):
+                self._mode = KEPT
         stop = chunk.start + len(values)
         if chunk.kept is not None and not failure and len(values) < chunk.calls:
-            _, rows, needs = chunk.kept
-            heapq.heappush(self._returned, _Rows(stop, rows[len(values) :], needs))
+            heapq.heappush(self._returned, chunk.kept.without(len(values)))
         values.reverse()
-        self._done[chunk.start] = _Done(chunk.start, stop, values, failure, nbytes)
+        unpacker = Unpacker(parts, self._label)
+        self._done[chunk.start] = _Done(chunk.start, stop, values, unpacker, failure, nbytes)
         self._bytes_done += nbytes
         del self._running[chunk.start]
 
@@ -330,63 +324,54 @@ class MapRun:
         few = jobs < JOBS_AHEAD and self._taken - self._yielded < ITEMS_AHEAD
         return (few or jobs < most_running) and self._bytes_done < BYTES_AHEAD
 
-    def _take_returned(self) -> _Rows:
+    def _take_returned(self) -> Rows:
         part = heapq.heappop(self._returned)
         size = self._size.calls
         if len(part.rows) > size:
-            rest = _Rows(part.start + size, part.rows[size:], part.needs)
-            heapq.heappush(self._returned, rest)
-            part = part._replace(rows=part.rows[:size])
+            heapq.heappush(self._returned, part.without(size))
+            part = part.first(size)
         return part
 
-    def _take_items(self) -> _Rows:
+    def _take_items(self) -> Rows:
         """The arguments of the next chunk; fewer where they are large or slow to come."""
         size = self._chunksize or self._size.calls
         start = self._taken
-        rows: list[Row] = []
-        needs: dict[int, _Need] = {}
+        # A single call is pickled with its job, unless it is to be unpickled under its seed.
+        chunk = self._packer.chunk(alone=size == 1, seeded=self._key is not None)
         most_bytes, latest = math.inf, math.inf
         if self._chunksize is None:
             most_bytes, latest = MOST_BYTES, perf_counter() + TARGET
-        packer = None
         try:
             for row in itertools.islice(self._items, size):
-                # A single one is pickled with its job, unless it is to be unpickled under the seed
-                # of its call. The second condition only saves time.
-                if (
-                    (size == 1 and self._key is None)
-                    or (type(row[0]) in NUMBERS and len(row) == 1)
-                    or all_plain(row)
-                ):
-                    rows.append(row)
-                else:
-                    packer = packer or Packer(referring=True)
-                    packed = self._pack(packer, start + len(rows), row, copied=size > 1)
-                    if packed is None:
-                        break
-                    packed_row, nbytes, sources = packed
-                    rows.append(packed_row)
-                    needs.update((source.number, _Need(source)) for source in sources)
-                    most_bytes -= nbytes
-                    if most_bytes <= 0:
-                        break
-                if perf_counter() >= latest:
+                try:
+                    most_bytes -= chunk.add(row)
+                except Exception as error:  # noqa: BLE001 - whatever a __reduce__ raises
+                    let_frames_go(error)
+                    place = start + len(chunk.rows)
+                    self._fail(place, self._not_serializable(place, row) or error)
+                    break
+                if most_bytes <= 0 or perf_counter() >= latest:
                     break
         except Exception as error:  # noqa: BLE001 - the iterable's; raised in its place
             _drop_outermost_frame(error)  # or it and this object would keep each other alive
-            self._fail(start + len(rows), error)
-        self._taken = start + len(rows)
-        return _Rows(start, rows, tuple(needs.values()))
+            self._fail(start + len(chunk.rows), error)
+        self._taken = start + len(chunk.rows)
+        if self._packer.learned:  # a class that no worker has looked after
+            self._packer.learned = False
+            self._mode = max(self._mode, CHECKED)
+        return chunk.end(start)
 
-    def _submit(self, part: _Rows) -> None:
-        start, rows, needs = part
+    def _submit(self, part: Rows) -> None:
+        start, rows = part.start, part.rows
         may_be_cut = self._chunksize is None and len(rows) > 1
         limit = LIMIT if may_be_cut else None
         first = None if self._key is None else start
-        job = PrimitiveJob(run_chunk, self._function, rows, limit, needs, first)
+        job = PrimitiveJob(
+            run_chunk, part.function, rows, limit, part.needs, first, part.parts, self._mode
+        )
         job._name = self._name(start, len(rows))
         job._key = self._key
-        chunk = _Chunk(start, len(rows), part if may_be_cut else None, job)
+        chunk = _Chunk(start, len(rows), part.classes, part if may_be_cut else None, job)
         self._running[start] = chunk  # first, so that an interrupt leaves nothing unseen
         try:
             job._submit_to(self._pool._dispatcher, self._lenient if may_be_cut else self._options)
@@ -400,7 +385,7 @@ class MapRun:
         # It holds the queue only: a mapping that is dropped is noticed, and cancels.
         job._tracker.call_when_final(functools.partial(self._finished.put, chunk))
 
-    def _ended_unsent(self, part: _Rows, job: PrimitiveJob[Reply]) -> bool:
+    def _ended_unsent(self, part: Rows, job: PrimitiveJob[Reply]) -> bool:
         """Whether a job could not be serialized; then its place is where the results end."""
         if not isinstance(job.exception(), SerializationError):
             return False
@@ -412,16 +397,6 @@ class MapRun:
         del self._running[part.start]
         self._fail(part.start, failure)
         return True
-
-    def _pack(
-        self, packer: Packer, place: int, row: tuple[Any, ...], *, copied: bool
-    ) -> tuple[Packed, int, tuple[Any, ...]] | None:
-        try:
-            return pack_row(packer, row, copied=copied)
-        except Exception as error:  # noqa: BLE001 - whatever a __reduce__ raises
-            let_frames_go(error)
-            self._fail(place, self._not_serializable(place, row) or error)
-            return None
 
     def _not_serializable(self, place: int, row: tuple[Any, ...]) -> SerializationError | None:
         """What `result` would raise, had this call been a job of its own; None: nothing."""

@@ -139,11 +139,20 @@ class _Submitter(ABC):
         One job makes one or several calls, a chunk. Without ``chunksize`` it is measured how many:
         as many as take 10 ms and have not more than 1 MiB of arguments or results. A chunk that
         takes longer than 20 ms all the same ends after the call it is at, and the rest goes to
-        whichever worker is free. So calls of 10 ms or more are one job each. Whatever the chunks,
-        each call gets arguments of its own, and its result is pickled when it returns; only
-        ``function`` is unpickled once for a chunk, with all that it holds. A call that takes long
-        among short ones holds up those behind it in its chunk: ``chunksize=1`` where calls wait
-        for one another.
+        whichever worker is free. So calls of 10 ms or more are one job each. A call that takes long
+        among short ones holds up those behind it in its chunk: ``chunksize=1`` where calls wait for
+        one another.
+
+        Whatever the chunks, each call means what ``submit(function, *items)`` means: function and
+        arguments are as they were when the items were taken, belong to this call alone, and know
+        each other (``pool.map(model.place, model.parts)`` finds each part in the model); its result
+        is pickled when it returns. To that end each call's arguments are pickled when they are
+        there. The function, and what an `itertools.repeat` gives to each call, are pickled and
+        unpickled once for a chunk, but for each call where somebody changes them: whether the
+        iterables do is looked at with the first items and at each chunk, whether the calls do with
+        the first call of the first chunks. What begins to change later, as a function that notes
+        every tenth call in itself, is seen by the calls behind it in the chunk: ``chunksize=1`` is
+        for those.
 
         An exception is raised where its result would stand, after the results before it: one of
         the call, of the iterables, of pickling the one or the other, and a `PoolClosedError` if
@@ -186,8 +195,7 @@ class _Submitter(ABC):
         from .mapping import MapRun  # it takes a while, and not everybody maps
 
         self._dispatcher.check_open()
-        items = zip(*columns, strict=False)
-        return MapRun(self, function, items, size, ordered=ordered).start(end)
+        return MapRun(self, function, columns, size, ordered=ordered).start(end)
 
     @abstractmethod
     def _worker_count(self) -> int:

@@ -23,7 +23,7 @@ Step = Callable[[float], None]
 
 
 @pytest.fixture
-def step(monkeypatch: pytest.MonkeyPatch) -> Iterator[Step]:
+def step(monkeypatch: pytest.MonkeyPatch) -> Step:
     """Has the wall clock, of this process, step by so many seconds."""
     real = time.time
     by = 0.0

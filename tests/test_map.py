@@ -163,8 +163,8 @@ def test_what_needs_no_pickle_of_its_own() -> None:
 
 def test_a_chunk_ends_after_its_time() -> None:
     rows: list[Any] = [(0.0,), (0.03,), (0.0,), (0.0,)]
-    values, failure, seconds, nbytes = run_chunk(time.sleep, rows, 0.02)
-    assert (values, failure, nbytes) == ([None, None], None, 0)
+    values, failure, seconds, nbytes, parts, moved = run_chunk(time.sleep, rows, 0.02)
+    assert (values, failure, nbytes, parts, moved) == ([None, None], None, 0, [], None)
     assert seconds >= 0.03
     assert len(run_chunk(time.sleep, rows, None)[0]) == 4
 
