@@ -81,7 +81,7 @@ def test_a_working_directory_by_its_descriptor(pool: JobPool, tmp_path: Path) ->
 def test_watched_functions_are_what_they_were(pool: JobPool) -> None:
     for name in ("chdir", "fchdir", "umask", "putenv", "unsetenv"):
         assert pool.submit(getattr, os, name).result(PATIENCE) is getattr(os, name)
-    assert pool.submit(lambda: inspect.signature(os.chdir)).result(PATIENCE)
+    assert "path" in pool.submit(lambda: inspect.signature(os.chdir)).result(PATIENCE).parameters
     error = pool.submit(os.chdir, "/nowhere/at all").exception(PATIENCE)
     assert isinstance(error, FileNotFoundError)
 
