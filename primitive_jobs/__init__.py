@@ -10,9 +10,9 @@
        spawner thread: starts processes     reaper thread: kills trees, reaps
 
 Modules, each importing only from those before it: errors, status, options, signatures, logs,
-markup, reloads, wire, messages, randomness, serialize, chunks, channel, shared, tracker, awaiting,
-job, scheduler, memory, guard, worker, entry, launch, process, worker_log, dispatcher, mapping,
-pool, waiting, groups, progress, executor, joblib, qiskit.
+markup, reloads, wire, messages, randomness, serialize, chunks, channel, shared, unseen, tracker,
+awaiting, job, scheduler, memory, guard, worker, entry, launch, process, worker_log, dispatcher,
+mapping, pool, waiting, groups, progress, executor, joblib, qiskit.
 
 The public names are imported when they are first used, so that a worker, which needs few of the
 modules, starts fast.
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         InitializerError,
         JobCancelledError,
         JobError,
+        JobFailuresWarning,
         JobMemoryError,
         JobTimeoutError,
         PoolClosedError,
@@ -51,6 +52,7 @@ _HOMES = {
         "InitializerError",
         "JobCancelledError",
         "JobError",
+        "JobFailuresWarning",
         "JobMemoryError",
         "JobTimeoutError",
         "PoolClosedError",
@@ -78,6 +80,7 @@ __all__ = [
     "JobCancelledError",
     "JobError",
     "JobExecutor",
+    "JobFailuresWarning",
     "JobMemoryError",
     "JobOptions",
     "JobPool",

@@ -80,6 +80,7 @@ from .messages import (
     Died,
     Event,
     Evidence,
+    FailedEarly,
     Fate,
     Faulted,
     Forget,
@@ -123,6 +124,7 @@ from .serialize import one_line
 from .shared import Source
 from .status import JobStatus
 from .tracker import OF_THE_PARENT, HandOver, Outcome, StatusTracker, Unstopped, cancelled
+from .unseen import Unseen, tell_all_at_exit
 from .wire import Kind, Message
 from .worker_log import WorkerLog, cause_of_death
 
@@ -305,6 +307,7 @@ class Dispatcher:
         self._callbacks = _Callbacks()
         self._to_watch: queue.SimpleQueue[_Watched | Unwatch | None] = queue.SimpleQueue()
         self._report = Report(self._callbacks.call)
+        self.unseen = Unseen(functools.partial(_call_late, self._callbacks), self._ended_jobs)
         self._log = WorkerLog(self._report, self._scheduler, self._jobs)
         self._fence = Fence(self, self._workers, self._report)
         with contextlib.ExitStack() as undo:
@@ -433,6 +436,11 @@ class Dispatcher:
         """Have the workers let shared data go; returns at once."""
         self._tell(Forget(number))
 
+    def fail_early(self, job: PrimitiveJob[Any], failure: BaseException) -> None:
+        """End a job that cannot be enlisted; returns at once."""
+        if job._tracker.fail_early(failure, job, self.unseen):
+            self._tell(FailedEarly())
+
     def call_back(self, callback: Callable[[], object]) -> None:
         """Call ``callback`` on the thread for callbacks."""
         self._callbacks.call(callback)
@@ -497,6 +505,7 @@ class Dispatcher:
         `cancel` leaves each job its grace, unless ``at_once``, or where it was given before.
         """
         self.accepting = False
+        self.unseen.keep_quiet()
         self._tell(ShutDown(cancel, at_once))
 
     def join(self) -> None:
@@ -733,7 +742,10 @@ class Dispatcher:
             and message.kind in _OUTCOMES
             and self._scheduler.served(process.slot, offer.attempt, time.monotonic())
         ):
-            job._tracker.ran(offer, _finished(job, message))
+            outcome = _finished(job, message)
+            if outcome.status is not _DONE:
+                self.unseen.note(job, outcome)
+            job._tracker.ran(offer, outcome)
             self._count(job)
             job._drop_payload()
             self._final.append(job._tracker)
@@ -770,6 +782,8 @@ class Dispatcher:
                 self._on_gone(slot, command)
             case Forget(number=number):
                 self._on_forget(number)
+            case FailedEarly():
+                self._ended_jobs[1] += 1
             case _NewCode():
                 self._on_new_code(command.number)
             case _ThreadDied(error=error):
@@ -949,6 +963,8 @@ class Dispatcher:
     def _settle(self, number: int, fate: Fate) -> None:
         job = self._jobs[number]
         outcome = _finished(job, fate) if type(fate) is Message else _outcome_of(job, fate)
+        if outcome.status is not _DONE:
+            self.unseen.note(job, outcome)
         if job._tracker.settle(outcome):
             job._drop_payload()
             self._final.append(job._tracker)
@@ -963,7 +979,9 @@ class Dispatcher:
         failure = JobError(f"job {job.name}: how it ended could not be told: {one_line(error)}")
         failure.__cause__ = error
         with contextlib.suppress(Exception):  # it may have its outcome, but told nobody yet
-            job._tracker.settle(Outcome(JobStatus.ERROR, failure))
+            outcome = Outcome(JobStatus.ERROR, failure)
+            self.unseen.note(job, outcome)
+            job._tracker.settle(outcome)
         self._final.append(job._tracker)
         with contextlib.suppress(OSError):
             job._drop_payload()
@@ -1144,6 +1162,7 @@ class Dispatcher:
         self._ended = True
         self._refuse()
         self._report(logging.DEBUG, "a pool has ended")
+        self._callbacks.call(self.unseen.pool_ended)
         self._callbacks.end(self._leave)  # last: later it is done by whoever comes
         with contextlib.suppress(IndexError):  # one may be taken back meanwhile
             while self._end_waiters:
@@ -1158,7 +1177,9 @@ class Dispatcher:
                 return
             match command:
                 case PrimitiveJob():
-                    if command._tracker.end_early(_outcome_of(command, TurnedAway())):
+                    outcome = _outcome_of(command, TurnedAway())
+                    self.unseen.note(command, outcome)
+                    if command._tracker.end_early(outcome):
                         command._drop_payload()
                 case Ask(done=done):
                     done()
@@ -1304,6 +1325,18 @@ class _Callbacks:
             callback()  # raises nothing: see PrimitiveJob.add_done_callback
         except (Exception, SystemExit) as error:  # noqa: BLE001 - it is logged
             report_here(logging.ERROR, "a callback failed", error=error)
+
+
+def _call_late(callbacks: _Callbacks, callback: Callable[[], object]) -> None:
+    """Have it called, however late, but not on a thread of any pool where no foreign code may run.
+
+    The collector may let go of a job there whose own pool has ended long ago.
+    """
+    me = threading.get_ident()
+    for pool in list(_dispatchers):
+        if me in pool._own_threads:
+            callbacks = pool._callbacks
+    callbacks.call(callback)
 
 
 class _Poller:
@@ -1514,6 +1547,16 @@ def _at_exit() -> None:
     _exiting = True
     interrupted = _ended_by_interrupt()
     pools = list(_dispatchers)
+    with contextlib.ExitStack() as awaited:
+        for pool in pools:
+            awaited.enter_context(pool.unseen.awaited())
+        try:
+            _end_all(pools, interrupted=interrupted)
+        finally:
+            tell_all_at_exit()
+
+
+def _end_all(pools: list[Dispatcher], *, interrupted: bool) -> None:
     try:
         for pool in pools:
             pool.shut_down(cancel=interrupted or pool.cancel_at_exit, at_once=interrupted)

@@ -11,6 +11,7 @@
     │   └── InitializerError     the worker's initializer raised or died
     ├── SerializationError       also pickle.PicklingError
     └── PoolClosedError          also RuntimeError
+    JobFailuresWarning(RuntimeWarning)  failures that nobody looked at
 
 A job's own exception is raised as itself, never wrapped, except for ``SystemExit``,
 ``KeyboardInterrupt``, ``GeneratorExit`` and the cancellation errors of asyncio, trio and
@@ -122,6 +123,16 @@ class SerializationError(JobError, pickle.PicklingError):
 
 class PoolClosedError(JobError, RuntimeError):
     """The pool was shut down, or the interpreter is going down."""
+
+
+class JobFailuresWarning(RuntimeWarning):
+    """Jobs of a pool have failed, and nobody looked at it before the pool ended.
+
+    It is given at the end of a pool's ``with`` block, or by its `shutdown`, when everything is
+    gone. A failure was looked at when somebody received what a failure alone gives: by `result`,
+    `exception`, ``await``, `gather` or `race`, from `status`, `done` or `history`, or as the job's
+    repr, card or pickle. A callback, `as_completed`, `wait` and `track` only hand out jobs.
+    """
 
 
 def signal_of(exitcode: int | None) -> _signal.Signals | None:

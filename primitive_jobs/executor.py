@@ -192,7 +192,7 @@ class JobFuture(Future[T]):
 
     def __repr__(self) -> str:
         state = _STATES.get(self.job._tracker.status, "pending")
-        failure = self.job._failure()
+        failure = self.job._tracker.failure(self.job)
         if failure is not None:
             state += f" raised {failure}"
         return (
@@ -572,13 +572,14 @@ class JobExecutor(Executor):
         except BaseException:  # nobody has a handle
             _cancel(futures)
             raise
-        more = None if ahead is None else (self._submit(job) for job in jobs)
+        more = None if ahead is None else (self._submit(_inner(job)) for job in jobs)
         return _Results(futures, _results(futures, more, end, chunked=size > 1))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no call any more. Again is allowed, and may escalate.
 
-        A pool that was given stays open.
+        A pool that was given stays open. Of the executor's own, calls that failed, which nobody
+        looked at, are told as by `JobPool.shutdown`.
 
         Args:
             wait: Return only when every future has ended, and the pool, if it is the executor's
@@ -590,26 +591,52 @@ class JobExecutor(Executor):
         """
         check_bool("wait", wait)
         check_bool("cancel_futures", cancel_futures)
+        if wait:
+            self._end(cancel_futures=cancel_futures, warn=sys.exc_info()[1] is None)
+        else:
+            self._close(cancel_futures=cancel_futures)
+
+    def _close(self, *, cancel_futures: bool = False) -> None:
         self._shut_down = True
         self._settler.close()
-        own, pending = self._own, self._settler.pending
-        if own is not None:
-            own.shutdown(wait=False)
+        if self._own is not None:
+            self._own.shutdown(wait=False)
         if cancel_futures:
-            for future in list(pending):
+            for future in list(self._settler.pending):
                 future.job._cancel_unbegun()
-        if not wait:
-            return
-        if own is not None:
-            own.shutdown()
-        for future in list(pending):
-            self._pool._dispatcher.check_may_wait()
-            future.job._tracker.wait()
-        # Without an end it would never come back to a finalizer that interrupts wait() where that
-        # holds a lock which the settler needs.
-        self._settler.thread.join(_JOIN)
+
+    def _end(self, *, cancel_futures: bool = False, warn: bool) -> None:
+        unseen = None if self._own is None else self._own._dispatcher.unseen
+        with contextlib.nullcontext() if unseen is None else unseen.awaited():
+            self._close(cancel_futures=cancel_futures)
+            if self._own is not None:
+                self._own._dispatcher.join()
+            for future in list(self._settler.pending):
+                self._pool._dispatcher.check_may_wait()
+                future.job._tracker.wait()
+            # Without an end it would never come back to a finalizer that interrupts wait() where
+            # that holds a lock which the settler needs.
+            self._settler.thread.join(_JOIN)
+        if unseen is not None:
+            # The caller of who calls this has the line to be shown.
+            unseen.tell_rest(4 if warn else None)
+
+    def __enter__(self) -> Self:
+        if self._own is not None:
+            self._own._dispatcher.unseen.keep_quiet()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end(warn=kind is None)
 
     async def __aenter__(self) -> Self:
+        if self._own is not None:
+            self._own._dispatcher.unseen.keep_quiet()
         return self
 
     async def __aexit__(
@@ -621,7 +648,6 @@ class JobExecutor(Executor):
         from .awaiting import until_over
 
         settler, own = self._settler, None if self._own is None else self._own._dispatcher
-        self.shutdown(wait=False)
 
         def cancel() -> None:
             if own is not None:
@@ -630,18 +656,22 @@ class JobExecutor(Executor):
                 _cancel(list(settler.pending))
 
         hurry = kind is not None and not issubclass(kind, Exception)
-        if hurry:
-            cancel()
         ends = [(settler.call_when_ended, settler.forget_waiter)]
         if own is not None:
             ends.append((own.call_when_gone, own.forget_waiter))
-        try:
-            await until_over((lambda: None) if hurry else cancel, *ends)
-        finally:
-            if own is not None and own.gone:
-                own.join()
-            if settler.ended:
-                settler.thread.join(_JOIN)
+        with contextlib.nullcontext() if own is None else own.unseen.awaited():
+            self._close()
+            if hurry:
+                cancel()
+            try:
+                await until_over((lambda: None) if hurry else cancel, *ends)
+            finally:
+                if own is not None and own.gone:
+                    own.join()
+                if settler.ended:
+                    settler.thread.join(_JOIN)
+        if own is not None:
+            own.unseen.tell_rest(3 if kind is None else None)
 
     def __repr__(self) -> str:
         state = "shut down" if self._shut_down else "open"
@@ -699,6 +729,20 @@ def _jobs(
         yield job
 
 
+def _inner(job: PrimitiveJob[T]) -> PrimitiveJob[T]:
+    job._inner = True
+    return job
+
+
+def _answer_for(futures: Iterable[JobFuture[Any]]) -> None:
+    """Whoever iterates is told of the first failure, and wants no further result.
+
+    Without anybody who does, each failure is one that nobody looked at.
+    """
+    for future in futures:
+        _inner(future.job)._tracker.looked_at()
+
+
 def _cancel(futures: Iterable[JobFuture[Any]]) -> None:
     """Have them cancelled; returns at once."""
     for future in futures:
@@ -714,6 +758,7 @@ def _results(
 ) -> Generator[Any, None, None]:
     """The results of ``futures`` and ``more``; no name here refers to one that was yielded."""
     failures: list[Exception] = []
+    _answer_for(futures)
     try:
         while futures:
             try:
@@ -730,6 +775,7 @@ def _results(
             raise failures.pop()
     finally:
         _cancel(futures)
+        _answer_for(futures)  # one may have been on its way to its end before
 
 
 def _result(futures: deque[JobFuture[T]], end: float | None) -> T:

@@ -11,6 +11,7 @@ from .errors import ResultTimeoutError, SerializationError
 from .job import PrimitiveJob
 from .options import check_bool, check_seconds
 from .status import JobStatus
+from .tracker import Outcome
 from .waiting import Watch, check_jobs
 
 T = TypeVar("T")
@@ -94,6 +95,7 @@ def race(jobs: Iterable[PrimitiveJob[T]], *, timeout: float | None = None) -> T:
             pass
         if group.values:
             group.stop_others()
+            group.looked_at()
             return group.values.popitem()[1]
         error = group.error()
         assert error is not None, "nobody has won"
@@ -112,7 +114,7 @@ class _Group(Generic[T]):
         total: Different jobs.
         places: Of each job that was not looked at yet, where in the order.
         values: The results of those that were, by place.
-        failures: Name and exception of those that failed, by first place.
+        failures: Name, exception and outcome of those that failed, by first place.
     """
 
     def __init__(self, jobs: Iterable[PrimitiveJob[T]], timeout: float | None) -> None:
@@ -123,7 +125,7 @@ class _Group(Generic[T]):
             self.places.setdefault(job, []).append(place)
         self.total = len(self.places)
         self.values: dict[int, T] = {}
-        self.failures: dict[int, tuple[str, BaseException]] = {}
+        self.failures: dict[int, tuple[str, BaseException, Outcome]] = {}
         # Those that have ended already are told of in the order in which they did.
         self._watch = Watch(sorted(self.places, key=lambda job: job._tracker.ended_at()))
 
@@ -137,9 +139,11 @@ class _Group(Generic[T]):
 
     def _take(self, job: PrimitiveJob[T]) -> None:
         places = self.places.pop(job)
-        value, error = _outcome(job)
+        outcome = job._tracker.outcome
+        assert outcome is not None
+        value, error = _loaded(job, outcome)
         if error is not None:
-            self.failures[places[0]] = job.name, error
+            self.failures[places[0]] = job.name, error, outcome
         else:
             for place in places:
                 self.values[place] = value
@@ -160,14 +164,21 @@ class _Group(Generic[T]):
             raise
         for job in others:
             job._tracker.wait()
-        failed = [job for job in final if job.status() is not JobStatus.DONE]
-        failed += [job for job in others if job.status() is JobStatus.ERROR]
+        failed = [job for job in final if job._tracker.status is not JobStatus.DONE]
+        failed += [job for job in others if job._tracker.status is JobStatus.ERROR]
         self.places = {job: self.places[job] for job in failed}
 
     def take_failed(self) -> None:
         """Look at those that `stop_others` kept."""
         for job in list(self.places):
             self._take(job)
+
+    def looked_at(self) -> None:
+        """Whoever called has the answer, which covers what has failed."""
+        for _, _, outcome in self.failures.values():
+            outcome.looked_at()
+        for job in self.places:
+            job._tracker.looked_at()
 
     def close(self) -> None:
         """Be told of no job any more."""
@@ -180,20 +191,19 @@ class _Group(Generic[T]):
                 f"{len(self.places)} of {self.total} jobs are not final after {self._timeout} s; "
                 "they go on"
             )
+        self.looked_at()
         failures = [self.failures[place] for place in sorted(self.failures)]
-        errors = [BaseException.with_traceback(error, None) for _, error in failures]
+        errors = [BaseException.with_traceback(error, None) for _, error, _ in failures]
         if len(errors) < 2:
             return errors[0] if errors else None
-        names = [name for name, _ in failures]
+        names = [name for name, _, _ in failures]
         if len(names) > _MOST_NAMES:
             names[_MOST_NAMES:] = [f"{len(names) - _MOST_NAMES} more"]
         return _several(f"{len(errors)} of {self.total} jobs failed: {', '.join(names)}", errors)
 
 
-def _outcome(job: PrimitiveJob[T]) -> tuple[Any, BaseException | None]:
+def _loaded(job: PrimitiveJob[T], outcome: Outcome) -> tuple[Any, BaseException | None]:
     """The result of a job that is final, or why there is none."""
-    outcome = job._tracker.outcome
-    assert outcome is not None
     try:
         return outcome.load(job)
     except SerializationError as error:

@@ -84,6 +84,9 @@ class PoolLink(Protocol):
     def seeds(self) -> Seeds | None:
         """Where jobs get the keys of their randomness; None: it has no seed."""
 
+    def fail_early(self, job: PrimitiveJob[Any], failure: BaseException) -> None:
+        """End a job that cannot be enlisted; returns at once."""
+
     def pack(
         self, body: bytes, buffers: list[memoryview], refers_to: tuple[Any, ...]
     ) -> bytes | Parcel:
@@ -135,6 +138,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
         "__weakref__",
         "_call",
         "_id",
+        "_inner",
         "_key",
         "_link",
         "_name",
@@ -169,6 +173,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
         self.number = 0  # its pool's, from the day it is taken in
         self._payload: bytes | Parcel | None = None  # what a worker is sent; its pool's
         self._key: Key | None = None  # of its randomness, if the pool does not give it one
+        self._inner = False  # its failure is told by what it is a part of: a map, say
 
     # --- submitting --------------------------------------------------------------------------
 
@@ -258,7 +263,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
                     f"call of {self.name}(): {error}"
                 )
                 failure.__cause__ = error
-        self._tracker.end_early(Outcome(JobStatus.ERROR, failure))
+        link.fail_early(self, failure)
         return False
 
     def _drop_payload(self) -> None:
@@ -277,7 +282,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
 
     def status(self) -> JobStatus:
         """Return the status as it is now; never blocks."""
-        return self._tracker.status
+        return self._tracker.look()
 
     def done(self) -> bool:
         """Return whether the status is DONE: ended with a result."""
@@ -285,11 +290,11 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
 
     def running(self) -> bool:
         """Return whether the status is RUNNING: a worker has it."""
-        return self.status() is JobStatus.RUNNING
+        return self._tracker.status is JobStatus.RUNNING
 
     def cancelled(self) -> bool:
         """Return whether the status is CANCELLED."""
-        return self.status() is JobStatus.CANCELLED
+        return self._tracker.status is JobStatus.CANCELLED
 
     def in_final_state(self) -> bool:
         """Return whether the status is DONE, CANCELLED or ERROR."""
@@ -310,13 +315,15 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
             JobError: It was not submitted.
             BaseException: Whatever the function raised, with the remote traceback as cause.
         """
-        value, error = self._await_outcome(timeout).load(self)
+        outcome = self._await_outcome(timeout)
+        value, error = outcome.load(self)
         if error is None:
             return value  # type: ignore[no-any-return]
+        outcome.looked_at()
         try:
             raise BaseException.with_traceback(error, None)  # it may have one of its own
         finally:
-            del error, self  # or this frame and the exception keep each other alive
+            del error, outcome, self  # or this frame and the exception keep each other alive
 
     def cancel(self, *, grace: float | None = None) -> bool:
         """Stop the job for real; when this returns True, nothing of it runs any more.
@@ -376,6 +383,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
         """
         outcome = self._await_outcome(timeout)
         error = outcome.load(self)[1]
+        outcome.looked_at()
         if outcome.status is JobStatus.CANCELLED and error is not None:
             raise BaseException.with_traceback(error, None)
         return error
@@ -483,20 +491,16 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
 
     def history(self) -> tuple[tuple[JobStatus, float], ...]:
         """Return each (status, wall-clock time in s since the epoch) so far, in order."""
-        return self._tracker.history()
+        walk = self._tracker.history()
+        if walk[-1][0] is JobStatus.ERROR:
+            self._tracker.looked_at()
+        return walk
 
     def __repr__(self) -> str:
         elapsed = sum(seconds for _, seconds in self._tracker.spans())
-        failure = self._failure()
+        failure = self._tracker.failure(self)
         state = self._tracker.status.name if failure is None else f"ERROR {failure},"
         return f"<{type(self).__name__} {self.job_id()} {self.name!r} {state} {elapsed:.3f} s>"
-
-    def _failure(self) -> str | None:
-        """Type and message of what a failed job raised, for somebody who is shown it."""
-        outcome = self._tracker.outcome
-        if outcome is None or outcome.status is not JobStatus.ERROR:
-            return None
-        return outcome.failure(self)
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
@@ -519,7 +523,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
         pid = self.pid
         if pid is not None:
             rows.append(("worker", f"process {pid}"))
-        failure = self._failure()
+        failure = self._tracker.failure(self)
         state = last.name if failure is None else f"ERROR {failure}"
         return table(type(self).__name__, self.name, state, rows)
 
@@ -528,6 +532,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
         outcome = self._await_outcome(None)
         value, error = outcome.load(self)
         loaded = dumps_whole((value, error))
+        outcome.looked_at()
         cause = None if error is None else error.__cause__
         state = (
             self.job_id(),
@@ -592,6 +597,7 @@ def _rebuild(cls: type[PrimitiveJob[Any]], state: tuple[Any, ...]) -> PrimitiveJ
     job.number = 0
     job._payload = None
     job._key = None
+    job._inner = False
     tracker = StatusTracker()
     tracker._outcome = Outcome.loaded(status, value, error)
     tracker._status = status

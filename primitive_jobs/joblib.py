@@ -314,6 +314,7 @@ class _Call:
 
         job: PrimitiveJob[Any] = PrimitiveJob(_Batch(batch))
         job._name = _name_of(batch)
+        job._inner = True
         seeds = self._pool._dispatcher.seeds
         if seeds is not None:
             job._key = seeds.next()  # here, where batches come in order

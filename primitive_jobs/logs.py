@@ -136,6 +136,16 @@ def listened_to(level: int) -> bool:
     return logger.manager.disable < level >= logger.getEffectiveLevel()
 
 
+def heard(level: int) -> bool:
+    """Whether a handler that is not ours takes records of this level."""
+    at: logging.Logger | None = logger
+    while at is not None:
+        if any(one is not _nobody and one.level <= level for one in at.handlers):
+            return True
+        at = at.parent if at.propagate else None
+    return False
+
+
 class _Note:
     """What is to be logged, with place, time and thread of its happening; called, it is logged."""
 
@@ -213,4 +223,4 @@ class _Note:
 report_here = Report(lambda log: log())
 """For threads where foreign code may run; a handler that raises is no affair of the caller's."""
 
-__all__ = ["Later", "Named", "Report", "listened_to", "logger", "report_here"]
+__all__ = ["Later", "Named", "Report", "heard", "listened_to", "logger", "report_here"]

@@ -371,6 +371,7 @@ class MapRun:
         )
         job._name = self._name(start, len(rows))
         job._key = self._key
+        job._inner = True
         chunk = _Chunk(start, len(rows), part.classes, part if may_be_cut else None, job)
         self._running[start] = chunk  # first, so that an interrupt leaves nothing unseen
         try:

@@ -455,6 +455,10 @@ class Forget(Fact):
     number: int
 
 
+class FailedEarly(Fact):
+    """A job failed before it came: it could not be serialized."""
+
+
 class CancelJob(Fact):
     """Stop a job; it may already be final."""
 

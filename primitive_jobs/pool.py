@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 import weakref
@@ -383,6 +384,9 @@ class JobPool(_Submitter):
     def shutdown(self, wait: bool = True, *, cancel: bool = False) -> None:
         """Take no job any more, and end once all are final. Again is allowed, and may escalate.
 
+        If jobs have failed, and nobody looked at it, this gives a `JobFailuresWarning` as its last
+        act; while an exception is being handled, and without ``wait``, only the logger is told.
+
         Args:
             wait: Return only when every job is final, and every process and thread gone.
             cancel: Cancel all jobs first, those that run included: each after the ``grace`` of its
@@ -393,11 +397,21 @@ class JobPool(_Submitter):
         """
         check_bool("wait", wait)
         check_bool("cancel", cancel)
-        self._dispatcher.shut_down(cancel=cancel)
         if wait:
-            self._dispatcher.join()
+            self._end(cancel=cancel, warn=sys.exc_info()[1] is None)
+        else:
+            self._dispatcher.shut_down(cancel=cancel)
+
+    def _end(self, *, cancel: bool, warn: bool) -> None:
+        dispatcher = self._dispatcher
+        with dispatcher.unseen.awaited():
+            dispatcher.shut_down(cancel=cancel)
+            dispatcher.join()
+        # The caller of who calls this has the line to be shown.
+        dispatcher.unseen.tell_rest(4 if warn else None)
 
     def __enter__(self) -> Self:
+        self._dispatcher.unseen.keep_quiet()
         return self
 
     def __exit__(
@@ -406,9 +420,10 @@ class JobPool(_Submitter):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.shutdown(cancel=kind is not None)
+        self._end(cancel=kind is not None, warn=kind is None)
 
     async def __aenter__(self) -> Self:
+        self._dispatcher.unseen.keep_quiet()
         return self
 
     async def __aexit__(
@@ -420,17 +435,19 @@ class JobPool(_Submitter):
         from .awaiting import until_over
 
         dispatcher = self._dispatcher
-        dispatcher.shut_down(cancel=kind is not None)
 
         def cancel() -> None:
             if kind is None:  # else it is cancelled already: a second time would be in a hurry
                 dispatcher.shut_down(cancel=True)
 
-        try:
-            await until_over(cancel, (dispatcher.call_when_gone, dispatcher.forget_waiter))
-        finally:
-            if dispatcher.gone:
-                dispatcher.join()
+        with dispatcher.unseen.awaited():
+            dispatcher.shut_down(cancel=kind is not None)
+            try:
+                await until_over(cancel, (dispatcher.call_when_gone, dispatcher.forget_waiter))
+            finally:
+                if dispatcher.gone:
+                    dispatcher.join()
+        dispatcher.unseen.tell_rest(3 if kind is None else None)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(

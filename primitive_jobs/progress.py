@@ -212,7 +212,7 @@ class _Meter:
     def count(self, job: PrimitiveJob[Any]) -> None:
         """A job is yielded."""
         if self._view is not None:
-            self._yielded.add(job.status())
+            self._yielded.add(job._tracker.status)
 
     def refresh(self) -> float | None:
         """Show the state if it is time; return when it is again, on the monotonic clock."""
@@ -236,7 +236,7 @@ class _Meter:
         state = _State(self._yielded.label, self._yielded.total)
         vars(state).update(vars(self._yielded))
         for job in list(self._waiting):
-            state.add(job.status())
+            state.add(job._tracker.status)
         return state
 
     def close(self) -> None:

@@ -302,6 +302,7 @@ def _submit_part(part: PrimitiveJob[Any], pool: JobPool | PoolView, name: str) -
     """Submit it, unless one before has ended without a result by now, and had it cancelled."""
     if part.in_final_state():
         return
+    part._inner = True
     try:
         part.submit(pool, name=name)
     except PoolClosedError:

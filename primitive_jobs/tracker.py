@@ -19,15 +19,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .errors import InitializerError, JobCancelledError, JobError
-from .serialize import (
-    brief,
-    load_exception,
-    load_result,
-    one_line,
-    what_comes,
-    what_was_raised,
-)
+from .serialize import load_exception, load_result
 from .status import FINAL_STATES, JobStatus
+from .unseen import Countable, Source, Token, Unseen, failure_line, of_initializer
 from .wire import Kind, Message
 
 if TYPE_CHECKING:
@@ -46,12 +40,23 @@ class Outcome:
     Unpickling happens in the asking thread, at most once where it succeeds.
     """
 
-    __slots__ = ("_loaded", "_source", "status")
+    __slots__ = ("_loaded", "_source", "_token", "status")
 
-    def __init__(self, status: JobStatus, source: Message | BaseException | None) -> None:
+    def __init__(self, status: JobStatus, source: Source) -> None:
         self.status = status
         self._source = source
+        self._token: Token | None = None
         self._loaded: list[tuple[Any, BaseException | None]] = []
+
+    def watch(self, unseen: Unseen, name: str) -> None:
+        """Have it told if nobody looks at this failure; to be called before anybody can."""
+        self._token = Token(unseen, name, self._source)
+
+    def looked_at(self) -> None:
+        """Somebody receives what tells it from a success; or nobody is to hear of it at all."""
+        token, self._token = self._token, None
+        if token is not None:
+            token.looked_at()
 
     def load(self, job: Named) -> tuple[Any, BaseException | None]:
         """Return (value, exception), the same objects each time; one of them is None.
@@ -66,9 +71,7 @@ class Outcome:
             self._source = None
         return self._loaded[0]
 
-    def _read(
-        self, source: Message | BaseException | None, job: Named
-    ) -> tuple[Any, BaseException | None]:
+    def _read(self, source: Source, job: Named) -> tuple[Any, BaseException | None]:
         if isinstance(source, Message):
             if self.status is _DONE:
                 return load_result(source.body, source.buffers, job), None
@@ -104,25 +107,9 @@ class Unstopped(Outcome):
 
 
 def _initializer_failed(message: Message, name: str) -> InitializerError:
-    failure = InitializerError(_of_initializer(message, name))
+    failure = InitializerError(of_initializer(message, name))
     failure.__cause__ = load_exception(message.body)
     return failure
-
-
-def _of_initializer(message: Message, name: str) -> str:
-    return f"job {name}: the pool's preload or initializer raised {what_was_raised(message.body)}"
-
-
-def failure_line(source: Message | BaseException | None, name: str) -> str:
-    """Type and message of what an outcome was made of, on a line that can be printed."""
-    try:
-        if not isinstance(source, Message):
-            return "(unknown)" if source is None else brief(one_line(source))
-        if source.kind == Kind.INIT_FAILED:
-            return brief(f"{InitializerError.__name__}: {_of_initializer(source, name)}")
-        return brief(what_comes(source.body))
-    except Exception:  # noqa: BLE001 - it may be nonsense, which a job may send
-        return "(unknown)"
 
 
 def cancelled() -> Outcome:
@@ -236,6 +223,27 @@ class StatusTracker:
                 break
         return steps
 
+    def failure(self, job: Named) -> str | None:
+        """Type and message of what a failed job raised, for somebody who is shown it."""
+        outcome = self.outcome
+        if outcome is None or outcome.status is not JobStatus.ERROR:
+            return None
+        outcome.looked_at()
+        return outcome.failure(job)
+
+    def look(self) -> JobStatus:
+        """Return the status for somebody who sees by it if the job has failed."""
+        status = self.status
+        if status is JobStatus.ERROR:
+            self.looked_at()
+        return status
+
+    def looked_at(self) -> None:
+        """Somebody receives what tells the outcome, if there is one, from a success."""
+        outcome = self.outcome
+        if outcome is not None:
+            outcome.looked_at()
+
     def seconds_in_status(self) -> float:
         """How long the present status has lasted."""
         return time.monotonic() - float(self._walk[-1])
@@ -270,6 +278,7 @@ class StatusTracker:
         try:
             self._gate.append(outcome)
             if self._gate[0] is not outcome:
+                outcome.looked_at()  # the job has another one
                 return False
             self._finish(outcome)
         except BaseException:  # an interrupt: the end is made known all the same
@@ -277,6 +286,16 @@ class StatusTracker:
                 self._finish(outcome)
             raise
         return True
+
+    def fail_early(self, failure: BaseException, job: Countable, unseen: Unseen) -> bool:
+        """End it, as `end_early`, by a failure that is to be told if nobody looks at it."""
+        outcome = Outcome(JobStatus.ERROR, failure)
+        try:
+            unseen.note(job, outcome)
+            return self.end_early(outcome)
+        except BaseException:  # an interrupt: it is told of that one
+            outcome.looked_at()
+            raise
 
     # --- the change of hands -----------------------------------------------------------------
 
@@ -326,6 +345,7 @@ class StatusTracker:
     def settle(self, outcome: Outcome) -> bool:
         """End it; False if it has ended already. The waiters have to be told then."""
         if self._outcome is not None or not self.take():
+            outcome.looked_at()  # the job has another one
             return False
         self._end(outcome)
         return True

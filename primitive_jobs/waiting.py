@@ -198,7 +198,7 @@ def wait(
             job = watch.next_final(end)
             if job is None or return_when == FIRST_COMPLETED:
                 break
-            if return_when == FIRST_EXCEPTION and job.status() is JobStatus.ERROR:
+            if return_when == FIRST_EXCEPTION and job._tracker.status is JobStatus.ERROR:
                 break
     finally:
         watch.close()

@@ -366,6 +366,7 @@ def test_wait(executor: JobExecutor, marks: Path) -> None:
     assert wait_futures([held, quick], 0.01) == ({quick}, {held})
     (marks / "gate").touch()
     assert wait_futures([held, quick, held, bad]) == ({held, quick, bad}, set())
+    assert isinstance(bad.exception(), ZeroDivisionError)
 
 
 def test_first_exception_comes_later(executor: JobExecutor, marks: Path) -> None:
@@ -381,6 +382,7 @@ def test_first_exception_comes_later(executor: JobExecutor, marks: Path) -> None
     done, not_done = wait_futures([held, bad], return_when=concurrent.futures.FIRST_EXCEPTION)
     opener.join()
     assert (done, not_done) == ({bad}, {held})
+    assert bad.exception() is not None
     (marks / "gate").touch()
 
 

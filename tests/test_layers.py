@@ -31,6 +31,7 @@ LAYERS = [
     "kept_globals",
     "initializer",
     "shared",
+    "unseen",
     "tracker",
     "awaiting",
     "circles",

@@ -155,6 +155,7 @@ def test_an_initializer_that_raises(
         for _ in range(2):  # the pool is not broken: the next submit tries again
             job = pool.submit(abs, -1)
             assert job.wait(PATIENCE)
+            assert job.status() is JobStatus.ERROR
             with contextlib.suppress(KeyboardInterrupt):  # where it is asked for, it may come
                 error = job.exception()
                 assert isinstance(error, WorkerDiedError)
@@ -169,7 +170,9 @@ def test_an_initializers_exception_is_slow_to_unpickle(marks: Path) -> None:
     env = {"RELEASE": str(marks / "release")}
     pool = JobPool(max_workers=1, initializer=lambda: raise_it(Late()), env=env)
     try:
-        assert pool.submit(abs, -1).wait(PATIENCE)
+        job = pool.submit(abs, -1)
+        assert job.wait(PATIENCE)
+        assert job.status() is JobStatus.ERROR
     finally:
         (marks / "release").touch()
         pool.shutdown(cancel=True)

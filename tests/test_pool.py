@@ -292,6 +292,7 @@ def test_wait(pool: JobPool, tmp_path: Path) -> None:
     found = wait([slow, failed], PATIENCE, return_when=FIRST_EXCEPTION)
     assert found.done == {failed}
     assert found.not_done == {slow}
+    assert failed.status() is JobStatus.ERROR
     gate.touch()
     assert wait([slow, quick, slow], PATIENCE, ALL_COMPLETED) == ({slow, quick}, set())
     with pytest.raises(ValueError, match="return_when"):
