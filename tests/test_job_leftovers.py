@@ -81,7 +81,8 @@ def test_a_working_directory_by_its_descriptor(pool: JobPool, tmp_path: Path) ->
 def test_watched_functions_are_what_they_were(pool: JobPool) -> None:
     for name in ("chdir", "fchdir", "umask", "putenv", "unsetenv"):
         assert pool.submit(getattr, os, name).result(PATIENCE) is getattr(os, name)
-    assert "path" in pool.submit(lambda: inspect.signature(os.chdir)).result(PATIENCE).parameters
+    shown = pool.submit(lambda: str(inspect.signature(os.chdir))).result(PATIENCE)
+    assert shown == str(inspect.signature(os.chdir))
     error = pool.submit(os.chdir, "/nowhere/at all").exception(PATIENCE)
     assert isinstance(error, FileNotFoundError)
 
