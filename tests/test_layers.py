@@ -127,8 +127,7 @@ def test_a_worker_loads_little() -> None:
     with JobPool(1) as pool:
         loaded = pool.submit(eval, "sorted(__import__('sys').modules)").result(30)
     ours = {name for name in loaded if name.split(".")[0] == "primitive_jobs"}
-    parts = {"wire", "serialize", "channel", "orphans", "worker"}
-    parts = {"wire", "serialize", "channel", "leftovers", "worker"}
+    parts = {"wire", "serialize", "channel", "leftovers", "orphans", "worker"}
     assert ours == {"primitive_jobs"} | {f"primitive_jobs.{part}" for part in parts}
     # Each costs some milliseconds at every start of a worker.
     dear = {"loky", "multiprocessing", "threading", "typing", "re", "pickle", "socket"}
