@@ -44,5 +44,5 @@ class Bell:
 
     def close(self) -> None:
         """Give the descriptors back."""
+        self._in.close()  # first: nobody shall ring into a pipe that nobody reads (SIGPIPE)
         self._out.close()
-        self._in.close()

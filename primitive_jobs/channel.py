@@ -38,6 +38,9 @@ _IN_FILE = 1  # flag: the content is in the file whose descriptor came along
 _DESCRIPTOR = struct.Struct("i")
 _RIGHTS = b"."  # the datagram that a descriptor goes with
 _CLOEXEC: Final[int] = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+# No SIGPIPE, which may be at its default in a program, or in a worker after a job: a stream socket
+# raises it, one of packets does not.
+_QUIET: Final[int] = getattr(socket, "MSG_NOSIGNAL", 0)
 NO_DESCRIPTOR = (
     "no file descriptor is free for it; raise RLIMIT_NOFILE (ulimit -n), or stay below "
     f"{INLINE_LIMIT} bytes"
@@ -434,7 +437,7 @@ class StreamChannel(Channel):
     def flush(self) -> None:
         try:
             while self._outgoing:
-                sent = self._socket.send(self._outgoing[0])
+                sent = self._socket.send(self._outgoing[0], _QUIET)
                 self._outgoing[0] = self._outgoing[0][sent:]
                 if not self._outgoing[0]:
                     del self._outgoing[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +107,6 @@ def test_the_guard_kills_no_group_of_another() -> None:
         assert guard._process.wait(PATIENCE) == 0
         assert not gone(stranger)
     finally:
-        subprocess.run(["kill", "-9", str(stranger)], check=True)
+        os.kill(stranger, signal.SIGKILL)
         ours.communicate()
         guard._process = guard._link = None

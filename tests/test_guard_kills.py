@@ -240,6 +240,24 @@ def test_a_broken_link_ends_no_program(tmp_path: Path, who: str) -> None:
     expect(tmp_path, source, "well\n")
 
 
+@pytest.mark.parametrize("packets", [True, False])
+def test_a_message_to_nobody_raises_no_signal(tmp_path: Path, packets: bool) -> None:
+    source = f"""
+        import signal
+        from primitive_jobs.channel import ChannelClosed, Parcel, pair
+
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        ours, theirs = pair(packets={packets})
+        theirs.close()
+        for content in (None, bytes(9), bytes(9000), Parcel(bytes(10**6), to_file={packets})):
+            try:
+                ours.send(1, 1, content)
+            except ChannelClosed:
+                print("closed")
+    """
+    expect(tmp_path, source, "closed\n" * 4)
+
+
 def test_a_guard_that_is_killed_while_a_signal_is_asked_for(tmp_path: Path) -> None:
     source = """
         import os, signal, subprocess
