@@ -364,6 +364,8 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
 
     def _cancel_unbegun(self) -> bool:
         """Cancel it if it has not ended and no worker was ever to have it; return whether."""
+        if self._link is not None and self._link.of_parent:
+            self._tracker.abandon()
         if not self._tracker.end_early(cancelled()):
             return False
         self._call = None
