@@ -65,12 +65,10 @@ Shut = Callable[[JobPool | JobExecutor], list[warnings.WarningMessage]]
 
 
 def test_failures_that_nobody_asks_for(caplog: pytest.LogCaptureFixture) -> None:
-    with (  # noqa: PT031
-        pytest.warns(JobFailuresWarning) as caught,
-        JobPool(1) as pool,  # the line that is shown
-    ):
-        for number in range(5):
-            pool.options(name=f"T={number}").submit(diverge if number % 2 else double, number)
+    with pytest.warns(JobFailuresWarning) as caught:  # noqa: PT031, SIM117
+        with JobPool(1) as pool:  # the line that is shown
+            for number in range(5):
+                pool.options(name=f"T={number}").submit(diverge if number % 2 else double, number)
     (warning,) = caught
     assert str(warning.message) == (
         "2 of 5 jobs failed, and nobody looked at them; "
