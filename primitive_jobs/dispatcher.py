@@ -654,7 +654,7 @@ class Dispatcher:
         self._fence.log(f"taking in {type(command).__name__}", None, error)
         if isinstance(command, PrimitiveJob):
             self._end_unknown(command, error)
-        elif isinstance(command, Gone) and command.slot in self._scheduler.slots:
+        elif isinstance(command, (Gone, StartFailed)) and command.slot in self._scheduler.slots:
             self._feed(command)
         elif isinstance(command, Ask):
             self._fence.step("answering", None, command.done)
@@ -855,10 +855,10 @@ class Dispatcher:
             case Unwatch():
                 self._to_watch.put(action)
             case Requeue(job=number, began=began):
-                self._log.requeued(number, began=began)
                 tracker = self._jobs[number]._tracker
                 if tracker.status is JobStatus.RUNNING:  # else it did not come to that
                     tracker.requeued(began=began)
+                self._log.requeued(number, began=began)
             case Spawn(slot=slot):
                 self._log.ordered(slot)
                 self._orders[slot] = order = _Order(slot)

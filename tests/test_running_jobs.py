@@ -69,7 +69,8 @@ def single() -> Iterator[JobPool]:
 
 
 def spare_is_ready(pool: JobPool) -> bool:
-    return pool._dispatcher.counts().idle == 1
+    counts = pool._dispatcher.counts()
+    return (counts.running, counts.idle) == (1, 1)
 
 
 # --- one worker, exactly --------------------------------------------------------------------------
