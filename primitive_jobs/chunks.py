@@ -10,6 +10,7 @@ chunk in one pickle; what was pickled on its own is `Packed` among them.
 
 from __future__ import annotations
 
+import _pickle as pickle
 import _signal as signal  # type: ignore[import-not-found]
 import os
 from time import perf_counter
@@ -63,20 +64,22 @@ def run_chunk(
     first: int | None = None,
     parts: Sequence[tuple[int, Part]] = (),
     mode: int = KEPT,
-) -> Reply:
+    *,
+    packed: bool = False,
+) -> Any:
     """In a worker: call ``function`` with each row; end early at an exception.
 
     Also after ``limit`` s, with the call that is being made then: whoever has the rows sees by the
     number of values which are left. Where the job has a key, ``first`` is the first call's number
-    below it. ``parts`` are those of the layer, each with the row that it is there from.
+    below it. ``parts`` are those of the layer, each with the row that it is there from. The `Reply`
+    is ``packed`` where it has no buffers of its own: then it needs no cloudpickle.
     """
     pid = os.getpid()
     latest = float("inf") if limit is None else limit
     common = _Common(function, parts, mode)
-    results = Writer()
+    results = _Results(alone=len(rows) == 1)
     values: list[Any] = []
     failure = None
-    nbytes = 0
     seeds: Any = None
     if first is not None:
         from . import randomness as seeds  # which unseeded pools do without
@@ -85,14 +88,16 @@ def run_chunk(
         try:
             if first is not None:
                 seeds.enter_call(first + len(values))
-            call, args = common.prepare(len(values), row)
-            if first is not None:
-                seeds.reseed()
-            value = call(*args)
+            call = common.steady
+            if call is None or type(row) is not tuple:
+                call, row = common.prepare(len(values), row)
+                if first is not None:
+                    seeds.reseed()
+            value = call(*row)
             if type(value) not in NUMBERS and not _is_plain(value):
-                value, more = _pack_result(results, call, value)
-                nbytes += more
-            common.check()
+                value = results.pack(call, value)
+            if common.state is not None:
+                common.check()
         except BaseException as error:
             _exit_if_forked(pid)
             if type(error) is SystemExit and error.code == _SIGTERM_EXIT:
@@ -103,19 +108,32 @@ def run_chunk(
         now = perf_counter()
         if now - before > _FORK_TIME:
             _exit_if_forked(pid)
-        if now - start - common.checking >= latest:
+        if now - start - common.aside - results.aside >= latest:
             break
         before = now
-    seconds = perf_counter() - start - common.checking
-    return values, failure, seconds, nbytes, results.parts, common.moved
+    seconds = perf_counter() - start - common.aside - results.aside
+    reply: Reply = values, failure, seconds, results.nbytes, results.parts, common.moved
+    return pickle.dumps(reply, 5) if packed and not results.large else reply
+
+
+def run_packed(packed: bytes) -> Any:
+    """Do as `run_chunk`, whose arguments are packed."""
+    return run_chunk(*pickle.loads(packed), packed=True)
+
+
+def reply_of(result: Reply | bytes) -> Reply:
+    """Return the reply in what a job has returned."""
+    return pickle.loads(result) if isinstance(result, bytes) else result
 
 
 class _Common:
     """In a worker: what the calls of a chunk have in common, as each is to get it.
 
     Attributes:
-        moved: Whether a call has changed it; None: nobody has looked.
-        checking: Seconds that the looking took.
+        steady: What to call, where `prepare` has nothing to do for arguments that were not packed.
+        state: What is to be checked after the call, None: nothing.
+        moved: Whether a call has changed what is common; None: nobody has looked.
+        aside: Seconds that went into what is done once for a chunk.
     """
 
     def __init__(
@@ -124,28 +142,28 @@ class _Common:
         parts: Sequence[tuple[int, Part]],
         mode: int,
     ) -> None:
+        self.steady = function if not parts else None
+        self.state: bytes | None = None
         self.moved: bool | None = None
-        self.checking = 0.0
+        self.aside = 0.0
         self._parts = parts
         self._mode = mode
         self._function = function
         self._columns: Sequence[tuple[int, Any]] = ()
         self._values: list[Any] = []  # of the parts that are loaded
         self._reader = Reader()
-        self._state: bytes | None = None  # before the call; None: it is not looked at
 
     def prepare(self, place: int, row: Row) -> tuple[Callable[..., object], tuple[Any, ...]]:
         """Return function and arguments of the next call."""
         try:
-            if self._parts:
+            if self.steady is None and self._parts:
                 self._load(place)
             if isinstance(row, tuple):
                 args = row
             else:
-                loaded: Any = self._reader.load(row)
+                args = self._reader.load(row)
                 if is_whole(row):
-                    return loaded[0], loaded[1]
-                args = loaded
+                    return args[0], args[1]
         except _Unfit:
             raise
         except Exception as error:  # noqa: BLE001 - whatever unpickling raises
@@ -160,7 +178,10 @@ class _Common:
 
     def _load(self, place: int) -> None:
         """Have the parts that belong to the next row."""
-        if self._mode == FRESH and self._values:
+        if self._mode != FRESH and len(self._values) == len(self._parts):
+            return
+        start = perf_counter()
+        if self._mode == FRESH:
             self._values = []
             self._reader = Reader()
         known = len(self._values)
@@ -172,22 +193,83 @@ class _Common:
             if value[0] is not None:
                 self._function, self._columns = value[0]
         if self._mode == CHECKED and len(self._values) > known:
-            start = perf_counter()
-            self._state = state_of(self._values)
-            if self._state is None:
+            self.state = state_of(self._values)
+            if self.state is None:
                 self._mode, self.moved = FRESH, True
-            self.checking += perf_counter() - start
+        if self._mode != FRESH:  # else it is each call's
+            self.aside += perf_counter() - start
+        self._settle()
 
     def check(self) -> None:
         """After a call: has it changed what others are to get?"""
-        if self._state is None:
-            return
         start = perf_counter()
-        self.moved = bool(self.moved) or state_of(self._values) != self._state
+        self.moved = bool(self.moved) or state_of(self._values) != self.state
         if self.moved:
             self._mode = FRESH
-        self._state = None
-        self.checking += perf_counter() - start
+        self.state = None
+        self._settle()
+        self.aside += perf_counter() - start
+
+    def _settle(self) -> None:
+        more = self._columns or self._mode == FRESH or len(self._values) < len(self._parts)
+        self.steady = None if more else self._function
+
+
+class _Results:
+    """In a worker: packs what the calls return, each when it is there.
+
+    Args:
+        alone: There is one call only.
+
+    Attributes:
+        nbytes: Of all that was packed.
+        aside: As that of `_Common`.
+    """
+
+    def __init__(self, *, alone: bool) -> None:
+        self.nbytes = 0
+        self.aside = 0.0
+        self._alone = alone
+        self._large = False
+        self._writer: Writer | None = None
+
+    @property
+    def parts(self) -> list[Part]:
+        """The layer of definitions that the results have in common."""
+        return [] if self._writer is None else self._writer.parts
+
+    @property
+    def large(self) -> bool:
+        """Whether there are buffers in what is packed."""
+        return self._large or any(type(part) is list for _, _, part in self.parts)
+
+    def pack(self, function: Callable[..., object], value: object) -> Packed:
+        try:
+            body, buffers = self._pickled(value)
+        except Exception as error:  # noqa: BLE001 - whatever pickling raises
+            name = serialize.call_name(function)
+            raise _Unfit(serialize.dump_unpicklable_result(error, value, name)) from None
+        if not buffers and len(body) < serialize.OUT_OF_BAND:
+            self.nbytes += len(body)
+            return body
+        self._large = True
+        # The next call may make use of the same buffers.
+        packed, nbytes = joined(body, buffers, copied=not self._alone)
+        self.nbytes += nbytes
+        return packed
+
+    def _pickled(self, value: object) -> tuple[bytes, list[memoryview]]:
+        if not self._alone:
+            writer = self._writer = self._writer or Writer()
+            known = len(writer.parts)
+            start = perf_counter()
+            packed = writer.dumps(value)
+            if len(writer.parts) > known:
+                self.aside += perf_counter() - start
+            if packed is not None:
+                return packed[0], packed[1]
+        body, buffers = serialize.dumps(value)
+        return body + bytes((WHOLE,)), buffers
 
 
 def _is_plain(value: object) -> bool:
@@ -202,7 +284,7 @@ def _exit_if_forked(pid: int) -> None:
 
 def is_whole(row: Packed) -> bool:
     """Whether the function is packed with the arguments."""
-    return memoryview(row if isinstance(row, bytes) else row[0])[0] == WHOLE
+    return (row if isinstance(row, bytes) else memoryview(row[0]))[-1] == WHOLE
 
 
 class _Unfit(Exception):
@@ -211,7 +293,7 @@ class _Unfit(Exception):
 
 def refused(error: Exception) -> Packed:
     """Return, in place of a row that cannot be pickled, one whose call raises the error."""
-    return bytes((WHOLE,)) + serialize.dumps_whole(_Refused(serialize.dump_exception(error)))
+    return serialize.dumps_whole(_Refused(serialize.dump_exception(error))) + bytes((WHOLE,))
 
 
 class _Refused:
@@ -224,20 +306,6 @@ class _Refused:
 
 def _raise_unfit(failure: bytes) -> None:
     raise _Unfit(failure)
-
-
-def _pack_result(
-    writer: Writer, function: Callable[..., object], value: object
-) -> tuple[Packed, int]:
-    try:
-        packed = writer.dumps(value)
-        if packed is None:
-            body, buffers = serialize.dumps(value)
-            return joined(bytes((WHOLE,)) + body, buffers)
-    except Exception as error:  # noqa: BLE001 - whatever pickling raises
-        name = serialize.call_name(function)
-        raise _Unfit(serialize.dump_unpicklable_result(error, value, name)) from None
-    return joined(*packed[:2])
 
 
 def _dump_failure(error: BaseException) -> bytes:

@@ -29,7 +29,7 @@ from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from .awaiting import in_trio_task
-from .chunks import CHECKED, Unpacker, is_packed, run_chunk
+from .chunks import CHECKED, Unpacker, is_packed, reply_of
 from .errors import JobError, PoolClosedError, SerializationError
 from .job import PoolLink, PrimitiveJob
 from .logs import Later, report_here
@@ -720,9 +720,8 @@ def _jobs(
         if not calls:
             return
         first = None if key is None else start
-        job = PrimitiveJob(
-            run_chunk, part.function, part.rows, None, part.needs, first, part.parts, CHECKED
-        )
+        call, args = part.call(None, first, CHECKED)
+        job = PrimitiveJob(call, *args)
         job._name = f"{label}[{start}:{start + calls}]"
         job._key = key
         start += calls
@@ -790,10 +789,12 @@ def _result(futures: deque[JobFuture[T]], end: float | None) -> T:
         del future
 
 
-def _values(futures: deque[JobFuture[Reply]], end: float | None) -> Generator[Any, None, None]:
+def _values(
+    futures: deque[JobFuture[Reply | bytes]], end: float | None
+) -> Generator[Any, None, None]:
     """The results of a chunk's calls, and what the next one raised."""
     name = futures[0].job.name
-    values, failure, _, _, parts, _ = _result(futures, end)
+    values, failure, _, _, parts, _ = reply_of(_result(futures, end))
     unpacker = Unpacker(parts, name)
     calls = len(values)
     values.reverse()

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from .chunks import CHECKED, FRESH, KEPT, Unpacker, is_packed, run_chunk
+from .chunks import CHECKED, FRESH, KEPT, NUMBERS, Unpacker, all_plain, is_packed, reply_of
 from .errors import PoolClosedError, ResultTimeoutError, SerializationError
 from .job import PoolLink, PrimitiveJob
 from .options import JobOptions
@@ -86,7 +86,7 @@ class _Chunk(NamedTuple):
     calls: int
     classes: int  # see `Rows`
     kept: Rows | None
-    job: PrimitiveJob[Reply]
+    job: PrimitiveJob[Reply | bytes]
 
 
 class _Done(NamedTuple):
@@ -269,7 +269,7 @@ class MapRun:
         parts: list[Any] = []
         nbytes = 0
         try:
-            values, raised, seconds, nbytes, parts, moved = chunk.job.result()
+            values, raised, seconds, nbytes, parts, moved = reply_of(chunk.job.result())
         except Exception as error:  # noqa: BLE001 - raised where the first result would stand
             let_frames_go(error)
             failure = [error]
@@ -338,19 +338,28 @@ class MapRun:
         start = self._taken
         # A single call is pickled with its job, unless it is to be unpickled under its seed.
         chunk = self._packer.chunk(alone=size == 1, seeded=self._key is not None)
-        most_bytes, latest = math.inf, math.inf
+        free, most_bytes, latest = 0, math.inf, math.inf
         if self._chunksize is None:
             most_bytes, latest = MOST_BYTES, perf_counter() + TARGET
         try:
             for row in itertools.islice(self._items, size):
-                try:
-                    most_bytes -= chunk.add(row)
-                except Exception as error:  # noqa: BLE001 - whatever a __reduce__ raises
-                    let_frames_go(error)
-                    place = start + len(chunk.rows)
-                    self._fail(place, self._not_serializable(place, row) or error)
-                    break
-                if most_bytes <= 0 or perf_counter() >= latest:
+                # The first condition only saves time.
+                plain = (type(row[0]) in NUMBERS and len(row) == 1) or all_plain(row)
+                if plain and free > 0:
+                    chunk.rows.append(row)
+                    free -= 1
+                else:
+                    try:
+                        most_bytes -= chunk.add(row, plain=plain)
+                    except Exception as error:  # noqa: BLE001 - whatever a __reduce__ raises
+                        let_frames_go(error)
+                        place = start + len(chunk.rows)
+                        self._fail(place, self._not_serializable(place, row) or error)
+                        break
+                    free = chunk.free
+                    if most_bytes <= 0:
+                        break
+                if perf_counter() >= latest:
                     break
         except Exception as error:  # noqa: BLE001 - the iterable's; raised in its place
             _drop_outermost_frame(error)  # or it and this object would keep each other alive
@@ -366,9 +375,8 @@ class MapRun:
         may_be_cut = self._chunksize is None and len(rows) > 1
         limit = LIMIT if may_be_cut else None
         first = None if self._key is None else start
-        job = PrimitiveJob(
-            run_chunk, part.function, rows, limit, part.needs, first, part.parts, self._mode
-        )
+        function, args = part.call(limit, first, self._mode)
+        job: PrimitiveJob[Reply | bytes] = PrimitiveJob(function, *args)
         job._name = self._name(start, len(rows))
         job._key = self._key
         job._inner = True
@@ -386,7 +394,7 @@ class MapRun:
         # It holds the queue only: a mapping that is dropped is noticed, and cancels.
         job._tracker.call_when_final(functools.partial(self._finished.put, chunk))
 
-    def _ended_unsent(self, part: Rows, job: PrimitiveJob[Reply]) -> bool:
+    def _ended_unsent(self, part: Rows, job: PrimitiveJob[Reply | bytes]) -> bool:
         """Whether a job could not be serialized; then its place is where the results end."""
         if not isinstance(job.exception(), SerializationError):
             return False

@@ -9,14 +9,16 @@ state meanwhile, or a function comes with the row, it is one pickle of both.
 from __future__ import annotations
 
 import itertools
+import pickle
+import sys
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .chunks import NUMBERS, all_plain, refused
+from .chunks import all_plain, refused, run_chunk, run_packed
 from .errors import SerializationError
 from .layers import WHOLE, Writer, is_importable, joined, parted, same
-from .serialize import call_name, dump_call, dumps_referring, handle_types
+from .serialize import OUT_OF_BAND, call_name, dump_call, dumps_referring, handle_types
 
 if TYPE_CHECKING:
     from .chunks import Row
@@ -51,6 +53,7 @@ class Rows(NamedTuple):
         needs: The shared data that they, or the parts, refer to.
         parts: Of the layer, each with the row that it is there from.
         classes: How many classes of the program were known by then, see `RowPacker`.
+        small: Whether Python's own pickle takes all of that, since it has no buffers of its own.
     """
 
     start: int
@@ -59,11 +62,24 @@ class Rows(NamedTuple):
     needs: tuple[Need, ...] = ()
     parts: Sequence[tuple[int, Part]] = ()
     classes: int = 0
+    small: bool = False
 
     def without(self, count: int) -> Rows:
         """Return all but the first ``count``."""
         parts = [(max(0, place - count), part) for place, part in self.parts]
         return self._replace(start=self.start + count, rows=self.rows[count:], parts=parts)
+
+    def call(
+        self, limit: float | None, first: int | None, mode: int
+    ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Return the job's function and arguments: those of `run_chunk`, packed if they are small.
+
+        What is packed needs no cloudpickle, neither here nor for the answer.
+        """
+        args = self.function, self.rows, limit, self.needs, first, self.parts, mode
+        if not self.small:
+            return run_chunk, args
+        return run_packed, (pickle.dumps(args, 5),)
 
     def first(self, count: int) -> Rows:
         """Return the first ``count``."""
@@ -127,14 +143,17 @@ class ChunkPacker:
         self._with_job = alone and not seeded
         self._whole = alone and seeded
         self._sources: list[Any] = []
+        self._large = False  # whether a row has buffers of its own
         self._begun = False
+        self._watched = not run.quiet  # whether somebody may change what is common
         self._writer: Writer | None = None
         self._places: list[int] = []  # of the parts: the row that each is there from
 
-    def add(self, row: tuple[Any, ...]) -> int:
+    def add(self, row: tuple[Any, ...], *, plain: bool) -> int:
         """Pack the arguments of one more call; return their bytes.
 
-        Whatever the pickling raises, raises; then it is as if it had not been called.
+        ``plain``: they are numbers and short texts. Whatever the pickling raises, raises; then it
+        is as if it had not been called.
         """
         run = self._run
         if self._with_job:
@@ -142,21 +161,30 @@ class ChunkPacker:
             return 0
         if not self._begun:
             self._begin(row)
-        elif not run.moving and not run.quiet and _is_power_of_two(run.packed):
-            run.moving = self._writer is not None and self._writer.has_moved()
-        whole = run.moving or (self._whole and not run.direct)
-        nbytes = None if whole else self._add_over(row)
-        if nbytes is None:
-            body, buffers, sources = dumps_referring((run.function, row))
-            nbytes = self._append(bytes((WHOLE,)) + body, buffers, sources)
-        run.packed += 1
-        return nbytes
+        elif self._watched and _until_power_of_two(run.packed + len(self.rows)) == 0:
+            run.moving = run.moving or (self._writer is not None and self._writer.has_moved())
+        if not run.moving and (not self._whole or run.direct):
+            nbytes = self._add_over(row, plain=plain)
+            if nbytes is not None:
+                return nbytes
+        body, buffers, sources = dumps_referring((run.function, row))
+        return self._append(body + bytes((WHOLE,)), buffers, sources)
+
+    @property
+    def free(self) -> int:
+        """How many rows of numbers and short texts may just be put to `rows` from now on."""
+        run = self._run
+        if not self._begun or run.moving or run.repeated or self._whole:
+            return 0
+        if run.quiet or self._writer is None:
+            return sys.maxsize
+        return _until_power_of_two(run.packed + len(self.rows))
 
     def add_or_refuse(self, row: tuple[Any, ...]) -> None:
         """Do as `add`; but what cannot be pickled is a call that raises what `submit` would."""
         run = self._run
         try:
-            self.add(row)
+            self.add(row, plain=all_plain(row))
         except Exception as error:  # noqa: BLE001 - whatever a __reduce__ raises
             failure = error
             try:
@@ -164,7 +192,6 @@ class ChunkPacker:
             except SerializationError as told:
                 failure = told
             self.rows.append(refused(failure))
-            run.packed += 1
 
     def end(self, start: int) -> Rows:
         """Return what has been packed."""
@@ -173,9 +200,18 @@ class ChunkPacker:
         if writer is not None:
             sources = sources + writer.sources
             parts = list(zip(self._places, writer.parts, strict=True))
+        if not self._with_job:
+            run.packed += len(self.rows)
         needs = {source.number: Need(source) for source in sources}
         function = run.function if self._with_job or run.direct else None
-        return Rows(start, function, self.rows, tuple(needs.values()), parts, len(run.classes))
+        small = (
+            not needs
+            and not self._with_job
+            and not self._large
+            and not any(type(packed) is list for _, (_, _, packed) in parts)
+        )
+        known = len(run.classes)
+        return Rows(start, function, self.rows, tuple(needs.values()), parts, known, small)
 
     def _begin(self, row: tuple[Any, ...]) -> None:
         """Make the layer, of which the first row shows what each is given."""
@@ -197,31 +233,39 @@ class ChunkPacker:
         self._writer.add(value)
         self._places.append(len(self.rows))
 
-    def _add_over(self, row: tuple[Any, ...]) -> int | None:
+    def _add_over(self, row: tuple[Any, ...], *, plain: bool) -> int | None:
         """Pack a row over the layer; None: that would not mean the same."""
         run = self._run
         if run.repeated:
             row = tuple(x for place, x in enumerate(row) if place not in run.repeated)
-        if (len(row) == 1 and type(row[0]) in NUMBERS) or all_plain(row):
+            plain = all_plain(row)
+        if plain:
             self.rows.append(row)
             return 0
-        if self._writer is None:  # a function that is known by name
-            self._writer = Writer(referring=True)
+        writer = self._writer
+        if writer is None:  # a function that is known by name
+            writer = self._writer = Writer(referring=True)
             if run.classes:
                 self._add_part((None, tuple(run.classes)))
-        writer = self._writer
         try:
             packed = writer.dumps(row)
         finally:
-            self._places += [len(self.rows)] * (len(writer.parts) - len(self._places))
-        if writer.classes:
-            run.learned = True
-            run.classes.update(dict.fromkeys(writer.classes))
-        run.moving = run.moving or writer.unsteady
-        return None if packed is None else self._append(*packed)
+            if len(writer.parts) > len(self._places):
+                self._places += [len(self.rows)] * (len(writer.parts) - len(self._places))
+                run.classes.update(dict.fromkeys(writer.classes))
+                run.learned = True
+        if packed is None:
+            run.moving = run.moving or writer.unsteady
+            return None
+        body, buffers, sources = packed
+        if buffers or sources or len(body) >= OUT_OF_BAND:
+            return self._append(body, buffers, sources)
+        self.rows.append(body)
+        return len(body)
 
     def _append(self, body: bytes, buffers: list[memoryview], sources: Sequence[Any]) -> int:
         packed, nbytes = joined(body, buffers)
+        self._large = self._large or type(packed) is list
         self._sources += sources
         self.rows.append(packed)
         return nbytes
@@ -238,5 +282,5 @@ def _is_by_name(function: Callable[..., Any]) -> bool:
     return is_importable(function)
 
 
-def _is_power_of_two(count: int) -> bool:
-    return count & (count - 1) == 0
+def _until_power_of_two(count: int) -> int:
+    return (1 << (count - 1).bit_length()) - count
