@@ -46,7 +46,9 @@ def test_a_failed_ending_starts_no_job_twice(
         raise RuntimeError("on purpose")
 
     monkeypatch.setattr(WorkerProcess, "end", end)
-    options: dict[str, Any] = {"timeout": 0.2} if how == "timed out" else {}
+    one.submit(write_mark, marks, "warm").result(PATIENCE)  # it has imported what it needs
+    (marks / "warm").unlink()
+    options: dict[str, Any] = {"timeout": 2.0} if how == "timed out" else {}
     job = one.options(**options).submit(mark_and_hold, marks, "job")
     until((marks / "job-0").exists, "its start")
     pid = int((marks / "job-0").read_text())
