@@ -43,6 +43,7 @@ MOST_CALLS = 5_000  # in a chunk
 GROWTH = 8  # a chunk has at most so many times the calls of one that was measured
 JOBS_AHEAD = 1000  # submitted and not yet consumed, at most
 ITEMS_AHEAD = 10_000  # the same for calls
+RESULT_FIRST = 0.01  # s that a result is waited for before items are asked for that come slowly
 BYTES_AHEAD = 256 << 20  # of results that wait for the consumer; then no more work is taken
 
 
@@ -135,6 +136,7 @@ class MapRun:
         seeds = pool._dispatcher.seeds
         self._key = None if seeds is None else seeds.next()
         self._taken = 0  # items
+        self._slow = not self._packer.quiet  # whether items come slowly, until two are there
         self._returned: list[Rows] = []  # a heap
         self._finished: queue.SimpleQueue[_Chunk] = queue.SimpleQueue()
         self._done: dict[int, _Done] = {}
@@ -300,24 +302,38 @@ class MapRun:
     def _top_up(self, *, in_hand: bool = False) -> None:
         """Submit as many chunks as the bounds allow.
 
-        But a consumer whose next result is there, or ``in_hand``, need not wait for slow items.
+        But a consumer whose next result is there, or ``in_hand``, need not wait for slow items, nor
+        one whose next result comes in a moment.
         """
         most_running = 2 * self._pool._worker_count() + 1
         latest = perf_counter() + TARGET
         while len(self._running) < most_running:
-            if perf_counter() >= latest:
-                self._hear()
-                if in_hand or self._next_place() in self._done:
-                    return
+            late = perf_counter() >= latest
+            if late and (in_hand or self._has_next()):
+                return
             if self._returned:
                 part = self._take_returned()
             elif self._failure is None and self._may_take(most_running):
+                if self._slow and (in_hand or self._has_next(RESULT_FIRST)):
+                    return
                 part = self._take_items()
             else:
                 return
             if not part.rows:
                 return
             self._submit(part)
+
+    def _has_next(self, patience: float = 0.0) -> bool:
+        """Whether the next result is there, or comes in so many seconds."""
+        self._hear()
+        end = time.monotonic() + patience
+        while self._running and self._next_place() not in self._done:
+            left = end - time.monotonic()
+            if left <= 0:
+                break
+            with contextlib.suppress(queue.Empty):
+                self._harvest(self._finished.get(timeout=left))
+        return self._next_place() in self._done
 
     def _may_take(self, most_running: int) -> bool:
         jobs = len(self._running) + len(self._done)
@@ -339,8 +355,9 @@ class MapRun:
         # A single call is pickled with its job, unless it is to be unpickled under its seed.
         chunk = self._packer.chunk(alone=size == 1, seeded=self._key is not None)
         free, most_bytes, latest = 0, math.inf, math.inf
+        asked = perf_counter()
         if self._chunksize is None:
-            most_bytes, latest = MOST_BYTES, perf_counter() + TARGET
+            most_bytes, latest = MOST_BYTES, asked + TARGET
         try:
             for row in itertools.islice(self._items, size):
                 # The first condition only saves time.
@@ -365,6 +382,9 @@ class MapRun:
             _drop_outermost_frame(error)  # or it and this object would keep each other alive
             self._fail(start + len(chunk.rows), error)
         self._taken = start + len(chunk.rows)
+        if not self._packer.quiet:
+            seconds = perf_counter() - asked
+            self._slow = self._taken < 2 or seconds >= TARGET * max(1, len(chunk.rows))
         if self._packer.learned:  # a class that no worker has looked after
             self._packer.learned = False
             self._mode = max(self._mode, CHECKED)

@@ -135,7 +135,9 @@ class _Submitter(ABC):
 
         Work starts at once. Items are taken as workers get free, so that the iterables may be
         endless; at most 1000 jobs, some 10,000 calls and 256 MiB of results are ahead of the
-        consumer (but always as many jobs as keep the workers busy).
+        consumer (but always as many jobs as keep the workers busy). Where items come slowly, a
+        result that is there, or comes within 10 ms, is handed out before the next item is asked
+        for; items that depend on results of calls need `submit`.
 
         One job makes one or several calls, a chunk. Without ``chunksize`` it is measured how many:
         as many as take 10 ms and have not more than 1 MiB of arguments or results. A chunk that
