@@ -17,6 +17,7 @@ from time import perf_counter
 
 from . import serialize
 from .layers import WHOLE, Reader, Writer, joined, state_of
+from .leftovers import after_call
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def run_chunk(
                 value = results.pack(call, value)
             if common.state is not None:
                 common.check()
+            after_call()
         except BaseException as error:
             _exit_if_forked(pid)
             if type(error) is SystemExit and error.code == _SIGTERM_EXIT:

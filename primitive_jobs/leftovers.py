@@ -27,9 +27,12 @@ _SIGNALS = (signal.SIGCHLD, signal.SIGPIPE, signal.SIGALRM)
 _PLACE = ("chdir", "fchdir")
 _VARIABLES = ("putenv", "unsetenv")  # which os.environ calls, too
 _STACKS = ("enable", "disable", "register", "unregister")
+_WATCHDOG = "dump_traceback_later"
 
 _called: set[str] = set()
 """Names of watched functions that were called since the last job, by any thread."""
+_present: list[Leftovers] = []
+"""What the worker's loop comes back to."""
 
 
 def watch() -> None:
@@ -37,7 +40,7 @@ def watch() -> None:
     for name in (*_PLACE, "umask", *_VARIABLES):
         _watch(name, posix, os)
     _watch("signal", signal)
-    for name in _STACKS:
+    for name in (*_STACKS, _WATCHDOG):
         _watch(name, faulthandler)
 
 
@@ -55,6 +58,12 @@ def _watch(name: str, *modules: Any) -> None:
         setattr(module, name, watched)
     if call in os.supports_fd:
         os.supports_fd.add(watched)
+
+
+def after_call() -> None:
+    """Between two calls of one job: take back what the first has set by a watched function."""
+    if _called and _present:
+        _present[0].take_back()
 
 
 class Leftovers:
@@ -77,6 +86,7 @@ class Leftovers:
         self._handlers = [(number, signal.getsignal(number)) for number in _SIGNALS]
         self._collects = gc.isenabled()
         _called.clear()
+        _present[:] = [self]
 
     def take_back(self) -> None:
         """Come back to it, as far as that is possible; never raises."""
@@ -107,6 +117,8 @@ class Leftovers:
             for number, handler in self._handlers:
                 if signal.getsignal(number) is not handler and handler is not None:
                     signal.signal(number, handler)
+        if _WATCHDOG in called:
+            faulthandler.cancel_dump_traceback_later()
         if self._write_stacks is not None and not called.isdisjoint(_STACKS):
             self._write_stacks()
         _called.difference_update(called)  # our own calls among them

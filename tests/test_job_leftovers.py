@@ -46,6 +46,36 @@ def same_after(pool: JobPool, look: Callable[[], object], leave: Callable[[], ob
     assert pool.submit(look).result(PATIENCE) == before
 
 
+def test_calls_of_one_job(pool: JobPool, tmp_path: Path) -> None:
+    """Those of a chunk are to each other what jobs are."""
+
+    def look_and_leave(_: int) -> tuple[object, ...]:
+        mask = os.umask(0o111)
+        os.umask(mask)
+        found = Path.cwd(), dict(os.environ), mask, signal.getsignal(signal.SIGALRM)
+        os.chdir(tmp_path)
+        os.environ["GIVEN"] = os.environ["LEFT"] = "by a call"
+        os.umask(0o123)
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        return found
+
+    for size in (1, 10, None):
+        found = [repr(one) for one in pool.map(look_and_leave, range(20), chunksize=size)]
+        assert len({*found}) == 1, size
+
+
+def test_a_watchdog_of_an_earlier_call(pool: JobPool) -> None:
+    def watch_or_sleep(watch: bool) -> int:
+        if watch:
+            faulthandler.dump_traceback_later(WATCH, exit=True)
+        else:
+            time.sleep(2 * WATCH)
+        return os.getpid()
+
+    pids = list(pool.map(watch_or_sleep, [True, False], chunksize=2))
+    assert pids == [pool.submit(os.getpid).result(PATIENCE)] * 2
+
+
 # --- what is taken back --------------------------------------------------------------------------
 
 
@@ -167,7 +197,7 @@ def test_a_trace_that_raises(pool: JobPool) -> None:
 
         sys.settrace(trace)
 
-    pool.submit(leave).wait(PATIENCE)
+    assert type(pool.submit(leave).exception(PATIENCE)) is LookupError
     assert pool.submit(sys.gettrace).result(PATIENCE) is None
 
 
