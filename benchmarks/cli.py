@@ -15,6 +15,7 @@ from benchmarks.harness import Question, Report, byte_code, load, run_rounds, ve
 QUESTIONS = (
     "round_trip",
     "throughput",
+    "map_objects",
     "large_array",
     "shared_array",
     "cancel",
