@@ -65,6 +65,7 @@ class TreeKill:
         self._pid = pid
         self._report = report
         self._passes = 0
+        self._fled = False  # new processes came for as long as they were looked for
         self._vanish = 0.0  # until when a zombie may be taken off the table
         self._alive: list[int] = []  # those that were waited for in vain
 
@@ -111,6 +112,7 @@ class TreeKill:
                 if os.getpgid(process.pid) != self._pid and _lives(process):
                     self._kill(process.pid)
         if new and time.monotonic() > self.give_up:
+            self._fled = True
             self._report(
                 logging.WARNING,
                 "worker %d: its job starts processes faster than they can be killed; some may be "
@@ -176,6 +178,8 @@ class TreeKill:
             error = self.denied.get(pid)
             what = f"process {pid}" if pid > 0 else f"process group {-pid}"
             texts.append(f"{what}: {why if error is None else error.strerror}")
+        if self._fled:
+            texts.append("its job starts processes faster than they can be killed")
         return "; ".join(texts) or None
 
 
