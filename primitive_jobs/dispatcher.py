@@ -896,7 +896,8 @@ class Dispatcher:
         self._unwatch(process.death)
         self._unwatch(process.channel.fileno())
         del self._workers[process.slot]
-        return Gone(process.slot, Evidence(process.pid, noted=None, error=error))
+        left = f"worker {process.pid}: it could not be had killed: {one_line(error)}"
+        return Gone(process.slot, Evidence(process.pid, error=error, left=left))
 
     def _fault(self, what: str, process: WorkerProcess, error: Exception) -> None:
         """Something about a worker raised: it is replaced."""

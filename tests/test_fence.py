@@ -266,7 +266,8 @@ def kill_that_never_works(scene: Scene) -> None:
     job = scene.hold()
     pid = job.pid
     scene.fault(Dispatcher, "_kill", MemoryError(), times=2)
-    assert job.cancel()
+    with pytest.raises(JobError, match="could not be stopped"):
+        job.cancel()
     assert {process.pid for process in scene.dispatcher._given_up} == {pid}
 
 
