@@ -65,6 +65,7 @@ def run_chunk(
     first: int | None = None,
     parts: Sequence[tuple[int, Part]] = (),
     mode: int = KEPT,
+    run: int | None = None,
     *,
     packed: bool = False,
 ) -> Any:
@@ -72,12 +73,13 @@ def run_chunk(
 
     Also after ``limit`` s, with the call that is being made then: whoever has the rows sees by the
     number of values which are left. Where the job has a key, ``first`` is the first call's number
-    below it. ``parts`` are those of the layer, each with the row that it is there from. The `Reply`
-    is ``packed`` where it has no buffers of its own: then it needs no cloudpickle.
+    below it. ``parts`` are those of the layer, each with the row that it is there from; ``run``
+    is the number of the mapping. The `Reply` is ``packed`` where it has no buffers of its own: then
+    it needs no cloudpickle.
     """
     pid = os.getpid()
     latest = float("inf") if limit is None else limit
-    common = _Common(function, parts, mode)
+    common = _Common(function, parts, mode, run)
     results = _Results(alone=len(rows) == 1)
     values: list[Any] = []
     failure = None
@@ -143,7 +145,9 @@ class _Common:
         function: Callable[..., object] | None,
         parts: Sequence[tuple[int, Part]],
         mode: int,
+        run: int | None,
     ) -> None:
+        self._run = run
         self.steady = function if not parts else None
         self.state: bytes | None = None
         self.moved: bool | None = None
@@ -194,7 +198,7 @@ class _Common:
             self._values.append(value)
             if value[0] is not None:
                 self._function, self._columns = value[0]
-        if self._mode == CHECKED and len(self._values) > known:
+        if self._mode == CHECKED and len(self._values) > known and _unchanged != self._checking():
             self.state = state_of(self._values)
             if self.state is None:
                 self._mode, self.moved = FRESH, True
@@ -202,12 +206,19 @@ class _Common:
             self.aside += perf_counter() - start
         self._settle()
 
+    def _checking(self) -> tuple[int | None, int]:
+        """What the check is about: the mapping's function, and so many classes."""
+        return self._run, sum(len(classes) for _, classes in self._values)
+
     def check(self) -> None:
         """After a call: has it changed what others are to get?"""
+        global _unchanged
         start = perf_counter()
         self.moved = bool(self.moved) or state_of(self._values) != self.state
         if self.moved:
             self._mode = FRESH
+        elif self._run is not None:
+            _unchanged = self._checking()
         self.state = None
         self._settle()
         self.aside += perf_counter() - start
@@ -282,6 +293,11 @@ def _exit_if_forked(pid: int) -> None:
     """End a child that the call forked and let return: the other calls are not its to make."""
     if os.getpid() != pid:
         os._exit(0)
+
+
+_unchanged: tuple[int | None, int] | None = None
+"""In a worker: the last layer that its first call has left as it was. Several chunks are under way
+before the first reply, and each would look at it twice."""
 
 
 def is_whole(row: Packed) -> bool:

@@ -53,6 +53,7 @@ class Rows(NamedTuple):
         needs: The shared data that they, or the parts, refer to.
         parts: Of the layer, each with the row that it is there from.
         classes: How many classes of the program were known by then, see `RowPacker`.
+        run: The packer's number.
         small: Whether Python's own pickle takes all of that, since it has no buffers of its own.
     """
 
@@ -62,6 +63,7 @@ class Rows(NamedTuple):
     needs: tuple[Need, ...] = ()
     parts: Sequence[tuple[int, Part]] = ()
     classes: int = 0
+    run: int = 0
     small: bool = False
 
     def without(self, count: int) -> Rows:
@@ -76,7 +78,7 @@ class Rows(NamedTuple):
 
         What is packed needs no cloudpickle, neither here nor for the answer.
         """
-        args = self.function, self.rows, limit, self.needs, first, self.parts, mode
+        args = self.function, self.rows, limit, self.needs, first, self.parts, mode, self.run
         if not self.small:
             return run_chunk, args
         return run_packed, (pickle.dumps(args, 5),)
@@ -87,6 +89,9 @@ class Rows(NamedTuple):
         return self._replace(rows=self.rows[:count], parts=parts)
 
 
+_numbers = itertools.count(1)
+
+
 class RowPacker:
     """Packs the calls of one function, chunk by chunk, in the thread that takes their arguments.
 
@@ -95,6 +100,7 @@ class RowPacker:
         columns: The iterators that the arguments come from.
 
     Attributes:
+        number: Unique in this process.
         quiet: Whether no code of the user's runs when items are taken.
         classes: Definitions of the program that came with arguments: in every layer from then on.
         learned: Set when one more is known.
@@ -105,6 +111,7 @@ class RowPacker:
     """
 
     def __init__(self, function: Callable[..., Any], columns: Sequence[Iterator[Any]]) -> None:
+        self.number = next(_numbers)
         self.function = function
         self.quiet = all(type(column) in _QUIET for column in columns)
         self.columns = [i for i, column in enumerate(columns) if type(column) is itertools.repeat]
@@ -211,7 +218,8 @@ class ChunkPacker:
             and not any(type(packed) is list for _, (_, _, packed) in parts)
         )
         known = len(run.classes)
-        return Rows(start, function, self.rows, tuple(needs.values()), parts, known, small)
+        needed = tuple(needs.values())
+        return Rows(start, function, self.rows, needed, parts, known, run.number, small)
 
     def _begin(self, row: tuple[Any, ...]) -> None:
         """Make the layer, of which the first row shows what each is given."""
