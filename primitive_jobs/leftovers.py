@@ -13,6 +13,7 @@ import _signal as signal  # type: ignore[import-not-found]
 import faulthandler
 import functools
 import gc
+import io
 import os
 import posix
 import sys
@@ -50,7 +51,10 @@ def _watch(name: str, *modules: Any) -> None:
     @functools.wraps(call)
     def watched(*args: Any, **kwargs: Any) -> Any:
         try:
-            return call(*args, **kwargs)
+            made = call(*args, **kwargs)
+            if _present and _is_in_import():
+                _present[0].accept(name, args)
+            return made
         finally:  # afterwards: a thread that is interrupted in between is noted for the next job
             _called.add(name)
 
@@ -58,6 +62,16 @@ def _watch(name: str, *modules: Any) -> None:
         setattr(module, name, watched)
     if call in os.supports_fd:
         os.supports_fd.add(watched)
+
+
+def _is_in_import() -> bool:
+    """Whether a module that is being imported has called, in this thread."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
 
 
 def after_call() -> None:
@@ -88,6 +102,23 @@ class Leftovers:
         _called.clear()
         _present[:] = [self]
 
+    def accept(self, name: str, args: tuple[Any, ...]) -> None:
+        """Come back to what a watched function has just set: the module that it was set by stays.
+
+        It is not imported again, so no later job would set what its functions rely on.
+        """
+        if name == "putenv":
+            self._variables[args[0]] = args[1]
+        elif name == "unsetenv":
+            self._variables.pop(args[0], None)
+        elif name in _PLACE:
+            self._folder = _folder()
+        elif name == "umask":
+            self._mask = args[0]
+        elif name == "signal":
+            number, handler = args
+            self._handlers = [(n, handler if n == number else h) for n, h in self._handlers]
+
     def take_back(self) -> None:
         """Come back to it, as far as that is possible; never raises."""
         try:
@@ -99,7 +130,9 @@ class Leftovers:
                 (gc.enable if self._collects else gc.disable)()
             given, out, err = self._streams
             if sys.stdout is not out or sys.stderr is not err or sys.stdin is not given:
-                sys.stdin, sys.stdout, sys.stderr = given, out, err
+                sys.stdin = _given_back(sys.stdin, given)
+                sys.stdout = _given_back(sys.stdout, out)
+                sys.stderr = _given_back(sys.stderr, err)
         except AttributeError:  # a stream was deleted
             sys.stdin, sys.stdout, sys.stderr = self._streams
         except Exception:  # noqa: BLE001 - a thread that goes on may change things meanwhile
@@ -135,9 +168,22 @@ class Leftovers:
         before, now = self._variables, dict(self._environ._data)
         for name in now.keys() - before.keys():
             del os.environb[name]
-        for name, value in before.items():
+        for name, value in [*before.items()]:
             if now.get(name) != value:
                 os.environb[name] = value
+
+
+def _given_back(stream: Any, ours: Any) -> Any:
+    """Return what is to be in the place of a stream.
+
+    What a job has made over the same descriptor stays: the end of that would close it for ours too.
+    """
+    try:
+        if isinstance(stream, io.IOBase) and stream.fileno() == ours.fileno():
+            return stream
+    except (OSError, ValueError, AttributeError):  # it has no descriptor, or is closed
+        pass
+    return ours
 
 
 def _folder() -> str | None:

@@ -218,8 +218,9 @@ class JobPool(_Submitter):
     what ``preload`` and ``initializer`` have left: working directory, `os.environ`, umask, the
     standard streams, signal masks, timers and the handlers of SIGTERM, SIGINT, SIGCHLD, SIGPIPE and
     SIGALRM, the recursion limit, trace and profile functions, the garbage collector being off,
-    `faulthandler`. The rest stays, as in every process that is used again: imported modules and
-    what was set in them (``sys.path``, `builtins`, warning filters, decimal contexts, NumPy's error
+    `faulthandler`. The rest stays, as in every process that is used again: imported modules, what
+    importing them has set of the former, a standard stream that was opened anew over the same
+    descriptor, and what was set in modules (``sys.path``, `builtins`, warning filters, decimal contexts, NumPy's error
     handling, ``random``), locale, resource limits, open files, threads, child processes. Where that
     matters, ``max_jobs_per_worker=1`` gives each job a fresh process.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import gc
 import inspect
+import io
 import os
 import signal
 import subprocess
@@ -210,8 +211,6 @@ def test_standard_streams(pool: JobPool) -> None:
         return [getattr(sys, name).name for name in ("stdin", "stdout", "stderr")]
 
     def replace() -> None:
-        import io
-
         sys.stdin, sys.stdout, sys.stderr = io.StringIO(), io.StringIO(), io.StringIO()
 
     def delete() -> None:
@@ -219,6 +218,28 @@ def test_standard_streams(pool: JobPool) -> None:
 
     same_after(pool, look, replace)
     same_after(pool, look, delete)
+
+
+def wrap_output() -> None:
+    sys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding="utf-8", line_buffering=True)
+
+
+def open_output_again() -> None:
+    sys.stdout = os.fdopen(1, "w", 1)
+
+
+@pytest.mark.parametrize("leave", [wrap_output, open_output_again])
+def test_a_stream_over_the_same_descriptor(leave: Callable[[], object]) -> None:
+    """Its end would close the descriptor, and the next file that is opened would get its number."""
+
+    def show() -> bool:
+        gc.collect()
+        print(end="", flush=True)
+        return os.fstat(1) is not None
+
+    with JobPool(1) as pool:
+        pool.submit(leave).result(PATIENCE)
+        assert [pool.submit(show).result(PATIENCE) for _ in range(2)] == [True, True]
 
 
 def test_ignored_children(pool: JobPool) -> None:
@@ -270,6 +291,46 @@ def test_where_stacks_go(leave: Callable[[], object]) -> None:
         assert isinstance(error, WorkerDiedError)
         assert error.stack is not None
         assert "in crash_here" in error.stack
+
+
+# --- what an import sets --------------------------------------------------------------------------
+
+
+def test_what_an_import_sets_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module stays, too, and sets nothing again."""
+    (tmp_path / "setting.py").write_text(
+        f"""
+import os, signal
+os.environ["GIVEN"] = "by a module"
+del os.environ["OTHER"]
+os.chdir({str(tmp_path)!r})
+os.umask(0o70)
+def ring(*args): pass
+signal.signal(signal.SIGALRM, ring)
+
+def look(*args):
+    mask = os.umask(0o70)
+    alarm = signal.getsignal(signal.SIGALRM) is ring
+    return os.environ["GIVEN"], "OTHER" in os.environ, os.getcwd(), mask, alarm
+"""
+    )
+
+    def look(_: int = 0) -> tuple[Any, ...]:
+        import setting  # type: ignore[import-not-found]
+
+        return setting.look()  # type: ignore[no-any-return]
+
+    monkeypatch.syspath_prepend(tmp_path)  # of the workers, too
+    expected = "by a module", False, str(tmp_path), 0o70, True
+    with JobPool(1, env={"OTHER": "there"}) as pool:
+        assert [pool.submit(look).result(PATIENCE) for _ in range(3)] == [expected] * 3
+        pool.submit(change_variables).result(PATIENCE)
+        pool.submit(os.chdir, "/").result(PATIENCE)
+        pool.submit(os.umask, 0).result(PATIENCE)
+        pool.submit(lambda: signal.signal(signal.SIGALRM, signal.SIG_IGN) and None).result(PATIENCE)
+        assert pool.submit(look).result(PATIENCE) == expected
+    with JobPool(1, env={"OTHER": "there"}) as pool:
+        assert [*pool.map(look, range(10), chunksize=5)] == [expected] * 10
 
 
 # --- what an initializer sets ---------------------------------------------------------------------
