@@ -122,7 +122,12 @@ def run_chunk(
 
 def run_packed(packed: bytes) -> Any:
     """Do as `run_chunk`, whose arguments are packed."""
-    return run_chunk(*pickle.loads(packed), packed=True)
+    try:
+        args = pickle.loads(packed)
+    except Exception as error:  # noqa: BLE001 - whatever the import of the function's module raises
+        reply: Reply = [], serialize.dump_unloadable(error), 0.0, 0, [], None
+        return reply
+    return run_chunk(*args, packed=True)
 
 
 def reply_of(result: Reply | bytes) -> Reply:
