@@ -1334,7 +1334,7 @@ def _call_late(callbacks: _Callbacks, callback: Callable[[], object]) -> None:
     The collector may let go of a job there whose own pool has ended long ago.
     """
     me = threading.get_ident()
-    for pool in list(_dispatchers):
+    for pool in _pools():
         if me in pool._own_threads:
             callbacks = pool._callbacks
     callbacks.call(callback)
@@ -1525,6 +1525,13 @@ _hook_for: list[int] = []  # the pid that has its exit hook
 _exiting = False
 
 
+def _pools() -> list[Dispatcher]:
+    """All that are there; any thread may add one, or take one out, at this moment."""
+    while True:
+        with contextlib.suppress(RuntimeError):  # it changed meanwhile
+            return list(_dispatchers)
+
+
 def check_not_exiting() -> None:
     """Raise `PoolClosedError` when the interpreter is going down."""
     if _exiting or sys.is_finalizing():
@@ -1547,7 +1554,7 @@ def _at_exit() -> None:
     global _exiting
     _exiting = True
     interrupted = _ended_by_interrupt()
-    pools = list(_dispatchers)
+    pools = _pools()
     with contextlib.ExitStack() as awaited:
         for pool in pools:
             awaited.enter_context(pool.unseen.awaited())

@@ -216,7 +216,7 @@ class Unseen:
             if news.record:
                 self._tell(news, warned=warned)
             if warned and stacklevel is not None:
-                warnings.warn(JobFailuresWarning(self._text(news)), stacklevel=stacklevel)
+                _warn(self._text(news), stacklevel)
 
     def tell_at_exit(self) -> None:
         """Tell the rest at the interpreter's end: nobody will look at those that are held."""
@@ -305,6 +305,23 @@ class Unseen:
             return
         with contextlib.suppress(Exception):  # it is closed, or somebody's own
             print(f"primitive_jobs: {text}", file=sys.stderr, flush=True)
+
+
+def _warn(text: str, stacklevel: int) -> None:
+    """Give the warning, as `warnings.warn` called where this is, but not once for each line.
+
+    By default that drops what it has shown for the same line before, which another pool has told.
+    """
+    frame = sys._getframe(1)
+    for _ in range(stacklevel - 1):
+        frame = frame.f_back or frame
+    warnings.warn_explicit(
+        JobFailuresWarning(text),
+        JobFailuresWarning,
+        frame.f_code.co_filename,
+        frame.f_lineno,
+        frame.f_globals.get("__name__") or "<unknown>",
+    )
 
 
 def failure_line(source: Source, name: str) -> str:
