@@ -349,6 +349,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
             self._check_may_wait()
             outcome = self._tracker.wait()
             if isinstance(outcome, Unstopped):
+                outcome.looked_at()
                 raise JobError(str(outcome.load(self)[1]))
         return self.cancelled()
 

@@ -66,7 +66,7 @@ class TreeKill:
         self._report = report
         self._passes = 0
         self._fled = False  # new processes came for as long as they were looked for
-        self._vanish = 0.0  # until when a zombie may be taken off the table
+        self._vanish = 0.0  # until when a zombie may go, or one that could not be killed may die
         self._alive: list[int] = []  # those that were waited for in vain
 
     def stop(self) -> None:
@@ -86,8 +86,9 @@ class TreeKill:
             self.give_up = time.monotonic() + GIVE_UP
         if self._strike_below():
             return False
-        # Each by itself, too: killpg(2) succeeds if it has killed one of them.
-        for pid in (-self._pid, *(process.pid for process in self.below if _lives(process))):
+        # Each by itself, too: killpg(2) succeeds if it has killed one of them. And first: the guard
+        # signals none that is not below a worker any more.
+        for pid in (*(process.pid for process in self.below if _lives(process)), -self._pid):
             self._kill(pid)
         self._kill(self._pid)
         self.struck = True
@@ -161,7 +162,8 @@ class TreeKill:
         states = {process.pid: _state(process) for process in living}
         self._alive = [pid for pid, state in states.items() if state not in (None, "zombie")]
         waits = adopted or any(pid not in self.denied for pid in self._alive)
-        lies = any(state == "zombie" for state in states.values())
+        # One that could not be killed by itself may have been killed with its group.
+        lies = bool(self._alive) or any(state == "zombie" for state in states.values())
         self.over = now > self.give_up or not (waits or (lies and now < self._vanish))
         if self.over and adopted:
             self._alive.append(-self._pid)
