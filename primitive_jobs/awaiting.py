@@ -111,9 +111,11 @@ async def _in_asyncio(cancel: Callable[[], object], ends: tuple[End, ...]) -> No
         if not told:
             if future is None:
                 asyncio.get_running_loop()  # raises what says so
+            assert future is not None
             await future
     except asyncio.CancelledError:
         cancel()
+        assert loop is not None
         with _shield():
             while not over:
                 future = loop.create_future()

@@ -130,7 +130,7 @@ def bare(error: BaseException) -> BaseException:
         twin = copy.copy(error)
     except Exception:  # noqa: BLE001 - not every library's can be copied
         twin = None
-    if type(twin) is not type(error):
+    if twin is None or type(twin) is not type(error):
         return JobError(one_line(error))
     return twin
 

@@ -350,6 +350,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
             outcome = self._tracker.wait()
             if isinstance(outcome, Unstopped):
                 outcome.looked_at()
+                outcome.looked_at()
                 raise JobError(str(outcome.load(self)[1]))
         return self.cancelled()
 

@@ -96,7 +96,7 @@ class Report:
                 self._note(level, message, args, job, error)
         except Exception as failure:  # noqa: BLE001 - of user's code, perhaps: see `listened_to`
             with contextlib.suppress(Exception):
-                fields = dict.fromkeys(_FIELDS)
+                fields: dict[str, int | str | None] = dict.fromkeys(_FIELDS)
                 text = "a record could not be made: %s"
                 frame = sys._getframe(1)
                 self._call_back(_Note(logging.ERROR, text, (message,), failure, fields, frame))

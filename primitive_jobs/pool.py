@@ -220,9 +220,9 @@ class JobPool(_Submitter):
     SIGALRM, the recursion limit, trace and profile functions, the garbage collector being off,
     `faulthandler`. The rest stays, as in every process that is used again: imported modules, what
     importing them has set of the former, a standard stream that was opened anew over the same
-    descriptor, and what was set in modules (``sys.path``, `builtins`, warning filters, decimal contexts, NumPy's error
-    handling, ``random``), locale, resource limits, open files, threads, child processes. Where that
-    matters, ``max_jobs_per_worker=1`` gives each job a fresh process.
+    descriptor, and what was set in modules (``sys.path``, `builtins`, warning filters, decimal
+    contexts, NumPy's error handling, ``random``), locale, resource limits, open files, threads,
+    child processes. Where that matters, ``max_jobs_per_worker=1`` gives each job a fresh process.
 
     Args:
         max_workers: Most worker processes; default: `loky.cpu_count()`, which knows of cgroups
