@@ -10,9 +10,11 @@
        spawner thread: starts processes     reaper thread: kills trees, reaps
 
 Modules, each importing only from those before it: errors, status, options, signatures, logs,
-markup, reloads, wire, messages, randomness, serialize, chunks, channel, shared, unseen, tracker,
-awaiting, job, scheduler, memory, guard, worker, entry, launch, process, worker_log, dispatcher,
-mapping, pool, waiting, groups, progress, executor, joblib, qiskit.
+markup, reloads, wire, bell, messages, randomness, serialize, layers, leftovers, chunks, channel,
+kept_globals, initializer, shared, unseen, tracker, awaiting, circles, base_job, job, pauses,
+scheduler, memory, guard, guardian, orphans, worker, former, entry, launch, killing, process,
+reaper, worker_log, fence, dispatcher, rows, mapping, pool, waiting, groups, progress, executor,
+joblib, qiskit.
 
 The public names are imported when they are first used, so that a worker, which needs few of the
 modules, starts fast.
@@ -24,6 +26,7 @@ TYPE_CHECKING = False  # every worker imports this: it does without `typing`
 if TYPE_CHECKING:
     from typing import Any
 
+    from .base_job import BasePrimitiveJob
     from .errors import (
         InitializerError,
         JobCancelledError,
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     )
     from .executor import JobExecutor
     from .groups import gather, race
-    from .job import BasePrimitiveJob, PrimitiveJob
+    from .job import PrimitiveJob
     from .options import JobOptions
     from .pool import JobPool, default_pool, run
     from .progress import track
@@ -62,7 +65,8 @@ _HOMES = {
     ),
     "executor": ("JobExecutor",),
     "groups": ("gather", "race"),
-    "job": ("BasePrimitiveJob", "PrimitiveJob"),
+    "base_job": ("BasePrimitiveJob",),
+    "job": ("PrimitiveJob",),
     "options": ("JobOptions",),
     "pool": ("JobPool", "default_pool", "run"),
     "progress": ("track",),

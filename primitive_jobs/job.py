@@ -11,12 +11,12 @@ import pickle
 import threading
 import time
 import uuid
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol
 
 from . import circles
+from .base_job import BasePrimitiveJob, ResultT_co
 from .channel import INLINE_LIMIT, Parcel
 from .errors import JobError, ResultTimeoutError, SerializationError
 from .logs import report_here
@@ -30,48 +30,6 @@ if TYPE_CHECKING:
     from .randomness import Key, Seeds
 
 P = ParamSpec("P")
-ResultT_co = TypeVar("ResultT_co", covariant=True)
-StatusT_co = TypeVar("StatusT_co", covariant=True)
-
-
-class BasePrimitiveJob(ABC, Generic[ResultT_co, StatusT_co]):
-    """The interface of ``qiskit.primitives.BasePrimitiveJob``: eight methods and ``metadata``."""
-
-    __slots__ = ()
-
-    metadata: dict[str, Any]
-
-    @abstractmethod
-    def job_id(self) -> str:
-        """Return a unique id."""
-
-    @abstractmethod
-    def result(self) -> ResultT_co:
-        """Return the result, waiting for it."""
-
-    @abstractmethod
-    def status(self) -> StatusT_co:
-        """Return the status now."""
-
-    @abstractmethod
-    def done(self) -> bool:
-        """Return whether it ended with a result."""
-
-    @abstractmethod
-    def running(self) -> bool:
-        """Return whether it is running."""
-
-    @abstractmethod
-    def cancelled(self) -> bool:
-        """Return whether it was cancelled."""
-
-    @abstractmethod
-    def in_final_state(self) -> bool:
-        """Return whether it ended, however."""
-
-    @abstractmethod
-    def cancel(self) -> bool:
-        """Try to cancel it; return whether it is cancelled."""
 
 
 class PoolLink(Protocol):

@@ -220,3 +220,41 @@ class JobOptions:
 
 
 DEFAULT_OPTIONS = JobOptions()
+
+
+def check_initargs(initargs: object) -> tuple[Any, ...]:
+    """Return an initializer's arguments as a tuple; what is no iterable is a `TypeError`."""
+    # A text is iterable too, but whoever gives one means a single argument.
+    if isinstance(initargs, (str, bytes, bytearray)) or not isinstance(initargs, Iterable):
+        raise TypeError(
+            f"initargs must be a tuple of the initializer's arguments, not {shown(initargs)}"
+        )
+    return tuple(initargs)
+
+
+def check_preload(preload: Iterable[str]) -> tuple[str, ...]:
+    """Return names of modules as a tuple; `TypeError` or `ValueError` if one is none."""
+    what = "names of modules"
+    if isinstance(preload, str):
+        raise TypeError(f"preload must be an iterable of {what}, not {shown(preload)}")
+    names = tuple(check_iterable("preload", what, preload))
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"preload must be an iterable of {what}; one is {shown(name)}")
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ValueError(f"preload must be an iterable of {what}, which {name!r} is not")
+    return names
+
+
+def check_env(env: object) -> dict[str, str]:
+    """Return environment variables as a dict; `TypeError` or `ValueError` if one is none."""
+    if env is None:
+        return {}
+    if not isinstance(env, Mapping):
+        raise TypeError(f"env must be a mapping of str to str, not {type(env).__name__}")
+    for name, value in env.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"env must map str to str, not {name!r} to {value!r}")
+        if not name or "=" in name or "\0" in name + value:
+            raise ValueError(f"env: {name!r}={value!r} is no possible environment variable")
+    return dict(env)

@@ -23,10 +23,12 @@ from .options import (
     check_bool,
     check_callable,
     check_count,
+    check_env,
     check_grace,
+    check_initargs,
     check_iterable,
+    check_preload,
     check_seconds,
-    shown,
 )
 from .process import WorkerConfig
 from .signatures import JobOptionsDict, Seed, Self, Unpack
@@ -289,8 +291,8 @@ class JobPool(_Submitter):
         count = cpus if max_workers is None else check_count("max_workers", max_workers)
         if initializer is not None:
             check_callable("initializer", initializer)
-        arguments = _check_initargs(initargs)
-        variables = _check_env(env)
+        arguments = check_initargs(initargs)
+        variables = check_env(env)
         share = max(1, cpus // count)
         if threads_per_worker is not None:
             threads = check_count("threads_per_worker", threads_per_worker)
@@ -301,7 +303,7 @@ class JobPool(_Submitter):
             cpu_share=share,
             env={**settings, **variables},
             initializer=None if initializer is None else Initializer(initializer, arguments),
-            preload=_check_preload(preload),
+            preload=check_preload(preload),
         )
         leave_after = check_seconds("idle_timeout", idle_timeout, positive=True)
         most_jobs = max_jobs_per_worker
@@ -520,41 +522,6 @@ def _cpu_count() -> int:
     from loky import cpu_count
 
     return int(cpu_count())
-
-
-def _check_initargs(initargs: object) -> tuple[Any, ...]:
-    # A text is iterable too, but whoever gives one means a single argument.
-    if isinstance(initargs, (str, bytes, bytearray)) or not isinstance(initargs, Iterable):
-        raise TypeError(
-            f"initargs must be a tuple of the initializer's arguments, not {shown(initargs)}"
-        )
-    return tuple(initargs)
-
-
-def _check_preload(preload: Iterable[str]) -> tuple[str, ...]:
-    what = "names of modules"
-    if isinstance(preload, str):
-        raise TypeError(f"preload must be an iterable of {what}, not {shown(preload)}")
-    names = tuple(check_iterable("preload", what, preload))
-    for name in names:
-        if not isinstance(name, str):
-            raise TypeError(f"preload must be an iterable of {what}; one is {shown(name)}")
-        if not all(part.isidentifier() for part in name.split(".")):
-            raise ValueError(f"preload must be an iterable of {what}, which {name!r} is not")
-    return names
-
-
-def _check_env(env: object) -> dict[str, str]:
-    if env is None:
-        return {}
-    if not isinstance(env, Mapping):
-        raise TypeError(f"env must be a mapping of str to str, not {type(env).__name__}")
-    for name, value in env.items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise TypeError(f"env must map str to str, not {name!r} to {value!r}")
-        if not name or "=" in name or "\0" in name + value:
-            raise ValueError(f"env: {name!r}={value!r} is no possible environment variable")
-    return dict(env)
 
 
 # --- the default pool -----------------------------------------------------------------------------

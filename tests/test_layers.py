@@ -36,6 +36,7 @@ LAYERS = [
     "tracker",
     "awaiting",
     "circles",
+    "base_job",
     "job",
     "pauses",
     "scheduler",
@@ -69,6 +70,7 @@ LAYERS = [
 # a worker, what has to know of imports uses what its first lines have for that.
 ALLOWED_UPWARD = {("job", "pool"), ("randomness", "entry")}
 PURE = {
+    "base_job",
     "errors",
     "status",
     "options",
