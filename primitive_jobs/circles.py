@@ -63,8 +63,8 @@ def wait(job: Submitted[OutcomeT_co]) -> OutcomeT_co:
         _awaited[me] = job
         if _leads_to(me, job):
             raise JobError(
-                f"the submit of job {job.name} would wait for the job's own end: it "
-                "is among its own arguments, or among those of another job that are"
+                f"job {job.name} is among its own arguments, directly or through another job's: "
+                "pickling a job waits for its end, so it would wait for itself"
             )
         return job._tracker.wait()
     finally:

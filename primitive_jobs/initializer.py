@@ -81,8 +81,11 @@ class Initializer:
         except BaseException as error:
             from .errors import InitializerError
 
+            why = serialize.one_line(error)
+            if "fork context" in why:  # multiprocessing's default here up to Python 3.13
+                why += _OF_SPAWN
             raise InitializerError(
-                f"the initializer's arguments cannot be serialized: {serialize.one_line(error)}"
+                f"the initializer's arguments cannot be serialized: {why}"
             ) from error
 
     def send(self, channel: PacketChannel | StreamChannel, kind: Kind) -> None:
@@ -93,6 +96,12 @@ class Initializer:
         """Give the descriptor back that large arguments are held by."""
         if isinstance(self._content, Parcel):
             self._content.close()
+
+
+_OF_SPAWN = (
+    " (workers are fresh processes: make it with multiprocessing.get_context('spawn'), such as "
+    "get_context('spawn').Lock())"
+)
 
 
 def load(message: Message, aside: bytes, by_value: bool) -> tuple[Any, Any, Keeper | None]:

@@ -222,9 +222,10 @@ class JobPool(_Submitter):
     SIGALRM, the recursion limit, trace and profile functions, the garbage collector being off,
     `faulthandler`. The rest stays, as in every process that is used again: imported modules, what
     importing them has set of the former, a standard stream that was opened anew over the same
-    descriptor, and what was set in modules (``sys.path``, `builtins`, warning filters, decimal
-    contexts, NumPy's error handling, ``random``), locale, resource limits, open files, threads,
-    child processes. Where that matters, ``max_jobs_per_worker=1`` gives each job a fresh process.
+    descriptor, descriptors that were closed or redirected, and what was set in modules
+    (``sys.path``, `builtins`, warning filters, decimal contexts, NumPy's error handling,
+    ``random``), locale, resource limits, open files, threads, child processes. Where that matters,
+    ``max_jobs_per_worker=1`` gives each job a fresh process.
 
     Args:
         max_workers: Most worker processes; default: `loky.cpu_count()`, which knows of cgroups
@@ -233,14 +234,16 @@ class JobPool(_Submitter):
             other worker works or is still coming, the jobs that wait fail with
             `InitializerError`, and the next submit tries again; else another worker is tried
             after a pause of 1 s, which doubles up to 60 s. A spare that fails so fails no job.
-            What it sets in globals of a script or notebook, jobs see, unless the caller has
-            changed the same global since the pool was made; what a job binds anew there ends with
-            it. That does not hold for attributes of the script's classes, nor in pools that a job
-            makes.
+            Jobs see the globals of a script or notebook that it sets by name, unless the caller's
+            value of that global differs from what it was when the pool was made: then that one
+            counts. What a job binds anew there ends with it. That does not hold for attributes of
+            the script's classes, for names that are set through ``globals()`` or ``__main__``, nor
+            in pools that a job makes.
         initargs: Its arguments, pickled with it once, now: all workers get the same, whatever
             changes later. What multiprocessing shares (locks, events, queues, connections,
-            shared ctypes) is allowed among them. If they cannot be pickled, the jobs fail with
-            `InitializerError`.
+            shared ctypes) is allowed among them if it comes from a context of the start method
+            "spawn" (``multiprocessing.get_context("spawn").Lock()``). If they cannot be pickled,
+            the jobs fail with `InitializerError`.
         env: Environment variables of the workers, besides those of this process.
         threads_per_worker: For BLAS, OpenMP and the like, set by environment variables before
             anything is imported there; default: max(1, cpus // max_workers), where the

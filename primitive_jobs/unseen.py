@@ -30,7 +30,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
-from .errors import InitializerError, JobFailuresWarning
+from .errors import InitializerError, JobError, JobFailuresWarning
 from .logs import heard, listened_to, report_here
 from .serialize import brief, one_line, what_comes, what_was_raised
 from .status import JobStatus
@@ -331,12 +331,18 @@ def failure_line(source: Source, name: str) -> str:
     """
     try:
         if not isinstance(source, Message):
-            return "(unknown)" if source is None else brief(one_line(source))
+            return "(unknown)" if source is None else brief(_first_line(source))
         if source.kind == Kind.INIT_FAILED:
             return brief(f"{InitializerError.__name__}: {of_initializer(source, name)}")
         return brief(what_comes(source.body))
     except Exception:  # noqa: BLE001 - it may be nonsense, which a job may send
         return "(unknown)"
+
+
+def _first_line(error: BaseException) -> str:
+    """Type and message; of one of ours, which may have a stack below it, the first line."""
+    stack = getattr(error, "stack", None) if isinstance(error, JobError) else None
+    return one_line(error) if not stack else one_line(error).split(" Stack (most", 1)[0]
 
 
 def of_initializer(message: Message, name: str) -> str:

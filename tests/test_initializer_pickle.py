@@ -281,3 +281,11 @@ def test_a_fork_of_the_program_does_not_hold_them(tmp_path: Path) -> None:
         print(held())
     """
     expect(tmp_path, source, "1\n0\n0\n", flags="-W ignore::DeprecationWarning")
+
+
+def test_a_lock_of_a_fork_context_is_told_as_that() -> None:
+    lock = multiprocessing.get_context("fork").Lock()
+    with JobPool(1, initializer=id, initargs=(lock,)) as pool:
+        error = pool.submit(abs, -1).exception(PATIENCE)
+    assert isinstance(error, InitializerError)
+    assert "multiprocessing.get_context('spawn')" in str(error)
