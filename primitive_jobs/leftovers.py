@@ -25,10 +25,16 @@ if TYPE_CHECKING:
 
 # With SIGCHLD ignored no exit code of a child arrives; SIGPIPE as in C ends the process.
 _SIGNALS = (signal.SIGCHLD, signal.SIGPIPE, signal.SIGALRM)
+_TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _PLACE = ("chdir", "fchdir")
 _VARIABLES = ("putenv", "unsetenv")  # which os.environ calls, too
+_MASK = "pthread_sigmask"
+_ALARMS = ("setitimer", "alarm")
 _STACKS = ("enable", "disable", "register", "unregister")
 _WATCHDOG = "dump_traceback_later"
+
+# The functions themselves, which are not noted.
+_set_timer, _set_mask = signal.setitimer, signal.pthread_sigmask
 
 _called: set[str] = set()
 """Names of watched functions that were called since the last job, by any thread."""
@@ -40,7 +46,8 @@ def watch() -> None:
     """Have the functions that `Leftovers` goes by note when they are called."""
     for name in (*_PLACE, "umask", *_VARIABLES):
         _watch(name, posix, os)
-    _watch("signal", signal)
+    for name in ("signal", _MASK, *_ALARMS):
+        _watch(name, signal)
     for name in (*_STACKS, _WATCHDOG):
         _watch(name, faulthandler)
 
@@ -78,6 +85,17 @@ def after_call() -> None:
     """Between two calls of one job: take back what the first has set by a watched function."""
     if _called and _present:
         _present[0].take_back()
+
+
+def stop_timers() -> None:
+    """Have none of the process's timers go off."""
+    for timer in _TIMERS:
+        _set_timer(timer, 0)
+
+
+def unblock_signals() -> None:
+    """Have all of them come to this thread."""
+    _set_mask(signal.SIG_SETMASK, ())
 
 
 class Leftovers:
@@ -146,6 +164,10 @@ class Leftovers:
             os.umask(self._mask)
         if not called.isdisjoint(_VARIABLES):
             self._take_back_variables()
+        if not called.isdisjoint(_ALARMS):  # before the handlers: none is to meet the default one
+            stop_timers()
+        if _MASK in called:
+            unblock_signals()
         if "signal" in called:
             for number, handler in self._handlers:
                 if signal.getsignal(number) is not handler and handler is not None:

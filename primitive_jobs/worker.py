@@ -29,7 +29,7 @@ from .channel import (
     attach,
     pack,
 )
-from .leftovers import Leftovers, watch
+from .leftovers import Leftovers, stop_timers, unblock_signals, watch
 from .wire import Kind, Message
 
 TYPE_CHECKING = False
@@ -54,7 +54,6 @@ STACK_SIGNAL: int | None = signal.SIGRTMAX if sys.platform == "linux" else None
 """What asks a worker for its Python stack right before it is killed; hardly anybody else's."""
 _OURS = (signal.SIGTERM, signal.SIGINT)
 _RUN = int(Kind.RUN)
-_TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
 cpu_share: int | None = None
 """In a worker: how many workers a pool nested in it should have. None elsewhere."""
@@ -207,9 +206,8 @@ class _Worker:
         if sys.getprofile() is not self._profiled_by:
             sys.setprofile(self._profiled_by)
         faulthandler.cancel_dump_traceback_later()
-        for timer in _TIMERS:
-            signal.setitimer(timer, 0)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        stop_timers()
+        unblock_signals()
 
     def _exit_if_forked(self) -> None:
         """End a child that foreign code forked and let return into this loop."""

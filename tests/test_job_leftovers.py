@@ -77,6 +77,22 @@ def test_a_watchdog_of_an_earlier_call(pool: JobPool) -> None:
     assert pids == [pool.submit(os.getpid).result(PATIENCE)] * 2
 
 
+@pytest.mark.parametrize("ring", [signal.alarm, signal.setitimer])
+def test_an_alarm_of_an_earlier_call(pool: JobPool, ring: Callable[..., object]) -> None:
+    def ring_or_wait(late: bool) -> tuple[int, bool]:
+        blocked = signal.SIGUSR1 in signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+        if late:
+            time.sleep(1.3)
+        elif ring is signal.alarm:
+            signal.alarm(1)
+        else:
+            signal.setitimer(signal.ITIMER_REAL, WATCH)
+        return os.getpid(), blocked
+
+    found = list(pool.map(ring_or_wait, [False, True], chunksize=2))
+    assert found == [(pool.submit(os.getpid).result(PATIENCE), False)] * 2
+
+
 # --- what is taken back --------------------------------------------------------------------------
 
 
