@@ -199,7 +199,15 @@ def _given_back(stream: Any, ours: Any) -> Any:
     """Return what is to be in the place of a stream.
 
     What a job has made over the same descriptor stays: the end of that would close it for ours too.
+    So does what has taken the place of one that can be used no more.
     """
+    try:
+        if ours.closed:
+            return stream
+    except ValueError:  # its buffer was taken out, by `detach`
+        return stream
+    except AttributeError:  # no real stream
+        return ours
     try:
         if isinstance(stream, io.IOBase) and stream.fileno() == ours.fileno():
             return stream

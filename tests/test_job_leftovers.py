@@ -240,11 +240,16 @@ def wrap_output() -> None:
     sys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding="utf-8", line_buffering=True)
 
 
+def detach_output() -> None:
+    assert isinstance(sys.stdout, io.TextIOWrapper)
+    sys.stdout = io.TextIOWrapper(sys.stdout.detach(), encoding="utf-8")
+
+
 def open_output_again() -> None:
     sys.stdout = os.fdopen(1, "w", 1)
 
 
-@pytest.mark.parametrize("leave", [wrap_output, open_output_again])
+@pytest.mark.parametrize("leave", [wrap_output, detach_output, open_output_again])
 def test_a_stream_over_the_same_descriptor(leave: Callable[[], object]) -> None:
     """Its end would close the descriptor, and the next file that is opened would get its number."""
 
