@@ -46,8 +46,11 @@ def watch() -> None:
     """Have the functions that `Leftovers` goes by note when they are called."""
     for name in (*_PLACE, "umask", *_VARIABLES):
         _watch(name, posix, os)
-    for name in ("signal", _MASK, *_ALARMS):
+    for name in ("signal", _MASK):
         _watch(name, signal)
+    known = sys.modules.get("signal")  # it has copied these two
+    for name in _ALARMS:
+        _watch(name, *(signal, known) if known else (signal,))
     for name in (*_STACKS, _WATCHDOG):
         _watch(name, faulthandler)
 

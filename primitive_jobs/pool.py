@@ -156,8 +156,8 @@ class _Submitter(ABC):
         unpickled once for a chunk, but for each call where somebody changes them: whether the
         iterables do is looked at with the first items and at each chunk, whether the calls do with
         the first call of the first chunks. What begins to change later, as a function that notes
-        every tenth call in itself, is seen by the calls behind it in the chunk: ``chunksize=1`` is
-        for those.
+        every tenth call in itself, is seen by the calls behind it in the chunk, and so is what a
+        class leaves out of its pickles (a cache, a connection): ``chunksize=1`` is for those.
 
         An exception is raised where its result would stand, after the results before it: one of
         the call, of the iterables, of pickling the one or the other, and a `PoolClosedError` if
