@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _DEAD = os.WEXITED | os.WNOHANG
+_LATE = f"Signal {int(signal.SIGCHLD)} ignored due to race condition"
 _MANY = 32  # pids that are kept, before those are sorted out that are no children any more
 
 _starting: list[None] = []  # one for each start that is under way; any thread's
@@ -78,10 +79,27 @@ def may_be() -> bool:
     return _last is not _quiet
 
 
+@functools.cache  # once: somebody's own hook may call this one
+def _hush() -> None:
+    """Have Python not report a signal that has come right before it was left alone.
+
+    Another thread may be in the handler, in C, while `unwatch` is called, so that Python finds out
+    at any time after it.
+    """
+    report = sys.unraisablehook
+
+    def hush(unraisable: sys.UnraisableHookArgs) -> None:
+        if unraisable.object is not None or _LATE not in str(unraisable.exc_value):
+            report(unraisable)
+
+    sys.unraisablehook = hush
+
+
 def watch() -> bool:
     """Reap the dead, from now on as soon as they die; return whether `unwatch` has to be called."""
     watched: bool = signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
     if watched:
+        _hush()
         signal.signal(signal.SIGCHLD, _reap)
     if _reap() or not watched:
         return watched

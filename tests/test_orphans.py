@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cloudpickle
@@ -15,7 +17,7 @@ import psutil
 import pytest
 from helpers import PATIENCE, ROOT, until
 
-from primitive_jobs import JobPool
+from primitive_jobs import JobPool, orphans
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -196,3 +198,40 @@ def test_subprocess_that_was_imported_before(tmp_path: Path, jobs: Any) -> None:
         until(lambda: psutil.STATUS_ZOMBIE in states_below(pid), "its end")
         pool.submit(abs, -1).result(PATIENCE)
         assert pool.submit(jobs.code_of_kept).result(PATIENCE) == 5
+
+
+def test_a_child_that_ends_as_the_next_job_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python would print that the signal was ignored, by chance: what it calls is called here."""
+    told: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    orphans._hush.__wrapped__()
+    hook: Any = sys.unraisablehook
+    late = OSError(f"Signal {signal.SIGCHLD:d} ignored due to race condition")
+    others = [
+        SimpleNamespace(exc_value=OSError("no space"), object=None),
+        SimpleNamespace(exc_value=None, object=None),
+        SimpleNamespace(exc_value=late, object=print),
+    ]
+    for one in [SimpleNamespace(exc_value=late, object=None), *others]:
+        hook(one)
+    assert told == others
+
+
+def test_a_thread_that_starts_children_all_the_time(capfd: pytest.CaptureFixture[str]) -> None:
+    """Nothing is printed, whenever they end."""
+
+    def leave() -> None:
+        def go_on() -> None:
+            end = time.monotonic() + 1
+            while time.monotonic() < end:
+                subprocess.run(["true"], check=True)
+
+        for _ in range(2):
+            threading.Thread(target=go_on, daemon=True).start()
+
+    with JobPool(1) as pool:
+        pool.submit(leave).result(PATIENCE)
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            pool.submit(abs, -1).result(PATIENCE)
+    assert capfd.readouterr().err == ""
