@@ -26,7 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _pickle as pickle
     from collections.abc import Callable
-    from types import FunctionType, ModuleType
+    from types import CodeType, FunctionType, ModuleType
     from typing import Any
 
     Namespace = dict[str, Any]
@@ -39,6 +39,9 @@ class _Absent:
 
 
 _ABSENT = (_Absent, None)
+_UNKNOWN = (_Absent, b"")
+"""What the initializer sets without naming it, by ``globals().update()`` say: it is not told what
+its caller had there."""
 _OF_EVERY_MODULE = frozenset({"__builtins__", "__name__", "__package__", "__path__", "__file__"})
 _REPLACED = "__primitive_jobs_replaced__"
 """In a namespace: for each name with a kept value, that value and the one it stands in for."""
@@ -53,6 +56,7 @@ class Keeper:
         self._digester = _Digester()
         self._kept: dict[object, dict[str, tuple[object, Brought]]] = {}  # by module and name
         self._noted: dict[int, tuple[Namespace, dict[str, Brought]]] = {}
+        self._named: set[str] = set()  # by the code of any function that was filled in
         self._digests = False  # whether what is noted is whole, and gets its digest at once
         self._fill: Callable[[FunctionType, Any], None] = cloudpickle._function_setstate
         self._take_apart: Callable[[FunctionType], Any] = cloudpickle._function_getstate
@@ -75,6 +79,7 @@ class Keeper:
         brought = state[1]["__globals__"]
         self._fill(function, state)
         namespace = function.__globals__
+        self._named |= _names_in(function.__code__)
         _, noted = self._noted.setdefault(id(namespace), (namespace, {}))
         for name, value in brought.items():
             if name not in noted:
@@ -93,7 +98,7 @@ class Keeper:
         for namespace, noted in self._noted.values():
             replaced = {}
             for name, value in [*namespace.items()]:
-                brought = noted.get(name, _ABSENT)
+                brought = noted.get(name, _ABSENT if name in self._named else _UNKNOWN)
                 if name in _OF_EVERY_MODULE or self._is_unchanged(value, brought):
                     continue
                 module = namespace.get("__name__")
@@ -139,7 +144,7 @@ class Keeper:
     def _is_same(self, now: object, first: Brought) -> bool:
         """Whether a job brings what the initializer had brought; calls nobody's ``__eq__``."""
         before, digest = first
-        if now is before:
+        if now is before or first is _UNKNOWN:
             return True
         if type(now) is not type(before):
             return False
@@ -159,6 +164,15 @@ class Keeper:
             else:
                 mine[name] = brought
         return state
+
+
+def _names_in(code: CodeType) -> set[str]:
+    """The names that a function's code has, those of functions inside it included."""
+    names = {*code.co_names}
+    for const in code.co_consts:
+        if isinstance(const, type(code)):
+            names |= _names_in(const)
+    return names
 
 
 class _Digester:

@@ -234,11 +234,12 @@ class JobPool(_Submitter):
             other worker works or is still coming, the jobs that wait fail with
             `InitializerError`, and the next submit tries again; else another worker is tried
             after a pause of 1 s, which doubles up to 60 s. A spare that fails so fails no job.
-            Jobs see the globals of a script or notebook that it sets by name, unless the caller's
-            value of that global differs from what it was when the pool was made: then that one
-            counts. What a job binds anew there ends with it. That does not hold for attributes of
-            the script's classes, for names that are set through ``globals()`` or ``__main__``, nor
-            in pools that a job makes.
+            Jobs see the globals of a script or notebook that it sets, unless the caller's value of
+            that global differs from what it was when the pool was made: then that one counts. (Of
+            a global that the initializer's code does not name, as in ``globals().update(values)``,
+            the pool cannot know that: what the initializer has set counts.) What a job binds anew
+            there ends with it. That does not hold for attributes of the script's classes, for what
+            is set as attributes of the module ``__main__``, nor in pools that a job makes.
         initargs: Its arguments, pickled with it once, now: all workers get the same, whatever
             changes later. What multiprocessing shares (locks, events, queues, connections,
             shared ctypes) is allowed among them if it comes from a context of the start method

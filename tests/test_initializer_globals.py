@@ -244,6 +244,28 @@ new
     expect(tmp_path, program(BODY, make), expected)
 
 
+@pytest.mark.parametrize("pool", ["JobPool", "JobExecutor", "ProcessPoolExecutor"])
+def test_an_initializer_that_does_not_name_what_it_sets(pool: str, tmp_path: Path) -> None:
+    source = f"""
+    from concurrent.futures import ProcessPoolExecutor
+    from primitive_jobs import JobExecutor, JobPool
+
+    setting = None
+
+    def init(values):
+        globals().update(values)
+        exec("made = setting + 1", globals())
+
+    def look(_=None):
+        return setting, made
+
+    if __name__ == "__main__":
+        with {pool}(1, initializer=init, initargs=({{"setting": 7}},)) as pool:
+            print(pool.submit(look).result(), *pool.map(look, range(2), chunksize=2))
+    """
+    expect(tmp_path, source, "(7, 8) (7, 8) (7, 8)\n")
+
+
 def test_what_is_kept_does_not_travel_back(tmp_path: Path) -> None:
     """Else the class of a result would bring it to the caller, or be unable to travel."""
     make = """
