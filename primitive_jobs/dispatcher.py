@@ -1477,9 +1477,14 @@ def _died(job: PrimitiveJob[Any], evidence: Evidence) -> WorkerDiedError:
             )
         failure.__cause__ = error
         return failure
-    ran = job._tracker.seconds_in_status()
+    ran: float | None = None
+    if job._tracker.status is JobStatus.RUNNING:
+        ran = job._tracker.seconds_in_status()
+        what = f"its worker process {evidence.pid} died after {ran:.3g} s: {_how(evidence)}"
+    else:
+        what = f"worker process {evidence.pid} died, not ready for a job: {_how(evidence, '')}"
     failure = WorkerDiedError(
-        f"{label}: its worker process {evidence.pid} died after {ran:.3g} s: {_how(evidence)}",
+        f"{label}: {what}",
         pid=evidence.pid,
         exitcode=evidence.exitcode,
         stack=evidence.stack,
@@ -1490,13 +1495,13 @@ def _died(job: PrimitiveJob[Any], evidence: Evidence) -> WorkerDiedError:
     return failure
 
 
-def _how(evidence: Evidence) -> str:
+def _how(evidence: Evidence, when: str = " in the middle of the job") -> str:
     peak = (
         ""
         if evidence.peak_memory is None
         else f"; its peak memory was {_megabytes(evidence.peak_memory)}"
     )
-    return cause_of_death(evidence) + peak + _but(evidence.left) + _below(evidence.stack)
+    return cause_of_death(evidence, when) + peak + _but(evidence.left) + _below(evidence.stack)
 
 
 def _below(stack: str | None) -> str:
@@ -1510,7 +1515,7 @@ def _megabytes(count: int) -> str:
 def _died_initializing(job: PrimitiveJob[Any], evidence: Evidence) -> InitializerError:
     return InitializerError(
         f"job {job.name}: worker {evidence.pid} died in the pool's preload or initializer: "
-        f"{_how(evidence)}",
+        f"{_how(evidence, '')}",
         pid=evidence.pid,
         exitcode=evidence.exitcode,
         stack=evidence.stack,

@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from primitive_jobs import InitializerError, JobPool, JobStatus, PrimitiveJob
+from primitive_jobs import InitializerError, JobPool, JobStatus, PrimitiveJob, WorkerDiedError
 from primitive_jobs.messages import (
     Action,
     Answered,
@@ -471,3 +471,13 @@ def test_where_all_fail_all_who_wait_are_told_and_the_next_submit_tries_again(ma
                     job.result(PATIENCE)
         (marks / "flag").touch()
         assert pool.submit(abs, -1).result(PATIENCE) == 1
+
+
+def test_who_waited_is_not_told_that_the_job_had_begun() -> None:
+    with JobPool(1, env={"PYTHONHOME": "/nowhere"}) as pool:  # no interpreter starts like that
+        failure = pool.submit(abs, -1).exception(PATIENCE)
+    assert isinstance(failure, WorkerDiedError)
+    assert failure.pid is not None
+    assert failure.exitcode == 1
+    assert failure.ran is None
+    assert "not ready for a job: it exited with code 1" in str(failure)
