@@ -210,7 +210,7 @@ def _sizes() -> int:
         if name.partition(".")[0] == "primitive_jobs":
             total += sum(len(v) for v in vars(module).values() if isinstance(v, (list, set, dict)))
     for thing in gc.get_objects():
-        if type(thing).__module__.startswith("primitive_jobs"):
+        if str(type(thing).__module__).startswith("primitive_jobs"):
             for one in gc.get_referents(thing):
                 if isinstance(one, (list, set, dict, deque)):
                     total += len(one)
