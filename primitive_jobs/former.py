@@ -23,18 +23,25 @@ _looked_in: list[int] = []  # the pid of the process that has looked; under the 
 def reap_former() -> None:
     """Take them off the table; to be called before the first worker is started, once.
 
-    Until then no child of this process that has a name of ours can be one of this program's.
+    Until then no child of this process that has a name of ours can be one of this program's; but
+    where it has one itself, as a worker has, what it forks has it, too.
     """
     if _looked_in == [os.getpid()]:
         return
     _looked_in[:] = [os.getpid()]
     with contextlib.suppress(OSError):  # ECHILD, as a rule; or /proc is missing
         os.waitid(os.P_ALL, 0, _DEAD | os.WNOWAIT)
+        if _has_name_of_ours("self"):
+            return
         until = time.monotonic() + _PATIENCE
         for pid in _children():
             with contextlib.suppress(OSError):  # it is gone
-                if Path(f"/proc/{pid}/comm").read_text().strip() in (worker.NAME, guard.NAME):
+                if _has_name_of_ours(pid):
                     _reap(pid, until - time.monotonic())
+
+
+def _has_name_of_ours(pid: int | str) -> bool:
+    return Path(f"/proc/{pid}/comm").read_text().strip() in (worker.NAME, guard.NAME)
 
 
 def _children() -> list[int]:

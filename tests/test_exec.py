@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from helpers import PATIENCE, gone, script, until
 
+from primitive_jobs import JobPool
 from primitive_jobs.guardian import Guard
 
 GENERATIONS = """
@@ -110,3 +112,19 @@ def test_the_guard_kills_no_group_of_another() -> None:
         os.kill(stranger, signal.SIGKILL)
         ours.communicate()
         guard._process = guard._link = None
+
+
+def test_a_fork_of_a_job_is_nothing_that_a_former_program_left() -> None:
+    """It has the worker's name; its end is the job's to ask for."""
+
+    def fork_and_make_a_pool() -> int:
+        child = os.fork()
+        if child == 0:
+            time.sleep(0.2)  # the first pool looks for what was left, and waits for its end
+            os._exit(7)
+        with JobPool(1) as pool:
+            pool.submit(abs, -1).result(PATIENCE)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    with JobPool(1) as pool:
+        assert pool.submit(fork_and_make_a_pool).result(PATIENCE) == 7
