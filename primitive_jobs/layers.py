@@ -30,7 +30,7 @@ from . import serialize
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     # A pickle's body; if it is large or has buffers, a list of all these.
@@ -209,6 +209,7 @@ class Writer:
 
     Args:
         referring: Whether handles of shared data may be among the values.
+        reducers: Come before those of the types themselves.
 
     Attributes:
         parts: Those made so far.
@@ -218,7 +219,9 @@ class Writer:
         unsteady: Whether a part is never the same, or somebody changes what is in it.
     """
 
-    def __init__(self, *, referring: bool = False) -> None:
+    def __init__(
+        self, *, referring: bool = False, reducers: Mapping[type, serialize.Reducer] | None = None
+    ) -> None:
         self.parts: list[Part] = []
         self.values: list[object] = []
         self.classes: list[type] = []
@@ -235,7 +238,8 @@ class Writer:
         self._buffers: list[memoryview] = []
         self._pieces: list[bytes] = []
         self._file = _File(self._pieces)
-        self._reducers = serialize._referring(self._found) if referring else {}
+        handles = serialize._referring(self._found) if referring else {}
+        self._reducers = {**handles, **(reducers or {})}
         self._cloud: Any = None
         self._fast: Any = None
         self._misses = 0 if not serialize._some_are_by_value() else _MOST_MISSES
