@@ -6,9 +6,10 @@
                   ▲                                                │
                   └── next batch ◄── joblib's callback ◄───────────┘
 
-A batch of joblib's is one job. joblib's callback unpickles the results, takes from the caller's
-iterable and submits the next batch. None of that may hold up a pool's own threads, so each call of
-`Parallel` has a thread for it; the iterable may thus wait for another call over the same pool.
+A batch of joblib's is one job; see `batches` for its tasks. joblib's callback unpickles the
+results, takes from the caller's iterable and submits the next batch. None of that may hold up a
+pool's own threads, so each call of `Parallel` has a thread for it; the iterable may thus wait for
+another call over the same pool.
 
 Workers import this module too, to unpickle batches.
 """
@@ -30,7 +31,7 @@ import threading
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import joblib
@@ -41,7 +42,7 @@ from joblib._parallel_backends import (
     SequentialBackend,
 )
 
-from . import serialize, worker
+from . import batches, serialize, worker
 from .logs import report_here
 from .status import JobStatus
 
@@ -88,6 +89,11 @@ class PrimitiveJobsBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ign
     ``inner_max_num_threads`` sets their ``threads_per_worker``. ``n_jobs=-1`` is all CPUs, inside
     a job its share of them; ``n_jobs=1`` means the calling process, where no option holds, as in
     every backend of joblib. Calls nested in a task use threads, as with joblib's own processes.
+
+    Whatever a task shares a batch with, it means what `JobPool.submit` of its call means: it has
+    its arguments and the function's state to itself, and its result is as it was when the call
+    returned. But state that a batch's first call of a function leaves alone, and a later one
+    changes, is seen by those behind it: ``batch_size=1`` has none of that.
 
     Arrays arrive writable and private to the task, whatever their size: joblib's ``max_nbytes``,
     ``mmap_mode`` and ``temp_folder`` have nothing to say. But an array that the caller himself
@@ -238,7 +244,10 @@ class PrimitiveJobsBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ign
         failure = None if self._call is None else self._call.failures.pop(out, None)
         if failure is not None:
             raise failure
-        return out.result()
+        results = out.result()
+        if type(results) is list and len(results) == 1 and type(results[0]) is batches.Reply:
+            return batches.unpacked(results[0], out.name)
+        return results
 
     def batch_completed(self, batch_size: int, duration: float) -> None:
         """Take in how long a batch took: without its wait for a worker, or for one to start."""
@@ -407,16 +416,26 @@ class _Batch:
         return self._calls()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if "numpy" not in sys.modules:
+        reducers = {} if "numpy" not in sys.modules else _array_reducers()
+        if len(getattr(self._calls, "items", ())) > 1:
+            return _load_batch, (tuple(_names), _of_packed_tasks(self._calls, reducers))
+        if not reducers:
             return _load_batch, (tuple(_names), self._calls)
         from .rows import Need
 
         found: dict[int, Any] = {}
-        reducers = {**serialize._referring(found), **_array_reducers()}
+        reducers = {**serialize._referring(found), **reducers}
         body, buffers = serialize.dumps(self._calls, reducers=reducers)
         views = [pickle.PickleBuffer(buffer) for buffer in buffers]
         needs = [Need(source) for source in found.values()]
         return _load_batch, (tuple(_names), body, views, needs)
+
+
+def _of_packed_tasks(calls: Any, reducers: Mapping[type, serialize.Reducer]) -> Any:
+    """Return a batch of one task, that makes the calls of this one's."""
+    one = copy.copy(calls)
+    one.items = [(batches.run_tasks, batches.Packer(calls.items, reducers).arguments(), {})]
+    return one
 
 
 @functools.cache

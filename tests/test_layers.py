@@ -55,6 +55,7 @@ LAYERS = [
     "fence",
     "dispatcher",
     "rows",
+    "batches",
     "mapping",
     "pool",
     "waiting",
