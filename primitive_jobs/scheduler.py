@@ -859,8 +859,11 @@ class Scheduler:
         As long as the last one did not get ready it is one after a pause, and the next after that
         one's failure. If none is there at all, there is nothing to wait for.
         """
-        missing, pause = self._missing(waiting, busy), self._pause_of(busy)
-        if missing <= 0 or not pause.doubt:
+        missing = self._missing(waiting, busy)
+        if missing <= 0:
+            return missing
+        pause = self._pause_of(busy)
+        if not pause.doubt:
             return missing
         spare = pause is self._spare_pause
         slots = self.slots.values()
