@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -283,6 +284,7 @@ def test_a_fork_of_the_program_does_not_hold_them(tmp_path: Path) -> None:
     expect(tmp_path, source, "1\n0\n0\n", flags="-W ignore::DeprecationWarning")
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="multiprocessing does not notice it")
 def test_a_lock_of_a_fork_context_is_told_as_that() -> None:
     lock = multiprocessing.get_context("fork").Lock()
     with JobPool(1, initializer=id, initargs=(lock,)) as pool:
