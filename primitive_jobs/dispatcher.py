@@ -696,7 +696,7 @@ class Dispatcher:
             self._close_what_is_unused()
             self._in_limbo.append(offer)
         if not job._tracker.take():
-            self._count(job)
+            self._count(job._tracker.status)
             return events  # cancelled meanwhile, and not sent
         try:
             if offer.sent and len(events) == 1 and events[0] == offer.event:
@@ -746,7 +746,7 @@ class Dispatcher:
             if outcome.status is not _DONE:
                 self.unseen.note(job, outcome)
             job._tracker.ran(offer, outcome)
-            self._count(job)
+            self._count(outcome.status)
             job._drop_payload()
             self._final.append(job._tracker)
             self._next_offer = _Offer(process, offer.channel, offer.attempt + 1)
@@ -810,7 +810,7 @@ class Dispatcher:
 
     def _take_in(self, job: PrimitiveJob[Any]) -> None:
         if job.in_final_state():
-            self._count(job)
+            self._count(job._tracker.status)
             return
         self._register(job)
         if isinstance(job._payload, Parcel) and job._payload.fd >= 0:
@@ -910,7 +910,7 @@ class Dispatcher:
             self._log.unfit(process, job)
             return NotTaken(action.slot, action.attempt, unfit=True)
         if not job._tracker.take():
-            self._count(self._drop(action.job))
+            self._count(self._drop(action.job)._tracker.status)
             return Withdrawn(action.slot, action.attempt)
         # Before the sending: whatever the job does, somebody who sees it sees RUNNING too.
         job._tracker.assigned(process.pid)
@@ -966,11 +966,14 @@ class Dispatcher:
         outcome = _finished(job, fate) if type(fate) is Message else _outcome_of(job, fate)
         if outcome.status is not _DONE:
             self.unseen.note(job, outcome)
+        status = outcome.status
         if job._tracker.settle(outcome):
             job._drop_payload()
             self._final.append(job._tracker)
+        else:
+            status = job._tracker.status
         self._drop(number)  # now: see _end_anyhow
-        self._count(job)
+        self._count(status)
 
     def _end_anyhow(self, number: int, error: BaseException) -> None:
         """End a job, if it has not ended, with what can still be said of it."""
@@ -986,11 +989,10 @@ class Dispatcher:
         self._final.append(job._tracker)
         with contextlib.suppress(OSError):
             job._drop_payload()
-        self._count(job)
+        self._count(job._tracker.status)
 
-    def _count(self, job: PrimitiveJob[Any]) -> None:
+    def _count(self, status: JobStatus) -> None:
         """A job has ended."""
-        status = job._tracker.status
         place = 0 if status is _DONE else 1 if status is JobStatus.ERROR else 2
         self._ended_jobs[place] += 1
 
@@ -1388,7 +1390,8 @@ def _holds(process: WorkerProcess) -> int:
         return 0
 
 
-_OUTCOMES = (int(Kind.RETURNED), int(Kind.RAISED))
+_RETURNED = int(Kind.RETURNED)
+_OUTCOMES = (_RETURNED, int(Kind.RAISED))
 
 
 def file_limit() -> int:
@@ -1406,7 +1409,7 @@ def _finished(job: PrimitiveJob[Any], message: Message) -> Outcome:
     if message.lost:
         failure = f"the outcome of job {job.name} was not received: {message.lost}"
         return Outcome(JobStatus.ERROR, SerializationError(failure))
-    return Outcome(JobStatus.DONE if message.kind == Kind.RETURNED else JobStatus.ERROR, message)
+    return Outcome(_DONE if message.kind == _RETURNED else JobStatus.ERROR, message)
 
 
 def _outcome_of(job: PrimitiveJob[Any], fate: Fate) -> Outcome:
