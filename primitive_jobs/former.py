@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from . import guard, worker
+from .memory import children_of
 
 _PATIENCE = (
     1.0  # s that one of them may take to die: the guard needs some ms for killing the others
@@ -34,7 +35,7 @@ def reap_former() -> None:
         if _has_name_of_ours("self"):
             return
         until = time.monotonic() + _PATIENCE
-        for pid in _children():
+        for pid in children_of(os.getpid()):
             with contextlib.suppress(OSError):  # it is gone
                 if _has_name_of_ours(pid):
                     _reap(pid, until - time.monotonic())
@@ -42,11 +43,6 @@ def reap_former() -> None:
 
 def _has_name_of_ours(pid: int | str) -> bool:
     return Path(f"/proc/{pid}/comm").read_text().strip() in (worker.NAME, guard.NAME)
-
-
-def _children() -> list[int]:
-    lists = Path("/proc/self/task").glob("*/children")
-    return [int(pid) for children in lists for pid in children.read_text().split()]
 
 
 def _reap(pid: int, seconds: float) -> None:
