@@ -6,6 +6,7 @@ Nor a signal that stays blocked: what a later test starts would inherit that.
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -77,6 +78,8 @@ def _nothing_left(_trackers_run: None) -> Iterator[None]:
     descriptors = _descriptors()
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     yield
+    # A generator sees the exception that is handled where it is called from.
+    assert (sys.gettrace(), sys.getprofile(), sys.exc_info()) == (None, None, (None, None, None))
     assert signal.pthread_sigmask(signal.SIG_SETMASK, blocked) == blocked
     from primitive_jobs import pool
 
