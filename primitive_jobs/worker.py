@@ -47,7 +47,6 @@ PAGE_SIZE = mmap.PAGESIZE  # bytes shared with the pool; the stack of its end fo
 NOTES = struct.Struct("<QQQ")  # the attempt that began, whether the initializer runs, and
 # the peak memory (ru_maxrss) that the process started with
 _NOTE = struct.Struct("<QQ")  # the first two
-_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36  # linux/prctl.h
 NAME = "primitive_jobs"  # of the process, as ps and top show it: 15 bytes at most
 _SIGTERM_EXIT = 128 + signal.SIGTERM
 STACK_SIGNAL: int | None = signal.SIGRTMAX if sys.platform == "linux" else None
@@ -97,12 +96,9 @@ def _settle_in(parent_pid: int) -> None:
     with contextlib.suppress(OSError):  # it leads a group already
         os.setsid()
     if sys.platform == "linux":
-        import ctypes
+        from . import libc
 
-        prctl = ctypes.CDLL(None).prctl
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        prctl(_PR_SET_NAME, NAME.encode(), 0, 0, 0)
+        libc.settle_in(NAME)
         orphans.note_starts()
     if os.getppid() != parent_pid:  # it died before the line above
         os._exit(0)
@@ -113,20 +109,20 @@ def _record_stacks(page_fd: int) -> None:
     os.set_inheritable(page_fd, False)
     os.lseek(page_fd, PAGE_SIZE, os.SEEK_SET)
     if STACK_SIGNAL is not None:  # answered in C: a job may be in a call that holds the GIL
-        import ctypes
+        from . import libc
 
         # The handler that comes after ours never returns: else the signal would make a call of the
         # job's, such as C's sleep(), come back early, and the job go on with a wrong result.
-        libc = ctypes.CDLL(None)
-        libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
-        libc.signal.restype = ctypes.c_void_p
-        libc.signal(STACK_SIGNAL, ctypes.cast(libc.pause, ctypes.c_void_p))
+        libc.pause_at(STACK_SIGNAL)
     _write_stacks_to(page_fd)
     os.register_at_fork(after_in_child=faulthandler.disable)  # a child's crash is its own affair
 
 
 def _write_stacks_to(page_fd: int) -> None:
-    faulthandler.enable(file=page_fd, all_threads=False)
+    if sys.version_info >= (3, 14):  # of which each line would be one of the error's text
+        faulthandler.enable(file=page_fd, all_threads=False, c_stack=False)
+    else:
+        faulthandler.enable(file=page_fd, all_threads=False)
     if STACK_SIGNAL is not None:
         faulthandler.register(STACK_SIGNAL, file=page_fd, all_threads=False, chain=True)
 

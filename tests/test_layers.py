@@ -44,6 +44,7 @@ LAYERS = [
     "guard",
     "guardian",
     "orphans",
+    "libc",
     "worker",
     "former",
     "entry",
@@ -86,6 +87,7 @@ PURE = {
     "guard",
     "orphans",
     "leftovers",
+    "libc",
 }
 
 
@@ -130,11 +132,11 @@ def test_a_worker_loads_little() -> None:
     with JobPool(1) as pool:
         loaded = pool.submit(eval, "sorted(__import__('sys').modules)").result(30)
     ours = {name for name in loaded if name.split(".")[0] == "primitive_jobs"}
-    parts = {"wire", "serialize", "channel", "leftovers", "orphans", "worker"}
+    parts = {"wire", "serialize", "channel", "leftovers", "libc", "orphans", "worker"}
     assert ours == {"primitive_jobs"} | {f"primitive_jobs.{part}" for part in parts}
     # Each costs some milliseconds at every start of a worker.
     dear = {"loky", "multiprocessing", "threading", "typing", "re", "pickle", "socket"}
-    dear |= {"numpy", "asyncio", "dataclasses"}
+    dear |= {"numpy", "asyncio", "dataclasses", "ctypes", "sysconfig"}
     assert not dear & {*loaded}
 
 
