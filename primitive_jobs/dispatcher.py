@@ -123,6 +123,7 @@ from .scheduler import IDLE, STARTING, WARMING, Scheduler
 from .serialize import one_line
 from .shared import Source
 from .status import JobStatus
+from .threads import make_thread
 from .tracker import OF_THE_PARENT, HandOver, Outcome, StatusTracker, Unstopped, cancelled
 from .unseen import Unseen, tell_all_at_exit
 from .wire import Kind, Message
@@ -323,7 +324,7 @@ class Dispatcher:
         self._begun: list[bool] = []  # first: whether the dispatcher's thread came to run
         self._own_threads: set[int] = set()  # idents of all but the one for callbacks
         self._threads = [
-            threading.Thread(target=target, name=f"primitive_jobs-{name}", daemon=True)
+            make_thread(name, target)
             for name, target in (
                 ("dispatcher", self._dispatch),
                 ("spawner", functools.partial(self._be_thread, self._spawn)),

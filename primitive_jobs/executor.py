@@ -47,6 +47,7 @@ from .rows import RowPacker
 from .serialize import call_name, load_exception
 from .signatures import PoolOptionsDict, Unpack
 from .status import JobStatus
+from .threads import make_thread
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -62,6 +63,7 @@ T = TypeVar("T")
 PATIENCE_IN_TASK = 0.01  # s that a task's cancel() may hold up its event loop
 _NO_ARGUMENTS: tuple[Any, ...] = ()
 _JOIN = 1.0  # s; see JobExecutor.shutdown
+_GRACE = 5.0  # s between SIGTERM and SIGKILL in `terminate_workers`
 _NOT_HERE = "the state of this future is its job's: it cannot be set"
 _SETTLED = (CANCELLED_AND_NOTIFIED, FINISHED)
 _STATES = {
@@ -319,7 +321,7 @@ class _Settler:
         self.pending: dict[JobFuture[Any], None] = {}
         self._closed = False
         self._queue: queue.SimpleQueue[JobFuture[Any] | None] = queue.SimpleQueue()
-        self.thread = threading.Thread(target=self._run, name="primitive_jobs-settler", daemon=True)
+        self.thread = make_thread("settler", self._run)
         self._ended = False
         self._end_waiters: list[Callable[[], object]] = []
         made.append(self)
@@ -596,6 +598,27 @@ class JobExecutor(Executor):
             self._end(cancel_futures=cancel_futures, warn=sys.exc_info()[1] is None)
         else:
             self._close(cancel_futures=cancel_futures)
+
+    def terminate_workers(self) -> None:
+        """Shut down, and cancel every future; what runs gets a SIGTERM. Returns at once.
+
+        As in Python 3.14, in every version, but for two things. What does not end by the SIGTERM is
+        killed: after the job's ``grace``, or after 5 s where it has none. And futures whose calls
+        were stopped are cancelled, as after `JobFuture.cancel`; `ProcessPoolExecutor` gives them a
+        `BrokenProcessPool`. A pool that was given stays open.
+        """
+        self._close()
+        for future in list(self._settler.pending):
+            future.job._ask_cancel(future.job._options.grace or _GRACE)
+
+    def kill_workers(self) -> None:
+        """Shut down, and cancel every future; what runs is killed. Returns at once.
+
+        As `terminate_workers`, without a SIGTERM.
+        """
+        self._close()
+        for future in list(self._settler.pending):
+            future.job._ask_cancel(0.0)
 
     def _close(self, *, cancel_futures: bool = False) -> None:
         self._shut_down = True

@@ -45,6 +45,7 @@ from joblib._parallel_backends import (
 from . import batches, serialize, worker
 from .logs import report_here
 from .status import JobStatus
+from .threads import make_thread
 
 if TYPE_CHECKING:
     from .job import PrimitiveJob
@@ -314,9 +315,7 @@ class _Call:
         # It has no hold of this while it waits: whoever drops a `Parallel` ends it, too.
         self.end_thread = weakref.finalize(self, self._inbox.put, None)
         self.end_thread.atexit = False
-        threading.Thread(
-            target=_hand_over, args=(self._inbox,), name="primitive_jobs-joblib", daemon=True
-        ).start()
+        make_thread("joblib", _hand_over, self._inbox).start()
 
     def submit(self, batch: Any, callback: Callback) -> PrimitiveJob[Any]:
         from .job import PrimitiveJob
