@@ -9,12 +9,12 @@
                                  │      ▲ pidfd ready, timer due       │
        spawner thread: starts processes     reaper thread: kills trees, reaps
 
-Modules, each importing only from those before it: errors, status, options, signatures, logs,
-markup, reloads, wire, bell, messages, randomness, serialize, layers, leftovers, chunks, channel,
-kept_globals, initializer, shared, unseen, tracker, awaiting, circles, base_job, job, pauses,
-scheduler, memory, guard, guardian, orphans, worker, former, entry, launch, killing, process,
-reaper, worker_log, fence, dispatcher, rows, mapping, pool, waiting, groups, progress, executor,
-joblib, qiskit.
+Modules, each importing only from those before it: errors, lock_free, status, options, signatures,
+logs, markup, reloads, wire, bell, messages, randomness, serialize, layers, leftovers, chunks,
+channel, kept_globals, initializer, shared, unseen, tracker, awaiting, circles, base_job, job,
+pauses, scheduler, memory, guard, guardian, orphans, worker, former, entry, launch, killing,
+process, reaper, worker_log, fence, dispatcher, rows, mapping, pool, waiting, groups, progress,
+executor, joblib, qiskit.
 
 The public names are imported when they are first used, so that a worker, which needs few of the
 modules, starts fast.

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import _socket as socket  # all that is needed here, without what `socket` imports
 import collections
-import contextlib
 import errno
 import mmap
 import os
@@ -27,7 +26,7 @@ from .wire import Message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any, Final
 
 INLINE_LIMIT = 128 * 1024  # bytes: 64 KB take 6.5 us inline and 55 us through a memfd
@@ -83,7 +82,10 @@ class Parcel:
     @property
     def fd(self) -> int:
         """The file's descriptor; -1 where there is none."""
-        return self._fds[0] if self._fds else -1
+        try:
+            return self._fds[0]
+        except IndexError:
+            return -1
 
     def file(self) -> int:
         """The content as a file; from now on it is held there."""
@@ -110,15 +112,21 @@ class Parcel:
             copy.to_bytes()
         return copy
 
-    def close(self) -> None:
-        """Give the descriptor back, if there is one."""
-        while self._fds:
-            list(map(os.close, map(self._fds.pop, (0,))))  # in one breath, see _write_file
+    def close(self, _close: Callable[[int], None] = os.close) -> None:
+        """Give the descriptor back, if there is one; any thread may, and several."""
+        # Whoever takes it out closes it, in one breath, see _write_file. No global: modules may be
+        # empty by the time that the interpreter has __del__ called.
+        try:
+            while self._fds:
+                list(map(_close, map(self._fds.pop, (0,))))
+        except IndexError:  # another thread was faster
+            pass
 
     def __del__(self) -> None:
-        with contextlib.suppress(AttributeError):  # an interrupt came before it was made
-            while self._fds:
-                list(map(os.close, map(self._fds.pop, (0,))))
+        try:
+            self.close()
+        except AttributeError:  # an interrupt came before it was made
+            pass
 
 
 Content = bytes | Parcel

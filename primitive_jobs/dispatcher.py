@@ -12,11 +12,12 @@ callbacks     nothing: it runs users' callbacks, and logs what the others have t
 memory        which workers are watched; it wakes up only while a running job has a memory limit
 ============  =====================================================================================
 
-There is no lock. Every thread says what it has to say by appending to the inbox, a deque, and
-waking the dispatcher; both can be done in a signal handler and in a finalizer. The dispatcher
-sets `_asleep` before it looks into the inbox for the last time, and a sender looks at `_asleep`
-after it appended: so no message is left lying while the dispatcher sleeps. A job alone need not
-wake it where its coming makes no difference before the next event (`_hungry`).
+There is no lock; `lock_free` says what is relied on. Every thread says what it has to say by
+appending to the inbox, a deque, and waking the dispatcher; both can be done in a signal handler and
+in a finalizer. The dispatcher sets `_asleep` before it looks into the inbox for the last time, and
+a sender looks at `_asleep` after it appended: so no message is left lying while the dispatcher
+sleeps. A job alone need not wake it where its coming makes no difference before the next event
+(`_hungry`).
 
 Nor where its caller can give it to an idle worker itself, which saves the two wake-ups of a round
 trip that are not the worker's. Before the dispatcher sleeps it may make an *offer*: one idle worker
@@ -65,6 +66,7 @@ from .errors import (
 from .fence import Fence, Unfenced, bare
 from .guardian import the_guard
 from .job import PrimitiveJob
+from .lock_free import members, snapshot
 from .logs import Report, report_here
 from .memory import Unmeasurable, measurable, resident, tree_memory
 from .messages import (
@@ -411,7 +413,7 @@ class Dispatcher:
         if claims[0] is not job:
             return False
         try:
-            offer.when, offer.at = time.time(), time.monotonic()
+            offer.at, offer.when = time.monotonic(), time.time()
             if not job._tracker.take(offer):
                 return True  # cancelled meanwhile
             offer.sent = offer.channel.try_to_send(Kind.RUN, offer.attempt, payload)
@@ -435,7 +437,8 @@ class Dispatcher:
 
     def forget(self, number: int) -> None:
         """Have the workers let shared data go; returns at once."""
-        self._tell(Forget(number))
+        if not self._ended:  # later there may be no modules any more
+            self._tell(Forget(number))
 
     def fail_early(self, job: PrimitiveJob[Any], failure: BaseException) -> None:
         """End a job that cannot be enlisted; returns at once."""
@@ -476,7 +479,7 @@ class Dispatcher:
         waiting = self._scheduler.waiting
         coming = [
             job.running()
-            for job in self._inbox.copy()
+            for job in snapshot(self._inbox)
             if isinstance(job, PrimitiveJob) and not job.in_final_state()
         ]
         handed = sum(coming)
@@ -814,7 +817,8 @@ class Dispatcher:
             self._count(job._tracker.status)
             return
         self._register(job)
-        if isinstance(job._payload, Parcel) and job._payload.fd >= 0:
+        payload = job._payload  # once: a cancel may take it away
+        if isinstance(payload, Parcel) and payload.fd >= 0:
             self._in_files.add(job.number)
         options = job._options
         limit = options.memory_limit
@@ -1337,7 +1341,7 @@ def _call_late(callbacks: _Callbacks, callback: Callable[[], object]) -> None:
     The collector may let go of a job there whose own pool has ended long ago.
     """
     me = threading.get_ident()
-    for pool in _pools():
+    for pool in members(_dispatchers):
         if me in pool._own_threads:
             callbacks = pool._callbacks
     callbacks.call(callback)
@@ -1534,13 +1538,6 @@ _hook_for: list[int] = []  # the pid that has its exit hook
 _exiting = False
 
 
-def _pools() -> list[Dispatcher]:
-    """All that are there; any thread may add one, or take one out, at this moment."""
-    while True:
-        with contextlib.suppress(RuntimeError):  # it changed meanwhile
-            return list(_dispatchers)
-
-
 def check_not_exiting() -> None:
     """Raise `PoolClosedError` when the interpreter is going down."""
     if _exiting or sys.is_finalizing():
@@ -1563,7 +1560,7 @@ def _at_exit() -> None:
     global _exiting
     _exiting = True
     interrupted = _ended_by_interrupt()
-    pools = _pools()
+    pools = members(_dispatchers)
     with contextlib.ExitStack() as awaited:
         for pool in pools:
             awaited.enter_context(pool.unseen.awaited())
@@ -1609,7 +1606,7 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     global _start_lock
     _start_lock = threading.RLock()
-    for dispatcher in list(_dispatchers):
+    for dispatcher in members(_dispatchers):
         with contextlib.suppress(Exception):
             dispatcher.abandon()
     _dispatchers.clear()

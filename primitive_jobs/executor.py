@@ -8,6 +8,7 @@ A future's state follows its job's, and is brought up to date by whoever looks a
 wait to be told, the standard library's ``wait`` and ``as_completed``, need somebody who does it
 unasked: the dispatcher where it cannot be made to wait, else the executor's settler thread, which
 runs no foreign code. Callbacks run on the pool's thread for them: so they may block on any future.
+What is done without the future's own lock is of the kinds that `lock_free` lists.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from .awaiting import in_trio_task
 from .chunks import CHECKED, Unpacker, is_packed, reply_of
 from .errors import JobError, PoolClosedError, SerializationError
 from .job import PoolLink, PrimitiveJob
+from .lock_free import members
 from .logs import Later, report_here
 from .options import (
     check_bool,
@@ -394,7 +396,7 @@ _settlers: weakref.WeakSet[_Settler] = weakref.WeakSet()
 
 def _after_fork_in_child() -> None:
     # After that of the dispatchers, whose module is imported first: the jobs have ended.
-    for settler in list(_settlers):
+    for settler in members(_settlers):
         for future in list(settler.pending):
             future._abandon()
         settler.pending.clear()
@@ -763,7 +765,8 @@ def _answer_for(futures: Iterable[JobFuture[Any]]) -> None:
     Without anybody who does, each failure is one that nobody looked at.
     """
     for future in futures:
-        _inner(future.job)._tracker.looked_at()
+        future.job._inner = True
+        future.job._tracker.looked_at()
 
 
 def _cancel(futures: Iterable[JobFuture[Any]]) -> None:
@@ -778,10 +781,15 @@ def _results(
     end: float | None,
     *,
     chunked: bool,
+    answer_for: Callable[[Iterable[JobFuture[Any]]], None] = _answer_for,
+    cancel: Callable[[Iterable[JobFuture[Any]]], None] = _cancel,
 ) -> Generator[Any, None, None]:
-    """The results of ``futures`` and ``more``; no name here refers to one that was yielded."""
+    """The results of ``futures`` and ``more``; no name here refers to one that was yielded.
+
+    At the interpreter's end it may be closed when there are no globals any more.
+    """
     failures: list[Exception] = []
-    _answer_for(futures)
+    answer_for(futures)
     try:
         while futures:
             try:
@@ -797,8 +805,8 @@ def _results(
         if failures:
             raise failures.pop()
     finally:
-        _cancel(futures)
-        _answer_for(futures)  # one may have been on its way to its end before
+        cancel(futures)
+        answer_for(futures)  # one may have been on its way to its end before
 
 
 def _result(futures: deque[JobFuture[T]], end: float | None) -> T:

@@ -6,6 +6,7 @@ about its state lives in its `StatusTracker`.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import pickle
 import threading
@@ -99,6 +100,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
         "_inner",
         "_key",
         "_link",
+        "_loaded",
         "_name",
         "_options",
         "_payload",
@@ -127,6 +129,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
         self._submits: list[int] | None = []
         self._link: PoolLink | None = None
         self._tracker = StatusTracker()
+        self._loaded: list[tuple[Any, BaseException | None]] = []  # see Outcome.load
         self.metadata: dict[str, Any] = {}
         self.number = 0  # its pool's, from the day it is taken in
         self._payload: bytes | Parcel | None = None  # what a worker is sent; its pool's
@@ -383,13 +386,13 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
         """
         check_callable("fn", fn)
         job = self
-        # The iterator ends with its first use and map() calls `fn` in the same breath, so that no
-        # interrupt and no second call of `hand_over` comes between: once it is.
-        once = map(fn, iter((job,)))
+        turn = {None: (job,)}
 
         def call() -> None:
             try:
-                next(once, None)
+                # Whoever takes the job out calls `fn` in the same breath, so that no interrupt and
+                # no second call of `hand_over`, on any thread, comes between: once it is.
+                next(map(fn, itertools.chain.from_iterable(map(turn.pop, (None,), ((),)))), None)
             except BaseException as error:
                 report_here(logging.ERROR, "a callback of job %s raised", job, job=job, error=error)
                 own = threading.current_thread() is threading.main_thread()
@@ -555,13 +558,14 @@ def _rebuild(cls: type[PrimitiveJob[Any]], state: tuple[Any, ...]) -> PrimitiveJ
     job._options = DEFAULT_OPTIONS
     job._submits = None
     job._link = None
+    job._loaded = [(value, error)]
     job.metadata = metadata
     job.number = 0
     job._payload = None
     job._key = None
     job._inner = False
     tracker = StatusTracker()
-    tracker._outcome = Outcome.loaded(status, value, error)
+    tracker._outcome = Outcome(status, None)
     tracker._status = status
     tracker.remember(walk)
     tracker._attempts = attempts

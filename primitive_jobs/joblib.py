@@ -293,7 +293,7 @@ class _Call:
 
     joblib submits under a lock of its own, from the caller's thread or from this call's. The one
     that aborts sets `aborted` and then looks for jobs; one that submits adds its job, and then
-    looks at `aborted`: so none is missed.
+    looks at `aborted`: so none is missed (see `lock_free`).
 
     Args:
         pool: Whose workers, and with which options.

@@ -84,6 +84,7 @@ def _follow(
     total = len(watch.waiters)
     meter = _Meter(label, watch.waiters)
     try:
+        _open.add(meter)
         if not hidden:
             meter.open()
         while watch.waiters:
@@ -190,12 +191,12 @@ class _Meter:
         self._waiting = waiting
         self._view: _View | None = None
         self._due = 0.0
+        self._closed = False
 
     def open(self) -> None:
         """Show the state for the first time."""
         with _Uninterrupted():
             self._yielded.first = sum(job.in_final_state() for job in self._waiting)
-            _open.add(self)
             for view in _find_views(self):
                 self._view = view  # first: whatever happens from here on, it is closed
                 try:
@@ -207,7 +208,6 @@ class _Meter:
                     return
                 else:
                     return
-            _open.discard(self)
 
     def count(self, job: PrimitiveJob[Any]) -> None:
         """A job is yielded."""
@@ -241,6 +241,8 @@ class _Meter:
 
     def close(self) -> None:
         """Show the state for the last time; again is allowed."""
+        if self._closed:  # perhaps by `_close_all`, and now there are no globals any more
+            return
         with _Uninterrupted():
             try:
                 if self._view is not None:
@@ -251,6 +253,7 @@ class _Meter:
                 _open.discard(self)
                 if self in _drawing:
                     _drawing.remove(self)
+                self._closed = True
 
 
 _open: set[_Meter] = set()

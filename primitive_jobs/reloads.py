@@ -28,7 +28,7 @@ _MOST_NEW = 1000
 class CodeWatch:
     """A finder that finds nothing and takes note.
 
-    Without a lock: imports run on any thread, and in signal handlers.
+    Without a lock (see `lock_free`): imports run on any thread, and in signal handlers.
 
     Attributes:
         tick: Another number whenever `changes` has to be asked again.

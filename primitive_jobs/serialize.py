@@ -279,7 +279,8 @@ def _referring(found: dict[int, Any]) -> dict[type, Reducer]:
 
         return refer
 
-    return {kind: reducer(get) for kind, get in handle_types.items()}
+    # Of a copy: in another thread a module may be imported that adds to it.
+    return {kind: reducer(get) for kind, get in handle_types.copy().items()}
 
 
 def _load_received(number: int) -> Any:

@@ -8,24 +8,33 @@ A job is first its caller's, who makes, serializes and enlists it; once a worker
 is its pool's dispatcher's. The change of hands is the one race there is, and `_gate` decides it
 without a lock, so that a signal handler or a finalizer can cancel at any point: whoever appends to
 it first, somebody who gives the job to a worker (`take`) or somebody with a final outcome, has the
-job. After a `take` only the dispatcher's thread writes.
+job. After a `take` only the dispatcher's thread writes. (`lock_free` says what that relies on.)
 """
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .errors import InitializerError, JobCancelledError, JobError
-from .serialize import load_exception, load_result
+from .serialize import load_exception, load_result, set_cause
 from .status import FINAL_STATES, JobStatus
 from .unseen import Countable, Source, Token, Unseen, failure_line, of_initializer
 from .wire import Kind, Message
 
 if TYPE_CHECKING:
     from .serialize import Named
+
+    Loaded = tuple[Any, BaseException | None]  # value, exception
+
+    class Holder(Named, Protocol):
+        """A job: it keeps what was loaded of its outcome, first the one that all believe."""
+
+        _loaded: list[Loaded]
+
 
 OF_THE_PARENT = "the job belongs to the parent of this forked process"
 
@@ -35,18 +44,18 @@ _QUEUED, _RUNNING, _DONE = JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.DONE
 
 
 class Outcome:
-    """How a job ended: final status, and the value or exception once somebody asks for it.
+    """How a job ended: final status, and what the value or exception is made of.
 
-    Unpickling happens in the asking thread, at most once where it succeeds.
+    It is made when somebody asks for it, in the asking thread, at most once where it succeeds. The
+    job keeps it, since an outcome that the dispatcher has made may live until that wakes up again.
     """
 
-    __slots__ = ("_loaded", "_source", "_token", "status")
+    __slots__ = ("_source", "_token", "status")
 
     def __init__(self, status: JobStatus, source: Source) -> None:
         self.status = status
         self._source = source
         self._token: Token | None = None
-        self._loaded: list[tuple[Any, BaseException | None]] = []
 
     def watch(self, unseen: Unseen, name: str) -> None:
         """Have it told if nobody looks at this failure; to be called before anybody can."""
@@ -58,20 +67,21 @@ class Outcome:
         if token is not None:
             token.looked_at()
 
-    def load(self, job: Named) -> tuple[Any, BaseException | None]:
+    def load(self, job: Holder) -> Loaded:
         """Return (value, exception), the same objects each time; one of them is None.
 
         Raises:
             SerializationError: The result cannot be unpickled here.
         """
         source = self._source  # read before `_loaded`: it is dropped only after that is filled
-        if not self._loaded:
+        loaded = job._loaded
+        if not loaded:
             # Two threads may both get here; whoever appends first is whom both believe.
-            self._loaded.append(self._read(source, job))
+            loaded.append(self._read(source, job))
             self._source = None
-        return self._loaded[0]
+        return loaded[0]
 
-    def _read(self, source: Source, job: Named) -> tuple[Any, BaseException | None]:
+    def _read(self, source: Source, job: Named) -> Loaded:
         if isinstance(source, Message):
             if self.status is _DONE:
                 return load_result(source.body, source.buffers, job), None
@@ -80,24 +90,22 @@ class Outcome:
             return None, load_exception(source.body)
         if source is None:
             return None, JobCancelledError(f"job {job.name} was cancelled")
-        return None, source
+        # One of ours. Raised, it holds frames of the caller's: so it is one that the caller made.
+        error = copy.copy(source)
+        cause = source.__cause__
+        if cause is not None:
+            set_cause(error, cause)
+        return None, error
 
-    def failure(self, job: Named) -> str:
+    def failure(self, job: Holder) -> str:
         """Type and message of a failed job's exception, on a line; nothing is unpickled for it.
 
         User code runs only where the exception was loaded before: its ``__str__``.
         """
         source = self._source  # first, as in `load`
-        if self._loaded:
-            source = self._loaded[0][1]
+        if job._loaded:
+            source = job._loaded[0][1]
         return failure_line(source, job.name)
-
-    @classmethod
-    def loaded(cls, status: JobStatus, value: Any, error: BaseException | None) -> Outcome:
-        """An outcome whose value is there already."""
-        outcome = cls(status, None)
-        outcome._loaded.append((value, error))
-        return outcome
 
 
 class Unstopped(Outcome):
@@ -130,8 +138,8 @@ class HandOver(Taken):
 
     Attributes:
         pid: The worker's process id.
-        when: Seconds since the epoch; set by the caller, as the next.
-        at: The same moment on the monotonic clock.
+        at: When, on the monotonic clock; set by the caller.
+        when: The same moment in seconds since the epoch; set next, so that it says that both are.
         noted: Whether the dispatcher has written it down.
     """
 
@@ -194,8 +202,10 @@ class StatusTracker:
     def _unnoted(self) -> HandOver | None:
         """What the dispatcher has not heard of yet."""
         gate = self._gate
-        if gate and isinstance(gate[0], HandOver) and not gate[0].noted:
-            return gate[0]
+        if gate:
+            handed = gate[0]  # once: `note` puts another one there
+            if isinstance(handed, HandOver) and not handed.noted:
+                return handed
         return None
 
     def history(self) -> tuple[tuple[JobStatus, float], ...]:
@@ -223,7 +233,7 @@ class StatusTracker:
                 break
         return steps
 
-    def failure(self, job: Named) -> str | None:
+    def failure(self, job: Holder) -> str | None:
         """Type and message of what a failed job raised, for somebody who is shown it."""
         outcome = self.outcome
         if outcome is None or outcome.status is not JobStatus.ERROR:
@@ -318,9 +328,10 @@ class StatusTracker:
         """Write down that its caller gave it to a worker."""
         self._pid = handed.pid
         self._attempts = 1
-        self._move(_RUNNING)
         if handed.when:
-            self._walk[-2:] = handed.when, handed.at
+            self._move(_RUNNING, handed.when, handed.at)
+        else:
+            self._move(_RUNNING)
         handed.noted = True
         self._gate[0] = _TAKEN  # which holds nothing
 
@@ -402,14 +413,14 @@ class StatusTracker:
 
     # --- the writing itself ------------------------------------------------------------------
 
-    def _move(self, status: JobStatus) -> None:
+    def _move(self, status: JobStatus, when: float = 0.0, at: float = 0.0) -> None:
         if not self._status.next_bits & status.bit:
             raise RuntimeError(
                 f"illegal move of a job from {self._status.name} to {status.name}; "
                 f"its walk was {[str(s.name) for s in self._walk[::3]]}"
             )
         self._status = status
-        self._walk += (status, time.time(), time.monotonic())
+        self._walk += (status, when or time.time(), at or time.monotonic())
 
     def _finish(self, outcome: Outcome) -> None:
         # An interrupt may come between any two steps (in the caller's thread): every waiter is

@@ -4,8 +4,9 @@
                                              └─ dies unread ─► counted ─► told
 
 A token is made for a failure alone. It dies with its job, on any thread, in the collector and in
-signal handlers: so what it does then takes no lock and calls no foreign code. It appends to a
-deque; the pool's thread for callbacks does the rest, or, once that has ended, whoever is there.
+signal handlers: so what it does then takes no lock (see `lock_free`) and calls no foreign code. It
+appends to a deque; the pool's thread for callbacks does the rest, or, once that has ended, whoever
+is there.
 
 When it is told:
 
@@ -31,6 +32,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from .errors import InitializerError, JobError, JobFailuresWarning
+from .lock_free import members
 from .logs import heard, listened_to, report_here
 from .serialize import brief, one_line, what_comes, what_was_raised
 from .status import JobStatus
@@ -124,7 +126,7 @@ class Unseen:
         self._dead: deque[_Failure | None] = deque()
         self._earliest = sys.maxsize
         self._posted = False  # the dead are about to be counted
-        self._room = 1  # so many dead are to be counted
+        self._room = 1  # so many dead are to be counted, before the end; then each at once
         self._awaited: list[None] = []  # one for each thread that waits for the end to tell of it
         self._quiet = False  # somebody tells at the end
         self.ended = False
@@ -148,11 +150,11 @@ class Unseen:
         """A token has died unread."""
         dead = self._dead
         if failure[0] < self._earliest:
-            self._earliest = failure[0]
             dead.append(failure)
+            self._earliest = failure[0]  # last: who leaves out what a later one was relies on it
         else:
             dead.append(None)
-        if len(dead) >= self._room and not self._posted:
+        if (len(dead) >= self._room or self.ended) and not self._posted:
             self._post()
 
     def looked_at_late(self) -> None:
@@ -176,8 +178,7 @@ class Unseen:
     def keep_quiet(self) -> None:
         """Tell nothing before the end, which somebody sees to: a block, or a shutdown."""
         self._quiet = True
-        if not self.ended:
-            self._room = _BATCH
+        self._room = _BATCH
 
     @contextlib.contextmanager
     def awaited(self) -> Iterator[None]:
@@ -199,7 +200,6 @@ class Unseen:
     def pool_ended(self) -> None:
         """Called on the thread for callbacks, when everything else is gone."""
         self.ended = True
-        self._room = 1
         if not self._awaited:
             self.tell_rest()
 
@@ -209,7 +209,6 @@ class Unseen:
         With a ``stacklevel`` by a `JobFailuresWarning`, too, as in `warnings.warn` called here.
         """
         self.ended = True
-        self._room = 1
         self._rest = True
         for news in [*self._turns()]:  # first: a warning may be an error
             warned = news.warning and stacklevel is not None
@@ -220,9 +219,9 @@ class Unseen:
 
     def tell_at_exit(self) -> None:
         """Tell the rest at the interpreter's end: nobody will look at those that are held."""
-        for failure in self.unread.copy().values():
-            self._dead.append(failure)
-        self.unread.clear()
+        with contextlib.suppress(KeyError):  # none is left; others may take some out meanwhile
+            while True:
+                self._dead.append(self.unread.popitem()[1])
         self.tell_rest()
 
     def mute(self) -> None:
@@ -266,7 +265,6 @@ class Unseen:
             number, name, source = first
             self._first = number, f"{brief(str.__repr__(name))}: {failure_line(source, name)}"
         if self.ended:
-            self._room = 1
             if not everything and not self._awaited:
                 everything = not self._told_since or not self.unread
                 self._told_since = True
@@ -355,12 +353,12 @@ _all: weakref.WeakSet[Unseen] = weakref.WeakSet()
 
 def tell_all_at_exit() -> None:
     """Tell what is untold of any pool: one record for each."""
-    for unseen in list(_all):
+    for unseen in members(_all):
         unseen.tell_at_exit()
 
 
 def _after_fork_in_child() -> None:
-    for unseen in list(_all):
+    for unseen in members(_all):
         unseen.mute()
     _all.clear()
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 from .errors import ResultTimeoutError
 from .job import PrimitiveJob
+from .lock_free import members
 from .options import check_iterable, check_seconds, shown
 from .status import JobStatus
 
@@ -141,7 +142,7 @@ _watches: weakref.WeakSet[Watch[Any]] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    for watch in list(_watches):
+    for watch in members(_watches):
         watch.end_in_fork()
     _watches.clear()
 

@@ -14,6 +14,7 @@ from primitive_jobs import JobPool
 PACKAGE = Path(primitive_jobs.__file__).parent
 LAYERS = [
     "errors",
+    "lock_free",
     "status",
     "options",
     "signatures",
@@ -75,6 +76,7 @@ ALLOWED_UPWARD = {("job", "pool"), ("randomness", "entry")}
 PURE = {
     "base_job",
     "errors",
+    "lock_free",
     "status",
     "options",
     "signatures",

@@ -19,7 +19,12 @@ from primitive_jobs.wire import Kind, Message
 
 
 class F:
+    """Of a job, what an outcome needs."""
+
     name = "f"
+
+    def __init__(self) -> None:
+        self._loaded: list[tuple[Any, BaseException | None]] = []
 
 
 Step = Callable[[StatusTracker], object]
@@ -280,17 +285,18 @@ def test_an_abandoned_job_has_ended_before_anybody_is_told() -> None:
 
 
 def test_outcomes() -> None:
-    outcome = done()
-    value, error = outcome.load(F)
+    outcome, job = done(), F()
+    value, error = outcome.load(job)
     assert value == [7]
     assert error is None
-    assert outcome.load(F)[0] is value, "the same object each time"
+    assert outcome.load(job)[0] is value, "the same object each time"
     raised = Outcome(JobStatus.ERROR, Message(Kind.RAISED, 1, dump_exception(KeyError("k"))))
-    _, error = raised.load(F)
+    job = F()
+    _, error = raised.load(job)
     assert isinstance(error, KeyError)
-    assert raised.load(F)[1] is error
-    assert isinstance(cancelled().load(F)[1], JobCancelledError)
+    assert raised.load(job)[1] is error
+    assert isinstance(cancelled().load(F())[1], JobCancelledError)
     broken = Outcome(JobStatus.DONE, Message(Kind.RETURNED, 1, b"no pickle"))
     for _ in range(2):
         with pytest.raises(SerializationError, match="job f"):
-            broken.load(F)
+            broken.load(F())
