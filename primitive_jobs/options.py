@@ -79,36 +79,52 @@ def check_int(name: str, value: object) -> int:
     return int(value)
 
 
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt]?)(i?)b)?\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt]?)(i?)b|([kmgt])(i?))?\s*", re.IGNORECASE)
+LEAST_SIZE = 1_000_000  # bytes: an interpreter alone takes ten times as much
+_LIKELY_GIGABYTES = 64  # whoever writes more without a unit means megabytes
+_SIZES = "a number of bytes or a text like '500 MB', '2G' or '2 GiB'"
 
 
 def check_bytes(name: str, value: object) -> int | None:
-    """Return ``value``, a number of bytes or a text like "500 MB" or "2 GiB", as bytes.
+    """Return ``value``, a number of bytes or a text like "500 MB", "2G" or "2 GiB", as bytes.
 
-    None and infinity are None (no limit). KB, MB, GB, TB are powers of 1000; KiB, MiB, GiB, TiB
-    of 1024.
+    None and infinity are None (no limit). K, M, G and T, with or without a B, are powers of 1000;
+    Ki, Mi, Gi and Ti of 1024. Case and spaces do not matter.
 
     Raises:
         TypeError: It is neither a real number (a bool is none) nor a str.
-        ValueError: It is NaN, below one byte, or a text that says no size.
+        ValueError: It is NaN, below 1 MB, or a text that says no size.
     """
     if value is None:
         return None
+    unit = False
     if isinstance(value, str):
         match = _SIZE.fullmatch(value)
         if match is None:
-            raise ValueError(
-                f"{name} must be bytes or a text like '500 MB' or '2 GiB', not {value!r}"
-            )
-        base = 1024 if match[3] else 1000
-        size = float(match[1]) * base ** " kmgt".index((match[2] or " ").lower())
+            raise ValueError(f"{name} must be {_SIZES}, not {value!r}")
+        number, prefix, binary, other_prefix, other_binary = match.groups("")
+        prefix = (prefix or other_prefix).lower()
+        base = 1024 if binary or other_binary else 1000
+        unit = bool(prefix)
+        size = float(number) * base ** " kmgt".index(prefix or " ")
     elif not _is_number(value):
-        raise TypeError(f"{name} must be bytes, a text like '500 MB' or None, not {shown(value)}")
+        raise TypeError(f"{name} must be {_SIZES}, or None, not {shown(value)}")
     else:
         size = float(value)
-    if not size >= 1:
-        raise ValueError(f"{name} must be at least 1 byte (None is no limit), not {value!r}")
+    if not size >= LEAST_SIZE:
+        raise ValueError(f"{name} must be at least 1 MB, not {value!r}{_meant(size, unit=unit)}")
     return None if size == math.inf else int(size)
+
+
+def _meant(size: float, *, unit: bool) -> str:
+    """What to say to whoever gave so many bytes, probably without a thought of a unit."""
+    if not size > 0:
+        return " (None is no limit)"
+    told = f", which is {size:g} byte{'s' * (size != 1)}"
+    if unit:
+        return told
+    likely = f"{size:g}{'GB' if size <= _LIKELY_GIGABYTES else 'MB'}"
+    return f"{told}: a number without a unit counts bytes; write {likely!r} if that is meant"
 
 
 def check_callable(name: str, value: object) -> None:
@@ -161,11 +177,12 @@ class JobOptions:
         timeout: Seconds the job may run, from RUNNING on, per attempt; then its process is
             killed and it ends with `JobTimeoutError`. Default None: no limit.
         memory_limit: Resident memory that the job's process and all below it may hold, in bytes
-            or as a text like "500 MB" or "2 GiB"; looked at ten times a second. Beyond it they
-            are killed and the job ends with `JobMemoryError`. It includes the interpreter's own
-            tens of MB and what earlier jobs left in the worker (one that is above the limit
-            before the job starts is replaced first). Where it cannot be measured, since /proc is
-            missing or hides processes, the job ends with a `JobError`. Default None: the pool's.
+            (1 MB at least) or as a text: "500 MB" and "2G" are powers of 1000, "2 GiB" one of
+            1024. It is looked at ten times a second. Beyond it they are killed and the job ends
+            with `JobMemoryError`. It includes the interpreter's own tens of MB and what earlier
+            jobs left in the worker (one that is above the limit before the job starts is replaced
+            first). Where it cannot be measured, since /proc is missing or hides processes, the job
+            ends with a `JobError`. Default None: the pool's.
         retries: How often the job is started again after its worker died (a crash, a kill from
             outside, the kernel's OOM killer); never after its own exception, a cancel or a limit
             that it passed. Default 0.

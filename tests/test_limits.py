@@ -20,7 +20,9 @@ import pytest
 from helpers import PATIENCE, gone, hold, until
 
 from primitive_jobs import (
+    JobExecutor,
     JobMemoryError,
+    JobOptions,
     JobPool,
     JobStatus,
     JobTimeoutError,
@@ -51,16 +53,25 @@ def walk(job: PrimitiveJob[Any]) -> list[str]:
     [
         (None, None),
         (float("inf"), None),
-        (1, 1),
+        (1_000_000, 1_000_000),
         (2e9, 2_000_000_000),
-        ("100", 100),
-        ("7 B", 7),
+        ("1000000", 1_000_000),
+        ("7000000 B", 7_000_000),
         ("500 MB", 500_000_000),
         ("500mb", 500_000_000),
+        ("2G", 2_000_000_000),
+        ("2 g", 2_000_000_000),
+        ("512M", 512_000_000),
+        ("512m", 512_000_000),
+        ("2GiB", 2 << 30),
         ("2 GiB", 2 << 30),
-        (" 1.5 KiB ", 1536),
+        ("2 Gi", 2 << 30),
+        (" 1500.5 KiB ", 1_536_512),
         ("1TB", 10**12),
-        ("3 kB", 3000),
+        ("1 t", 10**12),
+        ("1Ti", 1 << 40),
+        ("3000 kB", 3_000_000),
+        ("3000k", 3_000_000),
     ],
 )
 def test_sizes(value: Any, size: int | None) -> None:
@@ -77,7 +88,12 @@ def test_sizes(value: Any, size: int | None) -> None:
         ("0 MB", ValueError),
         ("-1 MB", ValueError),
         ("2 XB", ValueError),
-        ("2 G", ValueError),
+        ("2 GG", ValueError),
+        ("2 iB", ValueError),
+        ("2i", ValueError),
+        (1, ValueError),
+        (999_999, ValueError),
+        ("999 KB", ValueError),
         ("GB", ValueError),
         ("", ValueError),
         (True, TypeError),
@@ -90,6 +106,37 @@ def test_wrong_sizes(value: Any, error: type[Exception], two: JobPool) -> None:
         two.options(memory_limit=value)
     with pytest.raises(error, match="memory_limit must be"):
         JobPool(1, memory_limit=value)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        (2, "2, which is 2 bytes: .* write '2GB'"),
+        (1, "1, which is 1 byte: .* write '1GB'"),
+        (1.5, "write '1.5GB'"),
+        ("8", "'8', which is 8 bytes: .* write '8GB'"),
+        ("8 B", "which is 8 bytes: .* write '8GB'"),
+        (512, "512, which is 512 bytes: .* write '512MB'"),
+        ("100 KB", "'100 KB', which is 100000 bytes$"),
+        (0, "None is no limit"),
+    ],
+)
+def test_a_size_without_a_unit_is_told_as_what_it_is(
+    value: Any, hint: str, two: JobPool, marks: Path
+) -> None:
+    from primitive_jobs.joblib import PrimitiveJobsBackend
+
+    takers: list[Callable[[], object]] = [
+        lambda: JobOptions(memory_limit=value),
+        lambda: two.options(memory_limit=value),
+        lambda: PrimitiveJob(abs, 1).submit(two, memory_limit=value),
+        lambda: JobPool(1, memory_limit=value),
+        lambda: JobExecutor(1, memory_limit=value),
+        lambda: PrimitiveJobsBackend(memory_limit=value),
+    ]
+    for take in takers:
+        with pytest.raises(ValueError, match=f"memory_limit must be at least 1 MB, not .*{hint}"):
+            take()
 
 
 def grow(size: int, gate: Path) -> None:
