@@ -482,10 +482,11 @@ def _kept_for(count: int, threads: int | None) -> _Kept:
 
     It has at least as many. Those of another kind that nobody uses are ended.
     """
-    from .pool import _THREAD_VARIABLES, JobPool
+    from .pool import JobPool
+    from .thread_variables import THREAD_VARIABLES
 
     share = max(1, int(joblib.cpu_count()) // count)
-    key = (share, threads, *map(os.environ.get, _THREAD_VARIABLES))
+    key = (share, threads, *map(os.environ.get, THREAD_VARIABLES))
     with _kept_lock:
         for other in [other for other in _kept if other != key and not _kept[other].users]:
             _kept.pop(other).pool.shutdown(wait=False)

@@ -32,6 +32,7 @@ from .options import (
 )
 from .process import WorkerConfig
 from .signatures import JobOptionsDict, Seed, Self, Unpack
+from .thread_variables import thread_settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -40,16 +41,6 @@ T2 = TypeVar("T2")
 T3 = TypeVar("T3")
 
 IDLE_TIMEOUT = 60.0  # s
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    "RAYON_NUM_THREADS",
-)
 
 
 class _Submitter(ABC):
@@ -246,9 +237,9 @@ class JobPool(_Submitter):
             "spawn" (``multiprocessing.get_context("spawn").Lock()``). If they cannot be pickled,
             the jobs fail with `InitializerError`.
         env: Environment variables of the workers, besides those of this process.
-        threads_per_worker: For BLAS, OpenMP and the like, set by environment variables before
-            anything is imported there; default: max(1, cpus // max_workers), where the
-            environment does not say otherwise.
+        threads_per_worker: For BLAS, OpenMP, Numba, Polars, TensorFlow and the like, set by
+            environment variables before anything is imported there (`thread_variables` lists them);
+            default: max(1, cpus // max_workers), where the environment does not say otherwise.
         idle_timeout: Seconds after which an idle worker leaves; default 60; None: never.
         max_jobs_per_worker: Jobs after which a worker process is replaced by a fresh one, for
             code that leaks; default None: never.
@@ -298,14 +289,12 @@ class JobPool(_Submitter):
         arguments = check_initargs(initargs)
         variables = check_env(env)
         share = max(1, cpus // count)
-        if threads_per_worker is not None:
-            threads = check_count("threads_per_worker", threads_per_worker)
-            settings: dict[str, str] = dict.fromkeys(_THREAD_VARIABLES, str(threads))
-        else:
-            settings = {n: str(share) for n in _THREAD_VARIABLES if n not in os.environ}
+        threads = threads_per_worker
+        if threads is not None:
+            threads = check_count("threads_per_worker", threads)
         config = WorkerConfig(
             cpu_share=share,
-            env={**settings, **variables},
+            env={**thread_settings(threads, share), **variables},
             initializer=None if initializer is None else Initializer(initializer, arguments),
             preload=check_preload(preload),
         )

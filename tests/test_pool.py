@@ -49,6 +49,7 @@ from primitive_jobs import (
     wait,
 )
 from primitive_jobs.channel import Parcel
+from primitive_jobs.thread_variables import THREAD_VARIABLES
 
 # --- the eight methods ---------------------------------------------------------------------------
 
@@ -412,6 +413,21 @@ def test_env_and_threads() -> None:
     assert environ["MINE"] == "yes"
     assert "MINE" not in os.environ
     assert [environ[name] for name in names] == ["3", "3", "7", "3"]
+
+
+def test_threads_of_other_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Polars, TensorFlow, OpenCV and others have variables of their own."""
+    for name in THREAD_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("POLARS_MAX_THREADS", "5")
+    share = str(max(1, int(loky.cpu_count()) // 2))
+    with JobPool(2) as by_default, JobPool(1, threads_per_worker=3) as told:
+        theirs = by_default.submit(lambda: dict(os.environ)).result(PATIENCE)
+        told_environ = told.submit(lambda: dict(os.environ)).result(PATIENCE)
+    assert theirs["TF_NUM_INTRAOP_THREADS"] == theirs["OPENCV_FOR_THREADS_NUM"] == share
+    assert theirs["POLARS_MAX_THREADS"] == "5"  # what its user has said counts
+    assert {told_environ[name] for name in THREAD_VARIABLES} == {"3"}
+    assert told_environ["POLARS_MAX_THREADS"] == "3"
 
 
 def test_default_size() -> None:
