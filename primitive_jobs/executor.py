@@ -46,7 +46,7 @@ from .options import (
 from .pool import JobPool, PoolView
 from .randomness import child
 from .rows import RowPacker
-from .serialize import call_name, load_exception
+from .serialize import LEFT_OUT, call_name, load_exception
 from .signatures import PoolOptionsDict, Unpack
 from .status import JobStatus
 from .threads import make_thread
@@ -142,7 +142,8 @@ class JobFuture(Future[T]):
             return self.job.result(timeout)
         finally:
             self._settle()
-            del self  # or this frame, the exception and the job keep each other alive
+            # Or this frame, the exception and the job keep each other alive.
+            self = LEFT_OUT  # noqa: PLW0642
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what `result` would raise, None if nothing; waits and raises like it.
@@ -155,7 +156,7 @@ class JobFuture(Future[T]):
             return error
         finally:
             self._settle()
-            del self
+            self = LEFT_OUT  # noqa: PLW0642
 
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
         """Have ``fn(future)`` called once, when the job is final.
@@ -175,14 +176,12 @@ class JobFuture(Future[T]):
         """Raise `InvalidStateError`: only the pool says how a job ends."""
         raise InvalidStateError(_NOT_HERE)
 
-    def set_result(self, result: T) -> None:
+    def set_result(self, result: T) -> None:  # noqa: ARG002
         """Raise `InvalidStateError`: only the pool says how a job ends."""
-        del result
         raise InvalidStateError(_NOT_HERE)
 
-    def set_exception(self, exception: BaseException | None) -> None:
+    def set_exception(self, exception: BaseException | None) -> None:  # noqa: ARG002
         """Raise `InvalidStateError`: only the pool says how a job ends."""
-        del exception
         raise InvalidStateError(_NOT_HERE)
 
     def _get_snapshot(self) -> tuple[bool, bool, T | None, BaseException | None]:
@@ -837,7 +836,11 @@ def _values(
         else:
             yield values.pop()
     if failure is not None:
-        raise load_exception(failure)
+        raised = load_exception(failure)
+        try:
+            raise raised  # by a call: the traceback there is above
+        finally:
+            del raised
 
 
 class _Results(Iterator[T]):

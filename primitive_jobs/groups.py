@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from .errors import ResultTimeoutError, SerializationError
 from .job import PrimitiveJob
 from .options import check_bool, check_seconds
+from .serialize import LEFT_OUT
 from .status import JobStatus
 from .tracker import Outcome
 from .waiting import Watch, check_jobs
@@ -47,8 +48,8 @@ def gather(
     """
     check_bool("fail_fast", fail_fast)
     group = _Group(jobs, timeout)
-    error: BaseException | None = None
-    del jobs
+    failure: BaseException | None = None
+    jobs = LEFT_OUT
     try:
         while group.places and not (fail_fast and group.failures) and group.take_next():
             if group.failures:
@@ -56,13 +57,13 @@ def gather(
         if fail_fast and group.failures:
             group.stop_others()
             group.take_failed()
-        error = group.error()
-        if error is None:
+        failure = group.error()
+        if failure is None:
             return [group.values[place] for place in range(len(group.values))]
-        raise error
+        raise failure  # of a job or several: tracebacks of what their functions raised are above
     finally:
         group.close()
-        del group, error  # or this frame and the exception keep each other alive
+        del group, failure  # or this frame and the exception keep each other alive
 
 
 def race(jobs: Iterable[PrimitiveJob[T]], *, timeout: float | None = None) -> T:
@@ -86,8 +87,8 @@ def race(jobs: Iterable[PrimitiveJob[T]], *, timeout: float | None = None) -> T:
         BaseException: What the jobs raised, if none was DONE.
     """
     group = _Group(jobs, timeout)
-    error: BaseException | None = None
-    del jobs
+    failure: BaseException | None = None
+    jobs = LEFT_OUT
     try:
         if not group.total:
             raise ValueError("jobs must be an iterable of PrimitiveJobs, at least one; it is empty")
@@ -97,12 +98,12 @@ def race(jobs: Iterable[PrimitiveJob[T]], *, timeout: float | None = None) -> T:
             group.stop_others()
             group.looked_at()
             return group.values.popitem()[1]
-        error = group.error()
-        assert error is not None, "nobody has won"
-        raise error
+        failure = group.error()
+        assert failure is not None, "nobody has won"
+        raise failure  # of all jobs: tracebacks of what their functions raised are above
     finally:
         group.close()
-        del group, error
+        del group, failure
 
 
 class _Group(Generic[T]):

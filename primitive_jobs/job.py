@@ -22,7 +22,7 @@ from .channel import INLINE_LIMIT, Parcel
 from .errors import JobError, ResultTimeoutError, SerializationError
 from .logs import report_here
 from .options import DEFAULT_OPTIONS, JobOptions, check_callable, check_grace, check_seconds
-from .serialize import call_name, dump_call, dumps_whole, let_frames_go
+from .serialize import LEFT_OUT, call_name, dump_call, dumps_whole, let_frames_go
 from .signatures import JobOptionsDict, Self, Unpack
 from .status import JobStatus
 from .tracker import Outcome, StatusTracker, Unstopped, cancelled
@@ -281,10 +281,13 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
         if error is None:
             return value  # type: ignore[no-any-return]
         outcome.looked_at()
+        failure = BaseException.with_traceback(error, None)  # it may have one of its own
         try:
-            raise BaseException.with_traceback(error, None)  # it may have one of its own
+            raise failure  # of the job: if its function raised this, the traceback there is above
         finally:
-            del error, outcome, self  # or this frame and the exception keep each other alive
+            # Or this frame and the exception keep each other alive.
+            self = LEFT_OUT  # noqa: PLW0642
+            del outcome, error, failure
 
     def cancel(self, *, grace: float | None = None) -> bool:
         """Stop the job for real; when this returns True, nothing of it runs any more.
@@ -350,7 +353,8 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
         error = outcome.load(self)[1]
         outcome.looked_at()
         if outcome.status is JobStatus.CANCELLED and error is not None:
-            raise BaseException.with_traceback(error, None)
+            cancellation = BaseException.with_traceback(error, None)
+            raise cancellation  # of the job: there is nothing to be returned
         return error
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -433,7 +437,9 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
         try:
             return self.result()
         finally:
-            del self, end  # or this frame, the exception and the job keep each other alive
+            # Or this frame, the exception and the job keep each other alive.
+            self = LEFT_OUT  # noqa: PLW0642
+            del end
 
     @property
     def name(self) -> str:

@@ -196,7 +196,7 @@ class MapRun:
             if isinstance(failure, StopIteration):  # it would end the consumer's loop in silence
                 name = call_name(self._function)
                 raise RuntimeError(f"{name}() raised StopIteration") from failure
-            raise failure
+            raise failure  # if a call has raised this, the traceback there is above
         finally:
             del failure
 

@@ -20,6 +20,7 @@ from .job import PrimitiveJob
 from .markup import bar, clock
 from .options import check_bool, check_seconds, shown
 from .reloads import ipython_shell
+from .serialize import LEFT_OUT
 from .status import FINAL_STATES, JobStatus
 from .waiting import Watch, check_jobs, too_late
 
@@ -80,7 +81,7 @@ def _follow(
     hidden: bool,
 ) -> Iterator[PrimitiveJob[T]]:
     watch = Watch(jobs)
-    del jobs  # a job that was yielded is not kept alive
+    jobs = LEFT_OUT  # a job that was yielded is not kept alive
     total = len(watch.waiters)
     meter = _Meter(label, watch.waiters)
     try:

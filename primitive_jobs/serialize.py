@@ -218,6 +218,11 @@ def let_frames_go(error: BaseException | None) -> None:
         error = BaseException.__dict__["__context__"].__get__(error)
 
 
+LEFT_OUT: Any = ...
+"""What an argument's name refers to at last in a frame that an exception holds: not the object,
+which would be kept alive, nor nothing, over which IPython stumbles when it shows arguments."""
+
+
 def _find_culprit(
     function: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any], name: str
 ) -> str:

@@ -15,6 +15,7 @@ from .errors import ResultTimeoutError
 from .job import PrimitiveJob
 from .lock_free import members
 from .options import check_iterable, check_seconds, shown
+from .serialize import LEFT_OUT
 from .status import JobStatus
 
 T = TypeVar("T")
@@ -80,7 +81,7 @@ def _yield_final(
 ) -> Iterator[PrimitiveJob[T]]:
     watch = Watch(jobs)
     total = len(jobs)
-    del jobs  # a job that was yielded is not kept alive
+    jobs = LEFT_OUT  # a job that was yielded is not kept alive
     try:
         while watch.waiters:
             job = watch.next_final(end)
