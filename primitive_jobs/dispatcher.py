@@ -126,7 +126,7 @@ from .serialize import one_line
 from .shared import Source
 from .status import JobStatus
 from .threads import make_thread
-from .tracker import OF_THE_PARENT, HandOver, Outcome, StatusTracker, Unstopped, cancelled
+from .tracker import HandOver, Outcome, StatusTracker, Unstopped, cancelled, of_the_parent
 from .unseen import Unseen, tell_all_at_exit
 from .wire import Kind, Message
 from .worker_log import WorkerLog, cause_of_death
@@ -254,7 +254,8 @@ class Dispatcher:
         made: Where it puts itself before it starts anything, for whoever is to end it.
 
     Attributes:
-        of_parent: Whether this is a fork of the process that it works in.
+        owner: The process that it works in.
+        of_parent: Whether this is a fork of that process.
     """
 
     def __init__(
@@ -302,6 +303,7 @@ class Dispatcher:
         self._final: list[StatusTracker] = []  # whose waiters are to be told
         self._postponed = 0  # of these, those that might have been told before
         self._ended = False
+        self.owner = os.getpid()
         self.of_parent = False
         self._end_waiters: list[Callable[[], object]] = []
         self._gone_waiters: list[Callable[[], object]] = []
@@ -423,6 +425,11 @@ class Dispatcher:
 
     def check_open(self) -> None:
         """Raise `PoolClosedError` unless jobs are accepted."""
+        if self.of_parent:
+            raise PoolClosedError(
+                f"the pool belongs to process {self.owner}, of which this one is a fork: use "
+                "default_pool() here, or make a JobPool"
+            )
         if not self.accepting:
             raise PoolClosedError("the pool was shut down: it takes no job any more")
         check_not_exiting()
@@ -452,7 +459,7 @@ class Dispatcher:
     def check_may_wait(self) -> None:
         """Raise `JobError` where the waiting would be for ever."""
         if self.of_parent:
-            raise JobError(OF_THE_PARENT)
+            raise of_the_parent(self.owner)
         self._check_thread()
 
     def _check_thread(self) -> None:
@@ -1207,7 +1214,7 @@ class Dispatcher:
             if isinstance(command, PrimitiveJob):
                 jobs.add(command)
         for job in jobs:
-            job._tracker.abandon()
+            job._tracker.abandon(self.owner)
             job._drop_payload()
         self._config.close()
         self._bell.close()

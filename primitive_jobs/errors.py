@@ -122,7 +122,9 @@ class SerializationError(JobError, pickle.PicklingError):
 
 
 class PoolClosedError(JobError, RuntimeError):
-    """The pool was shut down, or the interpreter is going down."""
+    """The pool was shut down, belongs to a process that this one is a fork of, or the interpreter
+    is going down.
+    """
 
 
 class JobFailuresWarning(RuntimeWarning):

@@ -36,6 +36,7 @@ P = ParamSpec("P")
 class PoolLink(Protocol):
     """What a pool hands to the jobs that are submitted to it."""
 
+    owner: int
     of_parent: bool
     """Whether this is a fork of the process that it works in: no job ends by itself then."""
 
@@ -331,7 +332,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
     def _cancel_unbegun(self) -> bool:
         """Cancel it if it has not ended and no worker was ever to have it; return whether."""
         if self._link is not None and self._link.of_parent:
-            self._tracker.abandon()
+            self._tracker.abandon(self._link.owner)
         if not self._tracker.end_early(cancelled()):
             return False
         self._call = None
@@ -530,7 +531,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
         if link.of_parent:
             # The dispatcher's thread had it in its hands, or a caller's was submitting it, when
             # the process was forked: so it was on no list of those that end then.
-            self._tracker.abandon()
+            self._tracker.abandon(link.owner)
         else:
             link.check_may_wait()
 

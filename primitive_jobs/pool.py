@@ -458,6 +458,8 @@ class JobPool(_Submitter):
         return f"<JobPool max_workers={self._max_workers} {self._state()}: {jobs}>"
 
     def _state(self) -> str:
+        if self._dispatcher.of_parent:
+            return f"of process {self._dispatcher.owner}"
         return "open" if self._dispatcher.accepting else "shut down"
 
     def _repr_html_(self) -> str:

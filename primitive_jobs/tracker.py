@@ -36,7 +36,12 @@ if TYPE_CHECKING:
         _loaded: list[Loaded]
 
 
-OF_THE_PARENT = "the job belongs to the parent of this forked process"
+def of_the_parent(owner: int) -> JobError:
+    """What is said of a job in a fork of the process ``owner``, whose pool it is of."""
+    return JobError(
+        f"the job belongs to process {owner}, a parent of this forked one: its end is told there"
+    )
+
 
 Waiter = Callable[[], object]
 _INITIALIZING, _VALIDATING = JobStatus.INITIALIZING, JobStatus.VALIDATING
@@ -361,10 +366,10 @@ class StatusTracker:
         self._end(outcome)
         return True
 
-    def abandon(self) -> None:
-        """In a fork of the process, which no dispatcher runs in: end it. Tell the waiters then."""
+    def abandon(self, owner: int) -> None:
+        """In a fork of ``owner``, which no dispatcher runs in: end it. Tell the waiters then."""
         if self.outcome is None:
-            self.settle(Outcome(JobStatus.ERROR, JobError(OF_THE_PARENT)))
+            self.settle(Outcome(JobStatus.ERROR, of_the_parent(owner)))
 
     # --- waiting, for any thread -------------------------------------------------------------
 

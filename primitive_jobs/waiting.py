@@ -135,7 +135,8 @@ class Watch(Generic[T]):
         for job, waiter in list(self.waiters.items()):
             # Most have been ended by their pools: but not one that no list had at that moment,
             # and of one that had just ended nobody else tells.
-            job._tracker.abandon()
+            if job._link is not None:  # else it was cancelled before its submit
+                job._tracker.abandon(job._link.owner)
             waiter()
 
 

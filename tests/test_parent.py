@@ -25,7 +25,9 @@ GONE = 2.0  # s in which a killed program's processes must be gone
 INHERITED = """
 import os, sys, time, warnings
 from pathlib import Path
-from primitive_jobs import JobError, JobPool, JobStatus, PoolClosedError, as_completed, run
+from primitive_jobs import (
+    JobError, JobExecutor, JobPool, JobStatus, PoolClosedError, as_completed, run
+)
 
 warnings.filterwarnings("ignore", "This process", DeprecationWarning)  # of forks, from 3.12 on
 
@@ -34,15 +36,20 @@ def hold(path):
         time.sleep(0.005)
     return os.getpid()
 
+process_of_owner = f"of process {os.getpid()}"
+owner = f"belongs to process {os.getpid()}, "
+
 def raises(kind, call, *args, **kwargs):
     try:
         call(*args, **kwargs)
-    except kind:
+    except kind as error:
+        assert owner in str(error), error
         return
     raise AssertionError(f"{call} did not raise {kind}")
 
 release = Path(__file__).with_name("release")
 pool = JobPool(1)
+executor = JobExecutor(pool=pool)
 lost = pool.submit(bytes, 10**6)  # its result is not asked for before the fork
 assert lost.wait(20)
 busy = pool.submit(hold, release)
@@ -57,7 +64,7 @@ def attack():
         for ask in (job.result, job.exception, job.wait, job.cancel, job.status):
             ask() if ask != job.result else raises(JobError, ask)
         assert "ERROR" in repr(job)
-        assert "parent" in str(job.exception())
+        assert owner in str(job.exception())
         assert job.cancel() is False
         called = []
         job.add_done_callback(called.append)
@@ -65,11 +72,16 @@ def attack():
     assert set(as_completed(unfinished, 20)) == set(unfinished)
     assert lost.result(20) == bytes(10**6)
     assert pool.jobs() == []
-    assert "shut down" in repr(pool)
+    assert f" {process_of_owner}: " in repr(pool), pool
     pool.cancel_all()
-    for call in (pool.submit, pool.map):
+    for call in (pool.submit, pool.map, pool.options(retries=1).submit, executor.submit):
         raises(PoolClosedError, call, abs, [-1])
     raises(PoolClosedError, pool.resize, 3)
+    raises(PoolClosedError, pool.restart_workers)
+    try:
+        pool.submit(len)
+    except PoolClosedError as error:
+        assert "use default_pool() here" in str(error), error
     pool.shutdown(wait=False)
     pool.shutdown(cancel=True)
     assert run(abs, -2).result(20) == 2

@@ -277,7 +277,7 @@ def test_an_abandoned_job_has_ended_before_anybody_is_told() -> None:
     calls: list[int] = []
     tracker = in_state("RUNNING")
     tracker.call_when_final(lambda: calls.append(1))
-    tracker.abandon()
+    tracker.abandon(1)
     assert tracker.status is JobStatus.ERROR
     assert calls == []
     tracker.tell_waiters()
