@@ -49,6 +49,7 @@ import sys
 import threading
 import time
 import weakref
+from _thread import allocate_lock  # of threads, whoever patches `threading` later
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -125,6 +126,7 @@ from .scheduler import IDLE, STARTING, WARMING, Scheduler
 from .serialize import one_line
 from .shared import Source
 from .status import JobStatus
+from .surroundings import check_unpatched
 from .threads import make_thread
 from .tracker import HandOver, Outcome, StatusTracker, Unstopped, cancelled, of_the_parent
 from .unseen import Unseen, tell_all_at_exit
@@ -390,6 +392,7 @@ class Dispatcher:
 
     def _look_at_code(self) -> None:
         """If code has changed, have it told before the next job of any caller who knows."""
+        check_unpatched()  # what patches imports first
         tick = code_watch.tick  # first: what comes later is looked at by the next one
         number = code_watch.changes()
         if number != self._code:
@@ -470,7 +473,7 @@ class Dispatcher:
     def unfinished(self) -> list[PrimitiveJob[Any]]:
         """The jobs that were submitted and are not final."""
         self._check_thread()
-        lock = threading.Lock()
+        lock = allocate_lock()
         lock.acquire()
         question = Ask(lock.release)
         self._tell(question)
@@ -522,7 +525,7 @@ class Dispatcher:
     def join(self) -> None:
         """Wait until everything is gone: jobs, processes, threads, descriptors."""
         self._check_thread()
-        lock = threading.Lock()
+        lock = allocate_lock()
         lock.acquire()
         self._end_waiters.append(lock.release)
         try:

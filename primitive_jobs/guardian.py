@@ -13,13 +13,13 @@ import os
 import select
 import struct
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from . import guard
+from .interpreter import executable, unstartable
 from .logs import Report, report_here
 
 GIVE_UP = 10.0  # s, after which a process that SIGKILL does not end is left alone
@@ -46,6 +46,7 @@ class Guard:
         self._groups: set[int] = set()
         self._process: subprocess.Popen[bytes] | None = None
         self._link: socket.socket | None = None  # to it; with `_process`
+        self._unstartable: OSError | None = None  # why the system does not execute it
 
     def open(self, user: object, report: Report = report_here) -> None:
         """A pool has begun."""
@@ -56,8 +57,10 @@ class Guard:
         self._wish(lambda: self._release(user))
 
     def be_there(self) -> None:
-        """A worker is to be started."""
+        """A worker is to be started; raises OSError if the interpreter cannot be executed."""
         self._wish(lambda: self._tell(""))
+        if self._unstartable is not None:
+            raise self._unstartable
 
     def add(self, group: int) -> None:
         """Watch over a worker's process group."""
@@ -131,6 +134,9 @@ class Guard:
         except (BrokenPipeError, ConnectionResetError):
             self._stop()  # somebody killed it: the next worker's start makes another
         except OSError as error:
+            if error.filename is not None:  # it did not come to be executed
+                self._unstartable = unstartable(error.filename, error.errno or 0)
+                return
             report = next(iter(self._users.values()), report_here)
             report(logging.WARNING, "the guard process cannot be started: %s", error)
 
@@ -140,7 +146,7 @@ class Guard:
         try:
             with contextlib.closing(theirs):
                 self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", *_script(), str(os.getpid())],
+                    [executable(), "-I", "-S", *_script(), str(os.getpid())],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
@@ -150,7 +156,7 @@ class Guard:
         except BaseException:
             ours.close()
             raise
-        self._link = ours
+        self._link, self._unstartable = ours, None
 
     def _stop(self) -> None:
         link, self._link = self._link, None

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import marshal
 import os
-import sys
 import tempfile
 from multiprocessing import resource_tracker, util
 from multiprocessing.context import set_spawning_popen
@@ -19,6 +18,7 @@ from loky.backend import fork_exec, popen_loky_posix, process, spawn
 from loky.backend import resource_tracker as loky_tracker
 
 from . import entry
+from .interpreter import executable
 
 
 def nameless_file(name: str) -> int:
@@ -72,7 +72,7 @@ class _Launch(popen_loky_posix.Popen):  # type: ignore[misc]
             ours.callback(os.close, theirs)
             trackers = [t._resource_tracker.getfd() for t in (loky_tracker, resource_tracker)]
             inherited = [*self._fds, *process_obj.inherited, file, theirs, *trackers]
-            command = [sys.executable, *_flags(), *_entry(), str(file)]
+            command = [executable(), *_flags(), *_entry(), str(file)]
             try:
                 self.pid = fork_exec.fork_exec(command, inherited, env=process_obj.env)
             except BaseException:

@@ -84,6 +84,7 @@ class Evidence(Fact):
     out_of_memory: str | None = None  # what makes a SIGKILL look like the kernel's OOM killer's
     error: BaseException | None = None  # why it could not be started, be used on, or be ended
     left: str | None = None  # what of it may live on, and why it was not killed
+    hint: str | None = None  # what to say if it exits, since it did not come to our first line
 
 
 # --- fates: how a job ends, as the scheduler decides it; a worker's own message is one too -------

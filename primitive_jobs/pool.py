@@ -32,6 +32,7 @@ from .options import (
 )
 from .process import WorkerConfig
 from .signatures import JobOptionsDict, Seed, Self, Unpack
+from .surroundings import check_surroundings
 from .thread_variables import thread_settings
 
 P = ParamSpec("P")
@@ -263,6 +264,10 @@ class JobPool(_Submitter):
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it.
         PoolClosedError: The interpreter is going down.
+        RuntimeError: No pool can work here: in a frozen program (``sys.frozen``) unless
+            `multiprocessing.set_executable` was given a Python interpreter; in a job of a job of a
+            job of the program, unless the environment variable PRIMITIVE_JOBS_MAX_DEPTH allows
+            more than 3 of them; where gevent or eventlet have patched threads.
     """
 
     def __init__(
@@ -282,6 +287,7 @@ class JobPool(_Submitter):
         on_exit: Literal["wait", "cancel"] = "wait",
     ) -> None:
         check_not_exiting()  # before any import: none works any more then
+        check_surroundings()
         cpus = _cpu_count()
         count = cpus if max_workers is None else check_count("max_workers", max_workers)
         if initializer is not None:

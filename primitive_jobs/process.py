@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import worker
+from . import interpreter, worker
 from .channel import HAVE_PACKETS, PacketChannel, StreamChannel, pair
 from .former import reap_former
 from .guardian import the_guard
@@ -90,6 +90,7 @@ class WorkerProcess:
         self._own_death = False
         self._oom_kills = oom_kills()
         reap_former()
+        interpreter.check_startable()
         the_guard.be_there()  # first: a worker has no rights that the guard has not
         self._page = _make_page()
         self.channel: PacketChannel | StreamChannel
@@ -129,6 +130,7 @@ class WorkerProcess:
             "page_fd": self._page,
             "parent_pid": os.getpid(),
             "cpu_share": config.cpu_share,
+            "depth": worker.depth + 1,
             "preload": config.preload,
             "initializer": config.initializer,
         }
@@ -282,7 +284,7 @@ class WorkerProcess:
     def _evidence(self, exitcode: int | None, peak: int) -> Evidence:
         cut_off = bool(self._cut_off)
         noted: int | None = None
-        initializing, inherited, stack = 0, 0, None
+        initializing, inherited, stack = 0, 1, None
         try:
             noted, initializing, inherited = worker.NOTES.unpack(
                 os.pread(self._page, worker.NOTES.size, 0)
@@ -304,6 +306,7 @@ class WorkerProcess:
             cut_off=cut_off,
             out_of_memory=None if cut_off else self._oom_signs(exitcode),
             left=self.left(),
+            hint=None if inherited or cut_off else interpreter.hint(),
         )
 
     def _ask_stack(self) -> None:
@@ -394,7 +397,9 @@ def _hold_terminal_signals() -> None:
     from multiprocessing import resource_tracker
 
     from loky.backend import resource_tracker as loky_tracker
+    from loky.backend import spawn as loky_spawn
 
+    loky_spawn._python_exe = interpreter.executable()  # it would be sys.executable, come what may
     # Starting them first matters: they unblock SIGINT in the thread that starts them.
     resource_tracker.ensure_running()
     loky_tracker.ensure_running()

@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import threading
 import time
+from _thread import allocate_lock  # of threads, whoever patches `threading` later
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -396,7 +397,7 @@ class StatusTracker:
         """Block until the job is final, at most ``timeout`` s; return how it ended, None if not."""
         if timeout is not None and timeout <= 0:
             return self.outcome
-        lock = threading.Lock()
+        lock = allocate_lock()
         lock.acquire()
 
         def release() -> None:

@@ -56,6 +56,9 @@ _RUN = int(Kind.RUN)
 
 cpu_share: int | None = None
 """In a worker: how many workers a pool nested in it should have. None elsewhere."""
+depth = 0
+"""In a worker: how deep workers are nested, 1 for those of the program. A fork of it has it too,
+another program that a job starts has not."""
 
 
 def main(
@@ -64,6 +67,7 @@ def main(
     page_fd: int,
     parent_pid: int,
     cpu_share: int,
+    depth: int,
     preload: tuple[str, ...],
     initializer: tuple[bytes, bool] | None,
 ) -> None:
@@ -74,11 +78,12 @@ def main(
         page_fd: The file for its notes, shared with the pool.
         parent_pid: Of the pool's process.
         cpu_share: How many workers a pool nested in this one should have.
+        depth: How deep it is nested in other workers, itself included.
         preload: Modules to import.
         initializer: What was kept aside of it, pickled, and whether it came by value; None where
             there is none.
     """
-    globals()["cpu_share"] = cpu_share
+    globals().update(cpu_share=cpu_share, depth=depth)
     _settle_in(parent_pid)
     page = mmap.mmap(page_fd, PAGE_SIZE)
     # That of the pool's own process: Linux lets it survive fork and exec (getrusage(2)).

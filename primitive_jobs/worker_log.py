@@ -286,7 +286,8 @@ def cause_of_death(evidence: Evidence, when: str = " in the middle of the job") 
     if code is None:
         return "its exit code is unknown (something else in this program reaped it)"
     if code >= 0:
-        return f"it exited with code {code}{when}"
+        text = f"it exited with code {code}{when}"
+        return text if evidence.hint is None else f"{text}: {evidence.hint}"
     try:
         name = signal.Signals(-code).name
     except ValueError:
