@@ -1,11 +1,21 @@
-"""`Bell`: wakes a thread that waits on descriptors."""
+"""`Poller`: waits on descriptors; `Bell`: wakes the thread that does.
+
+What is missing, in Python, in the kernel or since a sandbox refuses it, has something else in its
+place: it is found out by trying.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
+import select
 import struct
+from collections.abc import Callable
+from typing import Any
+
+from .wire import REFUSED
 
 
 class Bell:
@@ -19,8 +29,9 @@ class Bell:
     _RING = struct.pack("=Q", 1)
 
     def __init__(self) -> None:
-        if hasattr(os, "eventfd"):
-            self._out = self._in = io.FileIO(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC), "r+")
+        event = _eventfd()
+        if event is not None:
+            self._out = self._in = io.FileIO(event, "r+")
         else:
             out, into = os.pipe()
             os.set_blocking(out, False)
@@ -46,3 +57,52 @@ class Bell:
         """Give the descriptors back."""
         self._in.close()  # first: nobody shall ring into a pipe that nobody reads (SIGPIPE)
         self._out.close()
+
+
+def _eventfd() -> int | None:
+    try:
+        return os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    except AttributeError:
+        return None
+    except OSError as error:
+        if error.errno in REFUSED:
+            return None
+        raise
+
+
+class Poller:
+    """epoll where there is one, else poll.
+
+    Attributes:
+        poll: Waits at most so many seconds (-1: without an end), rounded up to milliseconds;
+            returns (descriptor, mask) pairs.
+    """
+
+    def __init__(self) -> None:
+        self._poll: Any = _epoll() or select.poll()
+        self.register = self._poll.register
+        self.modify = self._poll.modify
+        self.unregister = self._poll.unregister
+        self.poll: Callable[[float], list[tuple[int, int]]] = (
+            self._poll.poll if hasattr(self._poll, "close") else self._poll_in_milliseconds
+        )
+
+    def _poll_in_milliseconds(self, timeout: float) -> list[tuple[int, int]]:
+        # Rounded up, or the last millisecond would be spent waiting for nothing many times.
+        return self._poll.poll(math.ceil(timeout * 1000))  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Give its descriptor back."""
+        if hasattr(self._poll, "close"):
+            self._poll.close()
+
+
+def _epoll() -> Any:
+    try:
+        return select.epoll()
+    except AttributeError:
+        return None
+    except OSError as error:
+        if error.errno in REFUSED:
+            return None
+        raise

@@ -5,7 +5,8 @@ Two kinds behind one interface:
 * `PacketChannel`: ``SOCK_SEQPACKET``, so one datagram is one message and there is no framing. Up
   to `INLINE_LIMIT` bytes travel inside; more goes into a nameless file (``memfd_create``) whose
   descriptor follows, and which the receiver maps privately: one copy, no name to leak.
-* `StreamChannel`: length-prefixed messages over a stream socket, where either is missing.
+* `StreamChannel`: length-prefixed messages over a stream socket, where the system has not both, or
+  a sandbox refuses one.
 
 On the pool's side a channel never blocks; on the worker's side it always does. A channel is used
 by one thread at a time. Nothing is shared between two channels.
@@ -22,7 +23,7 @@ import struct
 import sys
 import weakref
 
-from .wire import Message
+from .wire import REFUSED, Message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +47,21 @@ NO_DESCRIPTOR = (
 )
 _BROKEN = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF)
 
-HAVE_PACKETS = hasattr(os, "memfd_create") and hasattr(socket, "SOCK_SEQPACKET")
+
+def _has_packets() -> bool:
+    """Whether the system has what `PacketChannel` needs; Python may have what a sandbox refuses."""
+    try:
+        os.close(os.memfd_create("primitive_jobs", os.MFD_CLOEXEC))
+        for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET):
+            end.close()
+    except AttributeError:
+        return False
+    except OSError as error:  # no descriptor, or no memory, is free now: that passes
+        return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+    return True
+
+
+HAVE_PACKETS = _has_packets()
 
 
 class ChannelClosed(Exception):
@@ -177,8 +192,7 @@ def _unpack(content: memoryview, count: int) -> tuple[memoryview, list[memoryvie
 
 def _write_file(parts: Sequence[bytes | bytearray | memoryview], owner: list[int]) -> None:
     """Make a file with this content, and put its descriptor into an empty ``owner``."""
-    # In one breath: no interrupt comes between the two.
-    owner.extend(map(os.memfd_create, ("primitive_jobs",), (os.MFD_CLOEXEC,)))
+    _make_file("primitive_jobs", owner)
     try:
         for part in parts:
             rest = memoryview(part)
@@ -187,6 +201,29 @@ def _write_file(parts: Sequence[bytes | bytearray | memoryview], owner: list[int
     except BaseException:
         os.close(owner.pop())
         raise
+
+
+def _make_file(name: str, owner: list[int]) -> None:
+    try:
+        # In one breath: no interrupt comes between the two.
+        owner.extend(map(os.memfd_create, (name,), (os.MFD_CLOEXEC,)))
+        return
+    except AttributeError:
+        pass
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        owner.append(os.dup(file.fileno()))
+
+
+def nameless_file(name: str) -> int:
+    """A descriptor of a file that nobody else can open, and that is gone with its last one."""
+    owner: list[int] = []
+    _make_file(name, owner)
+    return owner.pop()
 
 
 def _map_privately(fd: int, size: int) -> memoryview:

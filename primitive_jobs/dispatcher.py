@@ -53,7 +53,7 @@ from _thread import allocate_lock  # of threads, whoever patches `threading` lat
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .bell import Bell
+from .bell import Bell, Poller
 from .channel import ChannelClosed, Content, PacketChannel, Parcel, pack
 from .errors import (
     InitializerError,
@@ -322,7 +322,7 @@ class Dispatcher:
             undo.callback(self._bell.close)
             self._reaper = Reaper(self._tell)
             undo.callback(self._reaper.close)
-            self._poller = _Poller()
+            self._poller = Poller()
             undo.pop_all()
         self._poll = self._poller.poll
         self._handlers: dict[int, Callable[[int], None]] = {}
@@ -1357,33 +1357,6 @@ def _call_late(callbacks: _Callbacks, callback: Callable[[], object]) -> None:
     callbacks.call(callback)
 
 
-class _Poller:
-    """epoll where there is one, else poll.
-
-    Attributes:
-        poll: Waits at most so many seconds (-1: without an end), rounded up to milliseconds;
-            returns (descriptor, mask) pairs.
-    """
-
-    def __init__(self) -> None:
-        self._poll: Any = select.epoll() if hasattr(select, "epoll") else select.poll()
-        self.register = self._poll.register
-        self.modify = self._poll.modify
-        self.unregister = self._poll.unregister
-        self.poll: Callable[[float], list[tuple[int, int]]] = (
-            self._poll.poll if hasattr(select, "epoll") else self._poll_in_milliseconds
-        )
-
-    def _poll_in_milliseconds(self, timeout: float) -> list[tuple[int, int]]:
-        # Rounded up, or the last millisecond would be spent waiting for nothing many times.
-        return self._poll.poll(math.ceil(timeout * 1000))  # type: ignore[no-any-return]
-
-    def close(self) -> None:
-        """Give its descriptor back."""
-        if hasattr(self._poll, "close"):
-            self._poll.close()
-
-
 def _receive(process: WorkerProcess) -> Message | None:
     """The next message; `ChannelClosed` also where nonsense came, which a job may send."""
     try:
@@ -1413,7 +1386,10 @@ def file_limit() -> int:
     """How many queued calls may hold a descriptor: a quarter of what the process may have."""
     import resource
 
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    except OSError:  # a sandbox refuses it
+        soft = 1024
     return 1 << 16 if soft == resource.RLIM_INFINITY else soft // 4
 
 

@@ -17,6 +17,7 @@ from .memory import children_of
 _PATIENCE = (
     1.0  # s that one of them may take to die: the guard needs some ms for killing the others
 )
+_PAUSE = 0.002  # s, between two looks where nothing tells of a death
 _DEAD = os.WEXITED | os.WNOHANG
 _looked_in: list[int] = []  # the pid of the process that has looked; under the lock for starts
 
@@ -46,9 +47,15 @@ def _has_name_of_ours(pid: int | str) -> bool:
 
 
 def _reap(pid: int, seconds: float) -> None:
-    if os.waitpid(pid, os.WNOHANG)[0] or not hasattr(os, "pidfd_open"):
+    if os.waitpid(pid, os.WNOHANG)[0]:
         return
-    fd = os.pidfd_open(pid)
+    try:
+        fd = os.pidfd_open(pid)
+    except (AttributeError, OSError):  # missing or refused
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not os.waitpid(pid, os.WNOHANG)[0]:
+            time.sleep(_PAUSE)
+        return
     try:
         poller = select.poll()
         poller.register(fd, select.POLLIN)

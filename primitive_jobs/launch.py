@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import marshal
 import os
-import tempfile
 from multiprocessing import resource_tracker, util
 from multiprocessing.context import set_spawning_popen
 from pathlib import Path
@@ -18,15 +17,8 @@ from loky.backend import fork_exec, popen_loky_posix, process, spawn
 from loky.backend import resource_tracker as loky_tracker
 
 from . import entry
+from .channel import nameless_file
 from .interpreter import executable
-
-
-def nameless_file(name: str) -> int:
-    """A descriptor of a file that nobody else can open, and that is gone with its last one."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create(name, os.MFD_CLOEXEC)
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
 
 
 class _Launch(popen_loky_posix.Popen):  # type: ignore[misc]

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import interpreter, worker
-from .channel import HAVE_PACKETS, PacketChannel, StreamChannel, pair
+from .channel import HAVE_PACKETS, PacketChannel, StreamChannel, nameless_file, pair
 from .former import reap_former
 from .guardian import the_guard
 from .initializer import Initializer
@@ -108,7 +108,7 @@ class WorkerProcess:
         self.pid: int = self._process.pid
         self.death: int = self._process.sentinel
         if hasattr(os, "pidfd_open"):
-            with contextlib.suppress(OSError):  # no descriptor free
+            with contextlib.suppress(OSError):  # no descriptor free, or a sandbox refuses it
                 self.death = os.pidfd_open(self.pid)
                 self._own_death = True
         self._fds = [self._page, self.death] if self._own_death else [self._page]
@@ -408,8 +408,6 @@ def _hold_terminal_signals() -> None:
 
 def _make_page() -> int:
     """A nameless file of one page, to be shared with a worker."""
-    from .launch import nameless_file
-
     fd = nameless_file("primitive_jobs-page")
     try:
         os.ftruncate(fd, worker.PAGE_SIZE)

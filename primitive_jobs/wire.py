@@ -5,10 +5,15 @@ that is not there anyway, and does without dataclasses.
 from __future__ import annotations
 
 import enum
+import errno
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+REFUSED = (errno.ENOSYS, errno.EPERM, errno.EACCES)
+"""What a system call ends in that the kernel does not have, or a sandbox refuses."""
 
 
 class Kind(enum.IntEnum):

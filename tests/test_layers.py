@@ -89,7 +89,6 @@ PURE = {
     "reloads",
     "threads",
     "wire",
-    "bell",
     "pauses",
     "memory",
     "guard",
