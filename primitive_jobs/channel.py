@@ -226,17 +226,23 @@ def nameless_file(name: str) -> int:
     return owner.pop()
 
 
-def _map_privately(fd: int, size: int) -> memoryview:
-    """Map a file copy-on-write; the mapping lives as long as the view and holds no descriptor."""
+def map_file(fd: int, size: int, flags: int) -> memoryview:
+    """Map a file; the mapping lives as long as the view and holds no descriptor.
+
+    Args:
+        fd: The file's.
+        size: Its bytes.
+        flags: ``mmap.MAP_PRIVATE``, copy-on-write, or ``mmap.MAP_SHARED``.
+    """
     if sys.version_info >= (3, 13):
-        return memoryview(mmap.mmap(fd, size, flags=mmap.MAP_PRIVATE, trackfd=False))
+        return memoryview(mmap.mmap(fd, size, flags=flags, trackfd=False))
     # Before 3.13 an mmap object keeps a duplicate of the descriptor for as long as it lives: a
     # thousand results held by a caller would be a thousand descriptors.
+    import _pickle as pickle
     import ctypes
-    import pickle
 
     libc = _libc()
-    address = libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE, fd, 0)
+    address = libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, 0)
     if address in (None, ctypes.c_void_p(-1).value):
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
@@ -440,7 +446,7 @@ class PacketChannel(Channel):
             return Message(kind, attempt, lost=NO_DESCRIPTOR)
         (fd,) = _DESCRIPTOR.unpack_from(ancillary[0][2])
         try:
-            content = _map_privately(fd, size)
+            content = map_file(fd, size, mmap.MAP_PRIVATE)
         except OSError as error:
             return Message(kind, attempt, lost=f"no memory to map its {size} bytes: {error}")
         finally:

@@ -20,31 +20,42 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+# The descriptors that it inherits.
+_TOLD = ("channel_fd", "page_fd")
+_INHERITED = ("sentinel", "mp_tracker_fd", "tracker_fd")
+
+
 def main(fd: int) -> None:
     """Take in what `launch` has written into the file ``fd``; be a worker."""
     with open(fd, "rb") as file:
         start: dict[str, Any] = marshal.load(file)
+        told = start["worker"]
+        if told["initializer"] is not None:
+            told["initializer"] = file.read(), told["initializer"]
     sys.path[:] = start["sys_path"]
     sys.argv[:] = start["sys_argv"]
     os.chdir(start["dir"])
-    _let_stdin_go()
+    from primitive_jobs import worker
+
+    _let_stdin_go(worker.out_of_reach)
+    for facts, names in ((told, _TOLD), (start, _INHERITED)):
+        facts.update((name, worker.out_of_reach(facts[name])) for name in names)
     settings = _settings(start)
     for name in settings.keys() & sys.modules.keys():  # what a sitecustomize has imported
         settings.pop(name)(sys.modules[name])
     sys.meta_path.insert(0, AfterImport(settings))
-    from primitive_jobs import worker
-
-    worker.main(**start["worker"])
+    worker.main(**told)
 
 
-def _let_stdin_go() -> None:
+def _let_stdin_go(out_of_reach: Callable[[int], int]) -> None:
     """Leave the terminal's or a pipe's input to the parent, as multiprocessing does."""
     try:
         if sys.stdin is not None:
             sys.stdin.close()
     except (OSError, ValueError):
         pass
-    sys.stdin = open(os.open(os.devnull, os.O_RDONLY), encoding="utf-8", closefd=False)  # noqa: SIM115
+    null = out_of_reach(os.open(os.devnull, os.O_RDONLY))
+    sys.stdin = open(null, encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
 class AfterImport:

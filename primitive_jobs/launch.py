@@ -48,28 +48,27 @@ class _Launch(popen_loky_posix.Popen):  # type: ignore[misc]
     def _launch(self, process_obj: Process) -> None:
         set_spawning_popen(self)  # pyright: ignore[reportArgumentType]
         try:
-            content = marshal.dumps(_facts(process_obj))
+            facts, aside = _facts(process_obj)
         finally:
             set_spawning_popen(None)
-        with contextlib.ExitStack() as ours:
-            file = nameless_file("primitive_jobs-start")
-            ours.callback(os.close, file)
-            rest = memoryview(content)
-            while rest:
-                rest = rest[os.write(file, rest) :]
-            os.lseek(file, 0, os.SEEK_SET)
-            # The process holds the other end for as long as it lives.
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as failed:
+            # The process holds the far end for as long as it lives.
             self.sentinel, theirs = os.pipe()
             self._open = [self.sentinel]
+            failed.callback(self.close)
             ours.callback(os.close, theirs)
+            file = nameless_file("primitive_jobs-start")
+            ours.callback(os.close, file)
+            for part in (marshal.dumps({**facts, "sentinel": theirs}), aside):
+                rest = memoryview(part)
+                while rest:
+                    rest = rest[os.write(file, rest) :]
+            os.lseek(file, 0, os.SEEK_SET)
             trackers = [t._resource_tracker.getfd() for t in (loky_tracker, resource_tracker)]
             inherited = [*self._fds, *process_obj.inherited, file, theirs, *trackers]
             command = [executable(), *_flags(), *_entry(), str(file)]
-            try:
-                self.pid = fork_exec.fork_exec(command, inherited, env=process_obj.env)
-            except BaseException:
-                self.close()
-                raise
+            self.pid = fork_exec.fork_exec(command, inherited, env=process_obj.env)
+            failed.pop_all()
 
 
 def _flags() -> list[str]:
@@ -87,18 +86,21 @@ def _entry() -> list[str]:
     return ["-c", loader.get_source(entry.__name__)]
 
 
-def _facts(process_obj: Process) -> dict[str, Any]:
-    """What `entry` takes in: loky's own preparation, and what the worker is told."""
+def _facts(process_obj: Process) -> tuple[dict[str, Any], bytes]:
+    """What `entry` takes in: loky's own preparation, what the worker is told; and, of any size,
+    what was kept aside of the initializer.
+    """
     facts = spawn.get_preparation_data(process_obj.name, init_main_module=False)
     for name in ("sys_path", "sys_argv"):
         # A subclass of str, or a Path, may mean something to somebody here, but not there.
         facts[name] = [str.__str__(part) for part in facts[name] if isinstance(part, str)]
-    told = process_obj.told
+    told, aside = process_obj.told, b""
     initializer = told["initializer"]
     if initializer is not None:
-        told = {**told, "initializer": (initializer.dump_aside(), initializer.by_value)}
+        aside = initializer.dump_aside()
+        told = {**told, "initializer": initializer.by_value}
     parent_name = process_obj._parent_name  # pyright: ignore[reportAttributeAccessIssue]
-    return {**facts, "parent_name": parent_name, "worker": told}
+    return {**facts, "parent_name": parent_name, "worker": told}, aside
 
 
 class Process(process.LokyProcess):  # type: ignore[misc]

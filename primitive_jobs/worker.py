@@ -27,6 +27,7 @@ from .channel import (
     PacketChannel,
     StreamChannel,
     attach,
+    map_file,
     pack,
 )
 from .leftovers import Leftovers, stop_timers, unblock_signals, watch
@@ -51,6 +52,7 @@ NAME = "primitive_jobs"  # of the process, as ps and top show it: 15 bytes at mo
 _SIGTERM_EXIT = 128 + signal.SIGTERM
 STACK_SIGNAL: int | None = signal.SIGRTMAX if sys.platform == "linux" else None
 """What asks a worker for its Python stack right before it is killed; hardly anybody else's."""
+_MOST_DESCRIPTORS = 1024  # what a process may have as a rule; the kernel's table grows with it
 _OURS = (signal.SIGTERM, signal.SIGINT)
 _RUN = int(Kind.RUN)
 
@@ -85,16 +87,48 @@ def main(
     """
     globals().update(cpu_share=cpu_share, depth=depth)
     _settle_in(parent_pid)
-    page = mmap.mmap(page_fd, PAGE_SIZE)
+    page = map_file(page_fd, PAGE_SIZE, mmap.MAP_SHARED)
     # That of the pool's own process: Linux lets it survive fork and exec (getrusage(2)).
     NOTES.pack_into(page, 0, 0, 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     _record_stacks(page_fd)
     watch()
-    serialize.reserve.append(os.open(os.devnull, os.O_RDONLY))
+    # Not too high: it is for a job that may have lowered the limit, too.
+    serialize.reserve.append(out_of_reach(os.open(os.devnull, os.O_RDONLY), most=64))
     worker = _Worker(attach(channel_fd), page, page_fd)
     if worker.initialize(preload, initializer):
         worker.serve()
     _leave()
+
+
+def out_of_reach(fd: int, most: int = _MOST_DESCRIPTORS) -> int:
+    """Move a descriptor to a number right below ``most``, or lower where the limit is, or others
+    are there; have no program inherit it; return the number.
+
+    What a job does to numbers that it takes for its own, which are low as a rule, harms nothing
+    then.
+    """
+    with contextlib.suppress(OSError):  # a sandbox refuses it
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != resource.RLIM_INFINITY:
+            most = min(soft, most)
+    number = most - 1
+    while number > fd and _is_open(number):
+        number -= 1
+    if number > fd:
+        with contextlib.suppress(OSError):  # no number so high may be had
+            os.dup2(fd, number, inheritable=False)
+            os.close(fd)
+            return number
+    os.set_inheritable(fd, False)
+    return fd
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.get_inheritable(fd)
+    except OSError:
+        return False
+    return True
 
 
 def _settle_in(parent_pid: int) -> None:
@@ -111,7 +145,6 @@ def _settle_in(parent_pid: int) -> None:
 
 def _record_stacks(page_fd: int) -> None:
     """Have the Python stack written where the pool can read it: at a fatal signal, or asked to."""
-    os.set_inheritable(page_fd, False)
     os.lseek(page_fd, PAGE_SIZE, os.SEEK_SET)
     if STACK_SIGNAL is not None:  # answered in C: a job may be in a call that holds the GIL
         from . import libc
@@ -163,7 +196,7 @@ class _Worker:
     """The state of the loop."""
 
     def __init__(
-        self, channel: PacketChannel | StreamChannel, page: mmap.mmap, page_fd: int
+        self, channel: PacketChannel | StreamChannel, page: memoryview, page_fd: int
     ) -> None:
         self._channel = channel
         self._packets = HAVE_PACKETS and isinstance(channel, PacketChannel)

@@ -272,14 +272,14 @@ def unhandled_sigterm() -> None:
 
 def null_over_the_channel() -> None:
     null = os.open(os.devnull, os.O_RDWR)
-    for fd in range(3, 64):
+    for fd in range(3, 2000):
         with contextlib.suppress(OSError):
             os.dup2(null, fd)
 
 
 def other_socket_over_the_channel() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    for fd in set(range(3, 64)) - {ours.fileno(), theirs.fileno()}:
+    for fd in set(range(3, 2000)) - {ours.fileno(), theirs.fileno()}:
         with contextlib.suppress(OSError):
             os.dup2(theirs.fileno(), fd)
     ours.detach()
@@ -629,7 +629,7 @@ def _unless_at_home(maker: int, action: Callable[..., object], args: tuple[objec
         (Unpickles(raise_it, KeyboardInterrupt()), SerializationError, "KeyboardInterrupt"),
         (Unpickles(raise_it, GeneratorExit()), SerializationError, "GeneratorExit"),
         (Unpickles(recurse), SerializationError, "in the worker: RecursionError"),
-        (Unpickles(os.closerange, 3, 1000), WorkerDiedError, ""),
+        (Unpickles(os.closerange, 3, 2000), WorkerDiedError, ""),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str | type | None) else "",
 )

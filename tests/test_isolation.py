@@ -368,7 +368,7 @@ def test_tampering_harms_neither_the_job_nor_the_next(
 
 def test_a_worker_without_descriptors_is_replaced(marks: Path) -> None:
     with pool_with_neighbours(marks) as pool:
-        job = pool.submit(os.closerange, 3, 1000)
+        job = pool.submit(os.closerange, 3, 2000)
         with pytest.raises(WorkerDiedError):
             job.result(PATIENCE)
         assert pool.submit(raise_key_error).exception(PATIENCE) is not None

@@ -418,7 +418,7 @@ def test_the_peak_is_not_the_callers(one: JobPool) -> None:
 
 def test_a_lost_link_is_told(one: JobPool, marks: Path) -> None:
     def cut() -> None:
-        os.closerange(3, 1000)
+        os.closerange(3, 2000)
         hold(marks / "never")
 
     with pytest.raises(WorkerDiedError, match="closed or broke its link to the pool"):
@@ -431,7 +431,7 @@ def test_an_end_seen_through_the_link_first_is_told_as_what_it_is(
     monkeypatch.setattr(process, "_DYING", PATIENCE)  # 2 ms may last long on a busy machine
 
     def end_slowly() -> None:
-        os.closerange(3, 1000)
+        os.closerange(3, 2000)
         time.sleep(0.002)
         os._exit(5)
 

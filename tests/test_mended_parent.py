@@ -322,7 +322,7 @@ def test_the_guard_may_be_entered_again(tmp_path: Path) -> None:
 def test_without_memory_for_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
     with JobPool(1) as pool:
         with monkeypatch.context() as patch:
-            patch.setattr("primitive_jobs.channel._map_privately", refuse(errno.ENOMEM))
+            patch.setattr("primitive_jobs.channel.map_file", refuse(errno.ENOMEM))
             error = pool.submit(bytes, 10**6).exception(PATIENCE)
         assert isinstance(error, JobError)
         assert "memory" in str(error)
