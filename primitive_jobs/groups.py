@@ -12,7 +12,7 @@ from .job import PrimitiveJob
 from .options import check_bool, check_seconds
 from .serialize import LEFT_OUT
 from .status import JobStatus
-from .tracker import Outcome
+from .tracker import Outcome, StatusTracker
 from .waiting import Watch, check_jobs
 
 T = TypeVar("T")
@@ -115,7 +115,7 @@ class _Group(Generic[T]):
         total: Different jobs.
         places: Of each job that was not looked at yet, where in the order.
         values: The results of those that were, by place.
-        failures: Name, exception and outcome of those that failed, by first place.
+        failures: Name, exception and tracker of those that failed, by first place.
     """
 
     def __init__(self, jobs: Iterable[PrimitiveJob[T]], timeout: float | None) -> None:
@@ -126,7 +126,7 @@ class _Group(Generic[T]):
             self.places.setdefault(job, []).append(place)
         self.total = len(self.places)
         self.values: dict[int, T] = {}
-        self.failures: dict[int, tuple[str, BaseException, Outcome]] = {}
+        self.failures: dict[int, tuple[str, BaseException, StatusTracker]] = {}
         # Those that have ended already are told of in the order in which they did.
         self._watch = Watch(sorted(self.places, key=lambda job: job._tracker.ended_at()))
 
@@ -144,7 +144,7 @@ class _Group(Generic[T]):
         assert outcome is not None
         value, error = _loaded(job, outcome)
         if error is not None:
-            self.failures[places[0]] = job.name, error, outcome
+            self.failures[places[0]] = job.name, error, job._tracker
         else:
             for place in places:
                 self.values[place] = value
@@ -176,8 +176,8 @@ class _Group(Generic[T]):
 
     def looked_at(self) -> None:
         """Whoever called has the answer, which covers what has failed."""
-        for _, _, outcome in self.failures.values():
-            outcome.looked_at()
+        for _, _, tracker in self.failures.values():
+            tracker.looked_at()
         for job in self.places:
             job._tracker.looked_at()
 

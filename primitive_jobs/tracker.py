@@ -63,9 +63,12 @@ class Outcome:
         self._source = source
         self._token: Token | None = None
 
-    def watch(self, unseen: Unseen, name: str) -> None:
-        """Have it told if nobody looks at this failure; to be called before anybody can."""
-        self._token = Token(unseen, name, self._source)
+    def watch(self, unseen: Unseen, name: str, holder: object) -> None:
+        """Have it told if nobody looks at this failure before ``holder`` goes.
+
+        To be called before anybody can.
+        """
+        self._token = Token.of(unseen, name, self._source, holder)
 
     def looked_at(self) -> None:
         """Somebody receives what tells it from a success; or nobody is to hear of it at all."""
@@ -163,7 +166,16 @@ _TAKEN = Taken()
 class StatusTracker:
     """Status, history, outcome and waiters of one job."""
 
-    __slots__ = ("_attempts", "_gate", "_outcome", "_pid", "_status", "_waiters", "_walk")
+    __slots__ = (
+        "__weakref__",
+        "_attempts",
+        "_gate",
+        "_outcome",
+        "_pid",
+        "_status",
+        "_waiters",
+        "_walk",
+    )
 
     def __init__(self) -> None:
         self._gate: list[Outcome | Taken] = []

@@ -1,12 +1,12 @@
 """`Unseen`: the failures of one pool that nobody has looked at, so that none stays in silence.
 
-    job fails ─► Token, held by its outcome ─┬─ somebody looks ─► nothing to be told
-                                             └─ dies unread ─► counted ─► told
+    job fails ─► Token ─┬─ somebody looks ─► nothing to be told
+                        └─ job dies unread ─► counted ─► told
 
-A token is made for a failure alone. It dies with its job, on any thread, in the collector and in
-signal handlers: so what it does then takes no lock (see `lock_free`) and calls no foreign code. It
-appends to a deque; the pool's thread for callbacks does the rest, or, once that has ended, whoever
-is there.
+A token is made for a failure alone. It hears of the end of the job's tracker, which the caller has
+made (see `lock_free`), on any thread, in the collector and in signal handlers: so what it does then
+takes no lock and calls no foreign code. It appends to a deque; the pool's thread for callbacks does
+the rest, or, once that has ended, whoever is there.
 
 When it is told:
 
@@ -46,30 +46,46 @@ Source = Message | BaseException | None
 _Failure = tuple[int, str, Source]  # which one it is, the job's name, and what it is made of
 
 
-class Token:
-    """The one thing that knows whether a failure was looked at."""
+class Token(weakref.ref[object]):
+    """The one thing that knows whether a failure was looked at, while its ``holder`` lives."""
 
     __slots__ = ("_unseen",)
+    _unseen: Unseen
 
-    def __init__(self, unseen: Unseen, name: str, source: Source) -> None:
-        self._unseen = unseen
-        unseen.unread[id(self)] = next(unseen.numbers), name, source
+    @classmethod
+    def of(cls, unseen: Unseen, name: str, source: Source, holder: object) -> Token:
+        """Make one."""
+        token = cls(holder, cls._let_go)
+        token._unseen = unseen
+        _tokens.add(token)
+        unseen.unread[token] = next(unseen.numbers), name, source
+        return token
+
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
 
     def looked_at(self) -> None:
         """Somebody received what a failure alone gives."""
         unseen = self._unseen
-        unseen.unread.pop(id(self), None)
+        self._take()
         if unseen.ended:
             unseen.looked_at_late()
 
-    def __del__(self) -> None:
-        try:
-            unseen = self._unseen
-        except AttributeError:  # an interrupt came while it was made
-            return
-        failure = unseen.unread.pop(id(self), None)
+    def _take(self) -> _Failure | None:
+        """Return the failure to whoever asks first."""
+        failure = self._unseen.unread.pop(self, None)
+        if failure is not None:  # else the interpreter may be at its end, and without globals
+            _tokens.discard(self)
+        return failure
+
+    def _let_go(self) -> None:
+        failure = self._take()
         if failure is not None:
-            unseen.died(failure)
+            self._unseen.died(failure)
+
+
+_tokens: set[Token] = set()
+"""Those of failures that are unread: so they hear of a job's end where all of its pool goes too."""
 
 
 class Countable(Protocol):
@@ -81,6 +97,9 @@ class Countable(Protocol):
     @property
     def _inner(self) -> bool: ...
 
+    @property
+    def _tracker(self) -> object: ...
+
 
 class _Outcome(Protocol):
     """How it ended."""
@@ -88,7 +107,7 @@ class _Outcome(Protocol):
     @property
     def status(self) -> JobStatus: ...
 
-    def watch(self, unseen: Unseen, name: str) -> None: ...
+    def watch(self, unseen: Unseen, name: str, holder: object) -> None: ...
 
 
 class _News(NamedTuple):
@@ -109,8 +128,8 @@ class Unseen:
 
     Attributes:
         numbers: Those of the pool's failures.
-        unread: Each failure whose token lives and is unread, by the token's id. Whoever settles a
-            job adds to it; whoever looks at that, or lets it go, takes out.
+        unread: Each failure that is unread, by its token. Whoever settles a job adds to it; whoever
+            looks at that, or lets it go, takes out.
         ended: Whether the pool has ended.
     """
 
@@ -118,7 +137,7 @@ class Unseen:
         self, call_back: Callable[[Callable[[], object]], object], ended_jobs: Sequence[int]
     ) -> None:
         self.numbers = itertools.count()
-        self.unread: dict[int, _Failure] = {}
+        self.unread: dict[Token, _Failure] = {}
         self._call_back = call_back
         self._ended_jobs = ended_jobs
         # Appended by whoever lets go of a job; taken out by who has the turn. One that may be the
@@ -144,7 +163,7 @@ class Unseen:
     def note(self, job: Countable, outcome: _Outcome) -> None:
         """Have a failure noticed that nobody will look at; to be called before anybody can."""
         if outcome.status is JobStatus.ERROR and not job._inner:
-            outcome.watch(self, job.name)
+            outcome.watch(self, job.name, job._tracker)
 
     def died(self, failure: _Failure) -> None:
         """A token has died unread."""
@@ -221,7 +240,9 @@ class Unseen:
         """Tell the rest at the interpreter's end: nobody will look at those that are held."""
         with contextlib.suppress(KeyError):  # none is left; others may take some out meanwhile
             while True:
-                self._dead.append(self.unread.popitem()[1])
+                token, failure = self.unread.popitem()
+                _tokens.discard(token)
+                self._dead.append(failure)
         self.tell_rest()
 
     def mute(self) -> None:
@@ -361,6 +382,7 @@ def _after_fork_in_child() -> None:
     for unseen in members(_all):
         unseen.mute()
     _all.clear()
+    _tokens.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

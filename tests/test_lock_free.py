@@ -18,9 +18,17 @@ from pathlib import Path
 from typing import Any, SupportsIndex
 
 import pytest
-from helpers import PATIENCE, descriptors, expect, hold, until
+from helpers import PATIENCE, descriptors, expect, fail, hold, until
 
-from primitive_jobs import JobPool, JobStatus, JobTimeoutError, PrimitiveJob, serialize, unseen
+from primitive_jobs import (
+    JobFailuresWarning,
+    JobPool,
+    JobStatus,
+    JobTimeoutError,
+    PrimitiveJob,
+    serialize,
+    unseen,
+)
 from primitive_jobs import dispatcher as dispatcher_module
 from primitive_jobs.channel import INLINE_LIMIT, Parcel
 from primitive_jobs.errors import JobError, WorkerDiedError
@@ -280,19 +288,21 @@ def test_a_callback_that_many_threads_are_to_call_is_called_once() -> None:
 
 
 def failures(count: int, told: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Unseen, Any]:
-    """A pool's, and so many tokens of them; what is told goes to ``told``."""
+    """A pool's, and what they go with; what is told goes to ``told``."""
     mine = Unseen(lambda call: call(), [0, count, 0])
     monkeypatch.setattr(mine, "_tell", lambda news, **_: told.append(mine._text(news)))
-    tokens = [Token(mine, f"job{n}", JobError(f"no {n}")) for n in range(count)]
-    return mine, tokens
+    held = [StatusTracker() for _ in range(count)]
+    for n in range(count):
+        Token.of(mine, f"job{n}", JobError(f"no {n}"), held[n])
+    return mine, held
 
 
 def test_a_failure_that_dies_while_another_is_counted_has_its_text(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     told: list[str] = []
-    mine, tokens = failures(2, told, monkeypatch)
-    later = tokens.pop()
+    mine, held = failures(2, told, monkeypatch)
+    later = held.pop()
 
     class Dead(deque[Any]):
         def append(self, item: Any) -> None:
@@ -302,7 +312,7 @@ def test_a_failure_that_dies_while_another_is_counted_has_its_text(
             super().append(item)
 
     mine._dead = Dead()
-    tokens.clear()
+    held.clear()
     assert told[0] == "1 of 2 jobs failed, and nobody looked at it: 'job1': JobError: no 1"
 
 
@@ -310,7 +320,7 @@ def test_a_failure_after_the_end_is_told_whoever_asks_for_silence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     told: list[str] = []
-    mine, tokens = failures(1, told, monkeypatch)
+    mine, held = failures(1, told, monkeypatch)
     step_in = StepIn()
 
     class Slow(Unseen):
@@ -333,7 +343,7 @@ def test_a_failure_after_the_end_is_told_whoever_asks_for_silence(
     step_in.does = mine.pool_ended
     mine.keep_quiet()
     step_in()  # where nobody has asked
-    tokens.clear()
+    held.clear()
     assert told == ["1 of 1 jobs failed, and nobody looked at it: 'job0': JobError: no 0"]
 
 
@@ -341,16 +351,48 @@ def test_a_failure_that_is_looked_at_while_the_interpreter_ends_is_not_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     told: list[str] = []
-    mine, tokens = failures(2, told, monkeypatch)
+    mine, _held = failures(2, told, monkeypatch)
 
     class Dead(deque[Any]):
         def append(self, item: Any) -> None:
-            tokens[0].looked_at()
+            next(iter(mine.unread)).looked_at()
             super().append(item)
 
     mine._dead = Dead()
     mine.tell_at_exit()
     assert told == ["1 of 2 jobs failed, and nobody looked at it: 'job1': JobError: no 1"]
+
+
+def told_of_one(caplog: pytest.LogCaptureFixture) -> bool:
+    return any("1 of 1 jobs failed, and nobody looked" in text for text in caplog.messages)
+
+
+def test_an_unread_failure_is_told_when_its_job_goes_whoever_has_its_outcome(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pool = JobPool(1)
+    job = pool.submit(fail)
+    assert job.wait(PATIENCE)
+    outcome = job._tracker.outcome
+    del job
+    until(lambda: told_of_one(caplog), "its being told")
+    assert outcome is not None
+    with pytest.warns(JobFailuresWarning, match="1 of 1 jobs"):
+        pool.shutdown()
+
+
+def test_an_unread_failure_is_told_that_goes_with_all_of_its_pool(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pool = JobPool(1)
+    job = pool.submit(fail)
+    assert job.wait(PATIENCE)
+    pool.shutdown()
+    job.metadata["cycle"] = job, pool
+    del job, pool
+    assert not told_of_one(caplog)
+    gc.collect()
+    until(lambda: told_of_one(caplog), "its being told")
 
 
 # --- the last reference ---------------------------------------------------------------------------

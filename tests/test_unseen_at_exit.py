@@ -19,7 +19,7 @@ from helpers import PATIENCE, expect, script, until
 from primitive_jobs import JobPool
 from primitive_jobs.serialize import dump_exception
 from primitive_jobs.status import JobStatus
-from primitive_jobs.tracker import Outcome
+from primitive_jobs.tracker import Outcome, StatusTracker
 from primitive_jobs.unseen import Unseen
 from primitive_jobs.wire import Kind, Message
 
@@ -144,12 +144,17 @@ class Part:
     name = "part"
     _inner = False
 
+    def __init__(self) -> None:
+        self._tracker = StatusTracker()
 
-def failure(unseen: Unseen, text: str = "no") -> Outcome:
+
+def failure(unseen: Unseen, text: str = "no") -> StatusTracker:
     message = Message(Kind.RAISED, 1, dump_exception(ValueError(text)))
-    outcome = Outcome(JobStatus.ERROR, message)
-    unseen.note(Part(), outcome)
-    return outcome
+    outcome, part = Outcome(JobStatus.ERROR, message), Part()
+    unseen.note(part, outcome)
+    part._tracker.submitted()
+    part._tracker.end_early(outcome)
+    return part._tracker
 
 
 class Line:
@@ -177,10 +182,10 @@ def test_only_a_failure_has_a_token(line: Line) -> None:
     for status in (JobStatus.DONE, JobStatus.CANCELLED):
         line.unseen.note(Part(), Outcome(status, None))
     assert not line.unseen.unread
-    outcome = failure(line.unseen)
+    failed = failure(line.unseen)
     assert len(line.unseen.unread) == 1
-    outcome.looked_at()
-    outcome.looked_at()
+    failed.looked_at()
+    failed.looked_at()
     assert not line.unseen.unread
 
 
@@ -235,11 +240,11 @@ def test_threads_that_let_go_at_once(caplog: pytest.LogCaptureFixture) -> None:
     held = [[failure(unseen) for _ in range(500)] for _ in range(8)]
     start = threading.Barrier(8)
 
-    def let_go(outcomes: list[Outcome]) -> None:
+    def let_go(failed: list[StatusTracker]) -> None:
         start.wait(PATIENCE)
-        outcomes.clear()
+        failed.clear()
 
-    threads = [threading.Thread(target=let_go, args=(outcomes,)) for outcomes in held]
+    threads = [threading.Thread(target=let_go, args=(failed,)) for failed in held]
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
