@@ -26,6 +26,8 @@ TYPE_CHECKING = False  # every worker imports this: it does without `typing`
 if TYPE_CHECKING:
     from typing import Any
 
+    __version__: str
+
     from .base_job import BasePrimitiveJob
     from .errors import (
         InitializerError,
@@ -77,6 +79,11 @@ _HOMES = {
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
+# Names in lower case that others have and this package has not; see `hints`.
+_ELSEWHERE = frozenset(
+    "apply_async call cpu_count delayed get_reusable_executor map submit tqdm".split()  # noqa: SIM905
+)
+
 __all__ = [
     "FINAL_STATES",
     "BasePrimitiveJob",
@@ -107,19 +114,42 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
+if not TYPE_CHECKING:  # or type checkers believe that every name is there
 
-        return version("primitive_jobs")
-    home = _HOME_OF.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            from importlib.metadata import version
 
-    value = getattr(import_module(f".{home}", __name__), name)
-    globals()[name] = value  # the next look-up does not get here
-    return value
+            return version("primitive_jobs")
+        home = _HOME_OF.get(name)
+        if home is None:
+            raise _absent(name)
+        from importlib import import_module
+
+        value = getattr(import_module(f".{home}", __name__), name)
+        globals()[name] = value  # the next look-up does not get here
+        return value
+
+
+def _absent(name: str) -> Exception:
+    """What says that a name is not there, with a hint at what it may be called here."""
+    text = f"module {__name__!r} has no attribute {name!r}"
+    # A name of a module of ours comes here, too, before that is imported: by a worker, say.
+    if name.startswith("_") or (name.islower() and name not in _ELSEWHERE):
+        return AttributeError(text)
+    import sys
+
+    from .hints import of_name
+
+    hint = of_name(name, __all__)
+    if hint is None:
+        return AttributeError(text)
+    # `from primitive_jobs import X` first asks in there whether X is here; an AttributeError would
+    # become "cannot import name", without the hint.
+    asker = sys._getframe(2).f_code
+    if asker.co_name == "_handle_fromlist" and "importlib._bootstrap" in asker.co_filename:
+        return ImportError(f"cannot import name {name!r} from {__name__!r}: {hint}", name=__name__)
+    return AttributeError(f"{text}: {hint}")
 
 
 def __dir__() -> list[str]:

@@ -32,14 +32,15 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from .awaiting import in_trio_task
 from .chunks import CHECKED, Unpacker, is_packed, reply_of
 from .errors import JobError, PoolClosedError, SerializationError
+from .hints import OF_EXECUTOR, Hinted
 from .job import PoolLink, PrimitiveJob
 from .lock_free import members
 from .logs import Later, report_here
 from .options import (
     check_bool,
     check_callable,
+    check_columns,
     check_count,
-    check_iterable,
     check_seconds,
     shown,
 )
@@ -406,7 +407,7 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-class JobExecutor(Executor):
+class JobExecutor(Hinted, Executor):
     """A `concurrent.futures.Executor` whose running futures can be cancelled.
 
     It takes the place of a `ProcessPoolExecutor`; what differs: `JobFuture.cancel` also stops a job
@@ -440,6 +441,8 @@ class JobExecutor(Executor):
         TypeError, ValueError: An argument is wrong; the message names it.
         PoolClosedError: The interpreter is going down.
     """
+
+    _words = OF_EXECUTOR
 
     def __init__(
         self,
@@ -561,10 +564,7 @@ class JobExecutor(Executor):
         size = check_count("chunksize", chunksize)
         ahead = None if buffersize is None else check_count("buffersize", buffersize)
         end = None if seconds is None else time.monotonic() + seconds
-        columns = [
-            check_iterable(f"iterable {place} of map()", "arguments", iterable)
-            for place, iterable in enumerate(iterables, 1)
-        ]
+        columns = check_columns(iterables)
         seeds = self._pool._dispatcher.seeds
         key = None if seeds is None else seeds.next()
         jobs = _jobs(fn, columns, size, self._pool._options.name or call_name(fn), key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from .errors import ResultTimeoutError, SerializationError
 from .job import PrimitiveJob
@@ -13,7 +13,7 @@ from .options import check_bool, check_seconds
 from .serialize import LEFT_OUT
 from .status import JobStatus
 from .tracker import Outcome, StatusTracker
-from .waiting import Watch, check_jobs
+from .waiting import Watch, check_jobs, check_one_iterable
 
 T = TypeVar("T")
 
@@ -21,7 +21,10 @@ _MOST_NAMES = 10  # of failed jobs, in a message
 
 
 def gather(
-    jobs: Iterable[PrimitiveJob[T]], *, fail_fast: bool = True, timeout: float | None = None
+    jobs: Iterable[PrimitiveJob[T]],
+    *others: NoReturn,
+    fail_fast: bool = True,
+    timeout: float | None = None,
 ) -> list[T]:
     """Wait for all jobs, of whatever pools, and return their results in the order of ``jobs``.
 
@@ -34,7 +37,8 @@ def gather(
     It blocks: in an event loop, `asyncio.gather` and `asyncio.TaskGroup` take jobs too.
 
     Args:
-        jobs: Submitted jobs; one may come several times.
+        jobs: Submitted jobs, in one iterable; one may come several times.
+        *others: Nothing: jobs that do not come in one iterable are a `TypeError`, which says so.
         fail_fast: Whether the first failure cancels all other jobs at once (default), each after
             the ``grace`` of its options; what this cancelled is no failure. It is raised when all
             are final and their processes are gone.
@@ -46,6 +50,7 @@ def gather(
         TypeError, ValueError: An argument is wrong; the message names it.
         BaseException: What the jobs raised, as told above.
     """
+    check_one_iterable("gather", jobs, *others)
     check_bool("fail_fast", fail_fast)
     group = _Group(jobs, timeout)
     failure: BaseException | None = None
@@ -66,7 +71,7 @@ def gather(
         del group, failure  # or this frame and the exception keep each other alive
 
 
-def race(jobs: Iterable[PrimitiveJob[T]], *, timeout: float | None = None) -> T:
+def race(jobs: Iterable[PrimitiveJob[T]], *others: NoReturn, timeout: float | None = None) -> T:
     """Return the result of the first job that is DONE; stop all others, of whatever pools.
 
     They are final, and their processes gone, when this returns; each had the ``grace`` of its
@@ -77,7 +82,8 @@ def race(jobs: Iterable[PrimitiveJob[T]], *, timeout: float | None = None) -> T:
     It blocks: in an event loop, use ``await asyncio.to_thread(race, jobs)``.
 
     Args:
-        jobs: Submitted jobs, at least one.
+        jobs: Submitted jobs, in one iterable, at least one.
+        *others: As in `gather`.
         timeout: Seconds to wait for the winner at most; default None: no limit.
 
     Raises:
@@ -86,6 +92,7 @@ def race(jobs: Iterable[PrimitiveJob[T]], *, timeout: float | None = None) -> T:
         TypeError, ValueError: An argument is wrong; the message names it.
         BaseException: What the jobs raised, if none was DONE.
     """
+    check_one_iterable("race", jobs, *others)
     group = _Group(jobs, timeout)
     failure: BaseException | None = None
     jobs = LEFT_OUT

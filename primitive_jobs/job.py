@@ -13,15 +13,23 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Generator
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol
 
 from . import circles
 from .base_job import BasePrimitiveJob, ResultT_co
 from .channel import INLINE_LIMIT, Parcel
 from .errors import JobError, ResultTimeoutError, SerializationError
+from .hints import OF_JOB, Hinted
 from .logs import report_here
-from .options import DEFAULT_OPTIONS, JobOptions, check_callable, check_grace, check_seconds
+from .options import (
+    DEFAULT_OPTIONS,
+    UNFIT,
+    JobOptions,
+    check_callable,
+    check_grace,
+    check_seconds,
+)
 from .serialize import LEFT_OUT, call_name, dump_call, dumps_whole, let_frames_go
 from .signatures import JobOptionsDict, Self, Unpack
 from .status import JobStatus
@@ -80,7 +88,7 @@ find_pool: FindPool | None = None
 """Set by the pool's module: what a job is submitted to when given ``pool`` (None: the default)."""
 
 
-class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
+class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
     """One call of a function, to be run in a process of a pool.
 
     Making a job is cheap and starts nothing.
@@ -91,7 +99,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
         **kwargs: Its keyword arguments.
 
     Raises:
-        TypeError: ``function`` cannot be called.
+        TypeError: ``function`` cannot be called, or is an async or generator function.
     """
 
     __slots__ = (
@@ -110,11 +118,15 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
         "metadata",
         "number",
     )
+    _words = OF_JOB
 
     def __init__(
         self, function: Callable[P, ResultT_co], /, *args: P.args, **kwargs: P.kwargs
     ) -> None:
-        if not callable(function):
+        kind = type(function)
+        if not callable(function) or (
+            (kind is FunctionType or kind is MethodType) and function.__code__.co_flags & UNFIT
+        ):
             check_callable("function", function)
         self._call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]] | None = (
             function,
@@ -122,9 +134,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
             kwargs,
         )
         self._id: list[str] = []
-        self._name = (
-            function.__qualname__ if type(function) is FunctionType else call_name(function)
-        )
+        self._name = function.__qualname__ if kind is FunctionType else call_name(function)
         self._options = DEFAULT_OPTIONS
         # Idents of threads: whoever is first submits it; None: it is done.
         self._submits: list[int] | None = []
@@ -247,7 +257,10 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
         return self._tracker.look()
 
     def done(self) -> bool:
-        """Return whether the status is DONE: ended with a result."""
+        """Return whether the status is DONE, as in Qiskit: it ended with a result.
+
+        What a `concurrent.futures.Future` calls done is `in_final_state`: it ended, however.
+        """
         return self.status() is JobStatus.DONE
 
     def running(self) -> bool:
@@ -259,7 +272,7 @@ class PrimitiveJob(BasePrimitiveJob[ResultT_co, JobStatus]):
         return self._tracker.status is JobStatus.CANCELLED
 
     def in_final_state(self) -> bool:
-        """Return whether the status is DONE, CANCELLED or ERROR."""
+        """Return whether the status is DONE, CANCELLED or ERROR: what a Future calls done."""
         return self._tracker.outcome is not None
 
     def result(self, timeout: float | None = None) -> ResultT_co:

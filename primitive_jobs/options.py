@@ -7,13 +7,19 @@ is right; nothing is ever coerced in silence.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from types import FunctionType, MethodType
 from typing import Any, TypeGuard, TypeVar
 
 T = TypeVar("T")
+
+CO_GENERATOR, CO_COROUTINE, CO_ASYNC_GENERATOR = 0x20, 0x80, 0x200  # as in `inspect`
+UNFIT = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR
+_CALLED = ("function", "fn")
 
 
 def check_seconds(name: str, value: object, *, positive: bool = False) -> float | None:
@@ -128,9 +134,29 @@ def _meant(size: float, *, unit: bool) -> str:
 
 
 def check_callable(name: str, value: object) -> None:
-    """Raise `TypeError` unless ``value`` can be called."""
+    """Raise `TypeError` unless ``value`` can be called, and runs when it is.
+
+    An async or generator function only makes an object, which cannot leave its process.
+    """
     if not callable(value):
-        raise TypeError(f"{name} must be callable, not {shown(value)}")
+        hint = (
+            "; for a call f(x), give f and x: (f, x) instead of (f(x))" if name in _CALLED else ""
+        )
+        raise TypeError(f"{name} must be callable, not {shown(value)}{hint}")
+    inner: Any = value
+    while type(inner) is functools.partial:
+        inner = inner.func
+    flags = inner.__code__.co_flags if type(inner) in (FunctionType, MethodType) else 0
+    if flags & (CO_COROUTINE | CO_ASYNC_GENERATOR):
+        raise TypeError(
+            f"{name} must be callable without await, not the async {shown(value)}: give a "
+            "function that runs it, as (lambda: asyncio.run(f(x)))"
+        )
+    if flags & CO_GENERATOR:
+        raise TypeError(
+            f"{name} must be callable to the end, not the generator {shown(value)}: give a "
+            "function that uses it up, as (lambda: list(f(x)))"
+        )
 
 
 def check_bool(name: str, value: object) -> None:
@@ -165,6 +191,19 @@ def check_iterable(name: str, what: str, value: Iterable[T]) -> Iterator[T]:
         return iter(value)
     except TypeError as error:  # an array of no dimension, say
         raise TypeError(f"{name} must be an iterable of {what}: {error}") from error
+
+
+def check_columns(iterables: tuple[Iterable[Any], ...]) -> list[Iterator[Any]]:
+    """Return iterators over what a ``map`` is given; raise `TypeError` where there is none."""
+    columns = []
+    for place, iterable in enumerate(iterables, 1):
+        if place > 1 and isinstance(iterable, (int, float)):
+            raise TypeError(
+                f"iterable {place} of map() must be an iterable of arguments, not "
+                f"{shown(iterable)}; chunksize and timeout are given by name: chunksize={iterable}"
+            )
+        columns.append(check_iterable(f"iterable {place} of map()", "arguments", iterable))
+    return columns
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import Any, Literal, NoReturn, ParamSpec, TypeVar, overload
 from . import job as job_module
 from . import worker
 from .dispatcher import Counts, Dispatcher, check_not_exiting
+from .hints import OF_POOL, OF_VIEW, Hinted, hinted, of_map_keyword, of_pool_keyword
 from .initializer import Initializer
 from .job import PoolLink, PrimitiveJob
 from .options import (
@@ -22,11 +23,11 @@ from .options import (
     JobOptions,
     check_bool,
     check_callable,
+    check_columns,
     check_count,
     check_env,
     check_grace,
     check_initargs,
-    check_iterable,
     check_preload,
     check_seconds,
 )
@@ -44,9 +45,10 @@ T3 = TypeVar("T3")
 IDLE_TIMEOUT = 60.0  # s
 
 
-class _Submitter(ABC):
+class _Submitter(Hinted, ABC):
     """What a pool and its views share; `_dispatcher` and `_options` are theirs."""
 
+    _words = OF_POOL
     _dispatcher: Dispatcher
     _options: JobOptions
 
@@ -57,7 +59,7 @@ class _Submitter(ABC):
 
         Raises:
             PoolClosedError: The pool was shut down, or the interpreter is going down.
-            TypeError: ``function`` cannot be called.
+            TypeError: ``function`` cannot be called, or is an async or generator function.
         """
         self._dispatcher.check_open()
         job = PrimitiveJob(function, *args, **kwargs)
@@ -117,6 +119,7 @@ class _Submitter(ABC):
         chunksize: int | None = None,
         ordered: bool = True,
     ) -> Iterator[T]: ...
+    @hinted("map", of_map_keyword, positional="the function comes first, then iterables")
     def map(
         self,
         function: Callable[..., T],
@@ -126,6 +129,11 @@ class _Submitter(ABC):
         ordered: bool = True,
     ) -> Iterator[T]:
         """Apply ``function`` to the items of ``iterables``, like the built-in `map`, in parallel.
+
+        What it returns is an iterator. ``list(pool.map(f, xs))`` is what ``map`` of
+        `multiprocessing.Pool` returns, and ``numpy.array(list(pool.map(f, xs)))`` makes an array of
+        it (`numpy.array` of the iterator itself would be one of shape ()); ``chunksize`` is given
+        by name; ``pool.map(f, *zip(*tuples))`` is its ``starmap``.
 
         Work starts at once. Items are taken as workers get free, so that the iterables may be
         endless; at most 1000 jobs, some 10,000 calls and 256 MiB of results are ahead of the
@@ -167,7 +175,8 @@ class _Submitter(ABC):
 
         Args:
             function: Called with one item of each iterable.
-            *iterables: At least one; the shortest ends it.
+            *iterables: The shortest ends it; without any there are no calls and no results, so
+                that ``pool.map(f, *zip(*tuples))`` does for an empty list what it does for others.
             timeout: Seconds from now in which the next result must come; default None: no limit.
             chunksize: Calls that make up one job; default None: automatic, as told above.
             ordered: Whether results come in the order of the items (default), or each chunk's as
@@ -179,16 +188,11 @@ class _Submitter(ABC):
             TypeError, ValueError: An argument is wrong; the message names it.
         """
         check_callable("function", function)
-        if not iterables:
-            raise TypeError("map() needs at least one iterable")
         size = None if chunksize is None else check_count("chunksize", chunksize)
         seconds = check_seconds("timeout", timeout)
         check_bool("ordered", ordered)
         end = None if seconds is None else time.monotonic() + seconds
-        columns = [
-            check_iterable(f"iterable {place} of map()", "arguments", iterable)
-            for place, iterable in enumerate(iterables, 1)
-        ]
+        columns = check_columns(iterables)
         from .mapping import MapRun  # it takes a while, and not everybody maps
 
         self._dispatcher.check_open()
@@ -270,6 +274,7 @@ class JobPool(_Submitter):
             more than 3 of them; where gevent or eventlet have patched threads.
     """
 
+    @hinted("JobPool", of_pool_keyword, positional="all but max_workers is given by name")
     def __init__(
         self,
         max_workers: int | None = None,
@@ -488,6 +493,8 @@ class JobPool(_Submitter):
 
 class PoolView(_Submitter):
     """A pool with options for the jobs submitted through it; made by `JobPool.options`."""
+
+    _words = OF_VIEW
 
     def __init__(self, pool: JobPool, options: JobOptions) -> None:
         self._pool = pool

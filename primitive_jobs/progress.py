@@ -22,7 +22,7 @@ from .options import check_bool, check_seconds, shown
 from .reloads import ipython_shell
 from .serialize import LEFT_OUT
 from .status import FINAL_STATES, JobStatus
-from .waiting import Watch, check_jobs, too_late
+from .waiting import Watch, check_jobs, check_one_iterable, too_late
 
 T = TypeVar("T")
 
@@ -62,6 +62,7 @@ def track(
         ResultTimeoutError: When the time is over; the jobs go on.
         TypeError, ValueError: An argument is wrong; the message names it.
     """
+    check_one_iterable("track", jobs)
     if not isinstance(cast("object", description), str):
         raise TypeError(f"description must be a str, not {shown(description)}")
     check_bool("disable", disable)

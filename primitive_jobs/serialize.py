@@ -523,6 +523,26 @@ def brief(text: str, most: int = 200) -> str:
     return line if len(line) <= most else f"{line[: most - 3]}..."
 
 
+def add_option_hint(error: TypeError, function: Callable[..., object], kwargs: Any) -> None:
+    """Say in what a call raised where options of a job belong, if it was given one of them."""
+    try:
+        from .hints import add_option_hint
+
+        frames = BaseException.__dict__["__traceback__"].__get__(error)
+        own = frames is None or frames.tb_next is None
+        add_option_hint(error, call_name(function), kwargs, own=own)
+    except Exception:  # noqa: BLE001 - nothing left to import with: it goes without
+        pass
+
+
+_LAZY = {
+    "coroutine": "an async function's; submit a function that runs it: lambda: asyncio.run(f(x))",
+    "generator": "whose code has not run; submit a function that uses it up: lambda: list(f(x))",
+    "async_generator": "whose code has not run; submit a function that uses it up",
+}
+"""Results that say that a function was called, but not run."""
+
+
 def dump_unloadable(error: BaseException) -> bytes:
     """What a worker answers when it cannot unpickle a call."""
     return _dump_wrapped(
@@ -532,9 +552,10 @@ def dump_unloadable(error: BaseException) -> bytes:
 
 def dump_unpicklable_result(error: BaseException, value: object, name: str) -> bytes:
     """What a worker answers when it cannot pickle a result."""
+    kind = type_name(value)
+    hint = f" ({_LAZY[kind]})" if kind in _LAZY else ""
     return _dump_wrapped(
-        f"the result of {name}(), a {type_name(value)}, cannot be serialized: {one_line(error)}",
-        error,
+        f"the result of {name}(), a {kind}, cannot be serialized: {one_line(error)}{hint}", error
     )
 
 

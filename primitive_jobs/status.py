@@ -31,12 +31,30 @@ class JobStatus(enum.Enum):
         if self is other:
             return True
         kind = type(other)
+        if kind is str:
+            _warn_of_text(self, other)  # type: ignore[arg-type]
+            return NotImplemented
         if kind is JobStatus or kind.__name__ != "JobStatus" or kind.__module__ != _QISKIT_MODULE:
             return NotImplemented
         return bool(self._name_ == getattr(other, "_name_", None))
 
     def __hash__(self) -> int:
         return hash(self._name_)  # what enum.Enum itself does, and so Qiskit's
+
+
+def _warn_of_text(status: JobStatus, text: str) -> None:
+    """A member is no text: whoever compares it with the name of one waits for ever, say."""
+    name = text.upper()
+    if name not in JobStatus.__members__:
+        return
+    import warnings
+
+    warnings.warn(
+        f"a JobStatus is never equal to a text: {status} == {text!r} is False; compare with "
+        f"JobStatus.{name}, or the text with status.name",
+        UserWarning,
+        stacklevel=3,
+    )
 
 
 FINAL_STATES = (JobStatus.DONE, JobStatus.CANCELLED, JobStatus.ERROR)

@@ -53,10 +53,21 @@ def as_completed(
         JobError: At once, if a job was not submitted.
         ResultTimeoutError: When the time is over; the jobs go on.
     """
+    check_one_iterable("as_completed", jobs)
     seconds = check_seconds("timeout", timeout)
     end = None if seconds is None else time.monotonic() + seconds
     unique = list(dict.fromkeys(check_jobs(jobs)))
     return _yield_final(unique, end, seconds)
+
+
+def check_one_iterable(name: str, jobs: object, *others: object) -> None:
+    """Raise `TypeError` where ``name`` is called with jobs instead of an iterable of them."""
+    if isinstance(jobs, PrimitiveJob) or others:
+        several = "[a, b]" if others else "[a]"
+        raise TypeError(
+            f"jobs must be an iterable of PrimitiveJobs, as in {name}({several}), not "
+            f"{shown(jobs)}{' and more arguments' if others else ''}"
+        )
 
 
 def check_jobs(jobs: Iterable[PrimitiveJob[T]]) -> list[PrimitiveJob[T]]:
@@ -69,7 +80,9 @@ def check_jobs(jobs: Iterable[PrimitiveJob[T]]) -> list[PrimitiveJob[T]]:
     checked = []
     for job in check_iterable("jobs", "PrimitiveJobs", jobs):
         if not isinstance(cast("object", job), PrimitiveJob):
-            raise TypeError(f"jobs must be an iterable of PrimitiveJobs; one is {shown(job)}")
+            future = isinstance(getattr(job, "job", None), PrimitiveJob)
+            hint = ", whose job is its attribute job" if future else ""
+            raise TypeError(f"jobs must be an iterable of PrimitiveJobs; one is {shown(job)}{hint}")
         job._check_submitted()
         job._check_may_wait()
         checked.append(job)
@@ -185,6 +198,7 @@ def wait(
         JobError: A job was not submitted.
         ValueError: ``return_when`` is none of these.
     """
+    check_one_iterable("wait", jobs)
     seconds = check_seconds("timeout", timeout)
     if return_when not in (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION):
         raise ValueError(

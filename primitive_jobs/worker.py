@@ -377,6 +377,9 @@ class _Worker:
         except BaseException as error:  # noqa: BLE001 - whatever the job raises
             sys.setrecursionlimit(limit)
             self._undo()
+            # Before there is a call nothing raises a TypeError; pyright cannot know.
+            if type(error) is TypeError and kwargs:  # pyright: ignore[reportPossiblyUnboundVariable]
+                serialize.add_option_hint(error, function, kwargs)  # pyright: ignore[reportPossiblyUnboundVariable]
             return Kind.RAISED, self._pack(serialize.dump_exception(error, skip_frames=1))
         try:
             body, buffers = serialize.dumps(result)

@@ -336,8 +336,13 @@ def test_a_submit_with_a_wrong_option_can_be_repeated(
 
 
 def test_map_without_iterables(live: tuple[JobPool, PrimitiveJob[Any]]) -> None:
-    with pytest.raises(TypeError, match="at least one iterable"):
-        live[0].map(use)  # type: ignore[call-overload]
+    """As `concurrent.futures` has it, so that an empty table needs no case of its own."""
+    pairs: list[tuple[int, int]] = []
+    assert list(live[0].map(pow, *zip(*pairs, strict=True))) == []
+    assert list(live[0].options(timeout=5).map(pow, *zip(*pairs, strict=True), ordered=False)) == []
+    with JobExecutor(pool=live[0]) as executor:
+        assert list(executor.map(pow, *zip(*pairs, strict=True))) == []
+    assert list(live[0].map(pow, *zip(*[(2, 3), (3, 2)], strict=True))) == [8, 9]
 
 
 def test_positional_only(live: tuple[JobPool, PrimitiveJob[Any]]) -> None:
@@ -352,7 +357,7 @@ def test_positional_only(live: tuple[JobPool, PrimitiveJob[Any]]) -> None:
 
 
 # Of the arguments that are the user's own there is nothing to say.
-_FREE = {"args", "kwargs", "self", "value", "trace", "kind", "error"}
+_FREE = {"others", "args", "kwargs", "self", "value", "trace", "kind", "error"}
 
 
 def test_the_table_is_complete() -> None:

@@ -52,7 +52,9 @@ def test_equality_with_qiskit(pair: tuple[str, str]) -> None:
 
 def test_no_equality_with_anything_else() -> None:
     assert Stranger["DONE"] != JobStatus.DONE
-    assert JobStatus.DONE != "DONE"
+    with pytest.warns(UserWarning, match=r"JobStatus\.DONE == 'DONE' is False"):
+        assert JobStatus.DONE != "DONE"
+    assert JobStatus.DONE != "elsewhere"
     assert JobStatus.DONE.value != JobStatus.DONE
 
 
