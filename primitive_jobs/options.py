@@ -214,7 +214,8 @@ class JobOptions:
         name: Shown in messages and in ``repr``; default: the function's name.
         metadata: A dict that travels with the job, copied here; default: empty.
         timeout: Seconds the job may run, from RUNNING on, per attempt; then its process is
-            killed and it ends with `JobTimeoutError`. Default None: no limit.
+            killed, after the ``grace`` if there is one, and it ends with `JobTimeoutError`, also
+            if the function still returns in that grace. Default None: no limit.
         memory_limit: Resident memory that the job's process and all below it may hold, in bytes
             (1 MB at least) or as a text: "500 MB" and "2G" are powers of 1000, "2 GiB" one of
             1024. It is looked at ten times a second. Beyond it they are killed and the job ends
@@ -226,11 +227,14 @@ class JobOptions:
             outside, the kernel's OOM killer); never after its own exception, a cancel or a limit
             that it passed. Default 0.
         priority: An int; higher runs first, first come first served within. Default 0.
-        grace: Seconds that a cancel of the running job leaves it between SIGTERM, which raises
-            SystemExit in it, and SIGKILL, wherever the cancel itself says nothing else: that of a
-            task that awaits it, of a future, of `gather` and `race`, of a pool that is shut down.
-            A ``timeout`` or ``memory_limit`` kills at once, and so does a Ctrl-C that ends the
-            program. Default 0: SIGKILL at once.
+        grace: Seconds that the running job has between SIGTERM, which raises SystemExit in it, and
+            SIGKILL, when its ``timeout`` is over or it is cancelled, wherever the cancel itself
+            says nothing else: that of a task that awaits it, of a future, of `gather` and `race`,
+            of a pool that is shut down, of ``on_exit="cancel"``. There is none beyond a
+            ``memory_limit``, since memory does not wait; after a Ctrl-C that ends the program,
+            which is to end now; and where a signal such as SIGTERM ends the program, since nothing
+            of it runs any more: ``signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))`` makes
+            that an end like any other. Default 0: SIGKILL at once.
 
     Raises:
         TypeError, ValueError: On construction, naming the option that is wrong.

@@ -263,7 +263,8 @@ class JobPool(_Submitter):
             several of them or a `numpy.random.SeedSequence`, whose next children the jobs get (it
             is not changed, so give each pool one of its own); default None: nothing is seeded.
         on_exit: What the interpreter's end does with unfinished jobs: "wait" (default) for them,
-            or "cancel" them. A Ctrl-C that ends the program cancels them always.
+            or "cancel" them, each after its ``grace``. A Ctrl-C that ends the program cancels them
+            always, and at once.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it.

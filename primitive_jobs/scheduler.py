@@ -65,7 +65,7 @@ from .messages import (
     Withdrawn,
 )
 from .pauses import Pause
-from .wire import Kind
+from .wire import Kind, Message
 
 MAX_STARTS = 3  # failures in a row to start a worker, or a job, before those who wait are told
 LEAVE_TIME = 5.0  # s that an idle worker has to end by itself, for the sake of its atexit handlers
@@ -513,12 +513,17 @@ class Scheduler:
                 self._set_idle(slot)
         elif slot.state is GRACE:
             # What was sent SIGTERM is not used again: the signal may still be on its way.
-            if message.kind == Kind.RETURNED:
+            if self._counts(slot, message):
                 self._settle(slot.job, message)
-            self._kill(slot)
-        elif message.kind == Kind.RETURNED or slot.was is not GRACE:
+            self._kill(slot, ask_stack=False)  # its job is not there any more
+        elif slot.was is not GRACE or self._counts(slot, message):
             # DYING: it was faster than the kill
             self._settle(slot.job, message)
+
+    @staticmethod
+    def _counts(slot: Slot, message: Message) -> bool:
+        """Whether an answer in the grace is the job's end: a limit that was passed stays passed."""
+        return message.kind == Kind.RETURNED and slot.reason is Reason.CANCEL
 
     def _on_not_taken(self, event: NotTaken) -> None:
         slot = self._slot_with(event.slot, event.attempt)
@@ -583,16 +588,20 @@ class Scheduler:
         if slot is None:
             self._settle(job, Cancelled())
         elif slot.state in (BUSY, GRACE):
-            slot.reason = Reason.CANCEL
-            if grace <= 0:
-                self._kill(slot)
-            else:
-                until = self._now + grace
-                if slot.deadline is None or until < slot.deadline:
-                    self._set_deadline(slot, until)
-                if slot.state is BUSY:
-                    self._move(slot, GRACE)
-                    self._do(Terminate(slot.number))
+            self._end(slot, Reason.CANCEL, grace)
+
+    def _end(self, slot: Slot, reason: Reason, grace: float) -> None:
+        """Stop what a worker does, after a grace if there is one; the first reason stays."""
+        slot.reason = slot.reason or reason
+        if grace <= 0:
+            self._kill(slot)
+            return
+        until = self._now + grace
+        if slot.deadline is None or until < slot.deadline or reason is Reason.TIMEOUT:
+            self._set_deadline(slot, until)
+        if slot.state is BUSY:
+            self._move(slot, GRACE)
+            self._do(Terminate(slot.number))
 
     # --- slots -------------------------------------------------------------------------------
 
@@ -628,7 +637,7 @@ class Scheduler:
         slot.idle_since = self._now
         self._idle.append(slot)
 
-    def _kill(self, slot: Slot) -> None:
+    def _kill(self, slot: Slot, *, ask_stack: bool = True) -> None:
         if slot.state is DYING:
             return
         self._set_deadline(slot, None)
@@ -641,7 +650,8 @@ class Scheduler:
         if slot.was is STARTING:
             self._do(Unspawn(slot.number))
         else:
-            self._do(Kill(slot.number, slot.reason in (Reason.TIMEOUT, Reason.MEMORY)))
+            ask_stack = ask_stack and slot.reason in (Reason.TIMEOUT, Reason.MEMORY)
+            self._do(Kill(slot.number, ask_stack))
 
     def _unwatch(self, slot: Slot) -> None:
         if slot.watched:
@@ -766,9 +776,10 @@ class Scheduler:
         self._spare_pause.tick(now)
         late = [s for s in self._limited if s.deadline is not None and s.deadline <= now]
         for slot in sorted(late, key=lambda slot: slot.number):
-            if slot.state is BUSY:
-                slot.reason = Reason.TIMEOUT
-            self._kill(slot)
+            if slot.state is BUSY and slot.job is not None:
+                self._end(slot, Reason.TIMEOUT, slot.job.grace)
+            else:
+                self._kill(slot)
         if self.idle_timeout is not None and self.running < self.max_workers:
             while self._idle and self._idle[0].idle_since + self.idle_timeout <= now:
                 self._ask_to_leave(self._idle[0])

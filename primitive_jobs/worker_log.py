@@ -161,11 +161,12 @@ class WorkerLog:
 
     @_unfailing
     def terminated(self, process: WorkerProcess) -> None:
-        """It was sent SIGTERM, for the sake of a cancel."""
-        job = self._job(self._scheduler.slots[process.slot])
+        """It was sent SIGTERM: its job has a grace."""
+        slot = self._scheduler.slots[process.slot]
+        job = self._job(slot)
         process.report(
             logging.INFO,
-            "worker %d is sent SIGTERM: job %s was cancelled",
+            f"worker %d is sent SIGTERM: job %s {_REASONS[slot.reason or Reason.CANCEL]}",
             process.pid,
             job,
             job=job,
@@ -218,7 +219,7 @@ class WorkerLog:
         elif slot.was is SlotState.LEAVING:
             report(logging.DEBUG, "worker %d has left", process.pid)
         elif slot.reason is not None:
-            text = "worker %d has ended on SIGTERM: job %s was cancelled"
+            text = f"worker %d has ended on SIGTERM: job %s {_REASONS[slot.reason]}"
             report(logging.INFO, text, process.pid, job, job=job)
         elif job is not None:
             text = "worker %d died: %s; it had job %s"

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 import cloudpickle
 import psutil
 import pytest
-from helpers import PATIENCE, be_neighbour, gone, until, write_mark
+from helpers import PATIENCE, be_neighbour, expect, gone, until, write_mark
 
 from primitive_jobs import (
     JobCancelledError,
@@ -178,6 +178,11 @@ def clean_up(folder: Path) -> None:
         write_mark(folder, "cleaned")
 
 
+def note_sigterm(folder: Path) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: write_mark(folder, "told"))
+    spin(folder)
+
+
 def survive(folder: Path) -> str:
     try:
         spin(folder)
@@ -261,7 +266,75 @@ def test_the_grace_of_a_job(marks: Path, way: str) -> None:
         WAYS[way](pool, job)
         assert job.status().name == ("ERROR" if options else "CANCELLED")
         assert gone(pid)
-    assert (marks / "cleaned").exists() == (not options and "without" not in way)
+    assert (marks / "cleaned").exists() == ("without" not in way)
+
+
+def test_a_job_that_returns_in_the_grace_of_its_timeout_has_passed_it(marks: Path) -> None:
+    with JobPool(max_workers=1) as pool:
+        job = pool.options(timeout=1.0, grace=PATIENCE).submit(survive, marks)
+        (pid,) = read_pids(marks, ("worker",))
+        error = job.exception(PATIENCE)
+        assert isinstance(error, JobTimeoutError)
+        assert "timeout of 1 s" in str(error)
+        assert error.stack is None  # where it was, nobody asked before it ended
+        assert gone(pid)
+        assert pool.submit(abs, -1).result(PATIENCE) == 1
+
+
+def test_a_job_that_does_not_end_in_the_grace_of_its_timeout_is_killed(marks: Path) -> None:
+    with JobPool(max_workers=1) as pool:
+        job = pool.options(timeout=0.5, grace=0.2).submit(ignore_sigterm, marks)
+        (pid,) = read_pids(marks, ("worker",))
+        error = job.exception(PATIENCE)
+        assert isinstance(error, JobTimeoutError)
+        assert "ignore_sigterm" in str(error.stack)
+        assert gone(pid)
+
+
+def test_a_cancel_in_the_grace_of_a_timeout(marks: Path) -> None:
+    with JobPool(max_workers=1) as pool:
+        job = pool.options(timeout=0.5, grace=600).submit(note_sigterm, marks)
+        read_pids(marks, ("worker",))
+        until((marks / "told").exists, "its SIGTERM")
+        assert job.running()
+        assert job.cancel(grace=0) is False
+        assert isinstance(job.exception(), JobTimeoutError)
+
+
+ENDS = {
+    "the end of the script": "",
+    "a SIGTERM that it handles": """
+import signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+os.kill(os.getpid(), signal.SIGTERM)
+""",
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_at_exit_each_job_has_its_grace(tmp_path: Path, end: str) -> None:
+    source = f"""
+import os, sys, time
+from pathlib import Path
+from primitive_jobs import JobPool
+
+folder = Path(__file__).parent
+
+def work():
+    try:
+        (folder / "begun").touch()
+        while True:  # a signal right before a long sleep would be noticed after it
+            time.sleep(0.01)
+    finally:
+        print("cleaned", flush=True)
+
+pool = JobPool(1, on_exit="cancel")
+pool.options(grace=60).submit(work)
+while not (folder / "begun").exists():
+    time.sleep(0.005)
+{ENDS[end]}
+"""
+    expect(tmp_path, source, "cleaned\n", status=143 if ENDS[end] else 0)
 
 
 def test_a_second_shutdown_leaves_no_grace(marks: Path) -> None:

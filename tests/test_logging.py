@@ -182,6 +182,15 @@ def test_a_cancel_with_grace(said: Listener, marks: Path) -> None:
     assert about(said.wait_for(f"worker {pid} is killed: {label}"))[2:] == of(job)
 
 
+def test_a_timeout_with_grace(said: Listener, marks: Path) -> None:
+    with JobPool(1) as pool:
+        job = pool.options(name="victim", timeout=0.5, grace=PATIENCE).submit(begin_and_hold, marks)
+        assert isinstance(job.exception(PATIENCE), JobTimeoutError)
+    label = f"job victim ({job.job_id()}) passed its timeout"
+    for what in ("is sent SIGTERM", "is killed"):
+        assert about(said.wait_for(f" {what}: {label}"))[2:] == of(job)
+
+
 @pytest.mark.parametrize("how", ["exits", "crashes"])
 def test_a_worker_dies(said: Listener, how: str) -> None:
     function: Callable[..., object] = ctypes.string_at

@@ -305,12 +305,44 @@ def test_a_shutdown_leaves_each_its_grace_the_first_time(hurry: ShutDown) -> Non
     assert play(Gone(1, Evidence(1, -9, noted=2))) == [Settle(1, Cancelled()), Close()]
 
 
-def test_a_limit_leaves_no_grace() -> None:
+def test_a_time_limit_leaves_the_grace_and_stays_passed() -> None:
+    for answer in (None, RETURNED, RAISED):
+        play = Script()
+        play.warm()
+        play(Submitted(1, timeout=3.0, grace=5.0))
+        play.now = 3.0
+        assert play(Tick()) == [Terminate(1)]
+        assert play.scheduler.next_deadline() == 8.0
+        if answer is None:
+            play.now = 8.0
+            assert play(Tick()) == [Kill(1, ask_stack=True)]
+        else:  # its stack would be that of nothing
+            assert play(Answered(1, 2, answer)) == [Kill(1)]
+        fate = settled(play(Gone(1, Evidence(1, -9, noted=2))))
+        assert fate == {1: TimedOut(3.0)}
+
+
+def test_a_cancel_in_the_grace_of_a_time_limit_ends_it_and_changes_nothing() -> None:
+    for late in (False, True):
+        play = Script()
+        play.warm()
+        play(Submitted(1, timeout=3.0, grace=5.0))
+        play.now = 3.0
+        play(Tick())
+        assert play(CancelAsked(1, 60.0)) == []
+        assert play.scheduler.next_deadline() == 8.0
+        assert play(CancelAsked(1, 0.0)) == [Kill(1, ask_stack=True)]
+        assert not late or settled(play(Answered(1, 2, RETURNED))) == {}
+        assert settled(play(Gone(1, Evidence(1, -9, noted=2)))) == {1: TimedOut(3.0)}
+
+
+def test_too_much_memory_in_the_grace_of_a_time_limit() -> None:
     play = Script()
-    play.warm()
-    play(Submitted(1, timeout=3.0, grace=5.0))
+    play(Submitted(1, timeout=3.0, memory_limit=100, grace=5.0), Started(1), Ready(1))
     play.now = 3.0
-    assert play(Tick()) == [Kill(1, ask_stack=True)]
+    assert play(Tick()) == [Terminate(1)]
+    assert Kill(1, ask_stack=True) in play(OverMemory(1, 1, 150))
+    assert settled(play(Gone(1, Evidence(1, -9, noted=1)))) == {1: TimedOut(3.0)}
 
 
 def test_a_return_within_the_grace_counts_an_exception_does_not() -> None:
