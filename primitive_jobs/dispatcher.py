@@ -119,7 +119,7 @@ from .messages import (
     Withdrawn,
 )
 from .options import DEFAULT_OPTIONS
-from .process import WorkerConfig, WorkerProcess
+from .process import WorkerConfig, WorkerProcess, starting
 from .reaper import Reaper
 from .reloads import code_watch
 from .scheduler import IDLE, STARTING, WARMING, Scheduler
@@ -127,6 +127,7 @@ from .serialize import one_line
 from .shared import Source
 from .status import JobStatus
 from .surroundings import check_unpatched
+from .suspension import clock, leave, take_part
 from .threads import make_thread
 from .tracker import HandOver, Outcome, StatusTracker, Unstopped, cancelled, of_the_parent
 from .unseen import Unseen, tell_all_at_exit
@@ -347,6 +348,7 @@ class Dispatcher:
         try:
             the_guard.open(self, self._report)
             _dispatchers.add(self)
+            take_part()
             # The dispatcher comes last: it ends the others.
             for thread in reversed(self._threads):
                 thread.start()
@@ -536,6 +538,8 @@ class Dispatcher:
         for thread in self._threads:
             if thread is not threading.current_thread():  # a callback may shut its pool down
                 thread.join()
+        if not _dispatchers:
+            leave()
 
     def call_when_gone(self, waiter: Callable[[], object]) -> None:
         """Have ``waiter`` called when `join` has nothing to wait for; at once if that is so.
@@ -628,7 +632,7 @@ class Dispatcher:
         deadline = self._deadline
         timeout = -1.0  # no end
         if deadline is not None:
-            timeout = min(max(0.0, deadline - time.monotonic()), _LONGEST)
+            timeout = min(max(0.0, deadline - clock()), _LONGEST)
         events: list[tuple[int, int]] = []
         if self._next_offer is None and self._postponed < len(self._final) < _MANY_FINAL:
             # While more jobs end, some are told of together: each one told may mean two switches
@@ -650,7 +654,7 @@ class Dispatcher:
             handler = self._handlers.get(fd)
             if handler is not None:
                 handler(mask)
-        if deadline is not None and time.monotonic() >= deadline:
+        if deadline is not None and clock() >= deadline:
             self._feed(Tick())
 
     def _empty_inbox(self) -> None:
@@ -754,7 +758,7 @@ class Dispatcher:
         elif (
             message.attempt == offer.attempt
             and message.kind in _OUTCOMES
-            and self._scheduler.served(process.slot, offer.attempt, time.monotonic())
+            and self._scheduler.served(process.slot, offer.attempt, clock())
         ):
             outcome = _finished(job, message)
             if outcome.status is not _DONE:
@@ -848,7 +852,7 @@ class Dispatcher:
         events = [event]
         for event in events:  # it grows: of the jobs that wait, many may have been cancelled
             try:
-                actions = self._scheduler.handle(event, time.monotonic())
+                actions = self._scheduler.handle(event, clock())
             except Exception as error:
                 raise Unfenced from error
             for action in actions:
@@ -1251,7 +1255,7 @@ class Dispatcher:
                 self._tell(StartFailed(order.slot, Evidence(noted=0)))
                 continue
             try:
-                with _start_lock:
+                with _start_lock, starting():
                     process = WorkerProcess(order.slot, self._config, self._report)
             except BaseException as error:  # noqa: BLE001 - it is the jobs' that wait for it
                 self._tell(StartFailed(order.slot, Evidence(noted=0, error=error)))

@@ -57,6 +57,7 @@ LAYERS = [
     "launch",
     "killing",
     "process",
+    "suspension",
     "reaper",
     "worker_log",
     "fence",
