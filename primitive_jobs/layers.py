@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 MOST_IN_MEMO = 64  # objects; copying them takes each side some 3 us for each value
 WHOLE = 255  # the last byte of what refers to no layer
 ALONE = 254  # the same of what happens to refer to nothing in its layer
-_MAIN = b"__main__"
+_MAIN = b"_main__"  # of __main__ and of __mp_main__
 # What bears no identity that anybody could rely on. No text is known to a memo, so that the name of
 # a module stands in every body which refers to what is in that.
 _NO_IDENTITY = frozenset({str, bytes, types.CodeType, types.BuiltinFunctionType})

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 OUT_OF_BAND = 16 * 1024  # bytes; a smaller buffer is cheaper inside the pickle
 _PROTOCOL = 5  # the first with out-of-band buffers; every supported Python has it
 _PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})  # need no cloudpickle
+SCRIPTS = frozenset({"__main__", "__mp_main__"})  # the second in multiprocessing's processes
 _NOT_PICKLED = " (which cannot be pickled)"
 _IS_OURS = b""  # in place of a pickled exception: a SerializationError of our own
 _ENDS_PROGRAMS = (SystemExit, KeyboardInterrupt, GeneratorExit)
@@ -99,48 +100,25 @@ reserve: list[int] = []
 def _pickler_type() -> Any:
     """Cloudpickle's pickler, which is imported when the first job needs it."""
     try:
-        import cloudpickle
+        from . import by_value
     except Exception:
         if not reserve:
             raise
         with contextlib.suppress(OSError):  # a job may have closed it
             os.close(reserve.pop())
-        import cloudpickle
+        from . import by_value
 
-    class Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
+    class Pickler(by_value.Pickler):
         def __init__(
             self,
             file: io.BytesIO,
             reducers: Mapping[type, Reducer],
             buffer_callback: Callable[[pickle.PickleBuffer], Any] | None,
         ) -> None:
-            # A plain dict of this moment: the C code looks into it for every object.
-            table: dict[type, Reducer] = {}
-            theirs: Any = cloudpickle.CloudPickler.dispatch_table  # a ChainMap
-            for part in reversed(theirs.maps):
-                table |= part
-            self.dispatch_table = {**table, types.CodeType: reduce_code, **reducers}
+            self.dispatch_table = by_value.table(reducers)
             super().__init__(file, protocol=_PROTOCOL, buffer_callback=buffer_callback)
 
     return Pickler
-
-
-def reduce_code(code: types.CodeType) -> tuple[Any, ...]:
-    """Reduce a function's code as cloudpickle does, with the name of its file.
-
-    Since 3.1.3 cloudpickle leaves that out, and the tracebacks of what was pickled by value (all
-    of a notebook, a REPL and a script) would say no file and show no source line.
-    """
-    import cloudpickle
-
-    construct, parts, *_ = cloudpickle.CloudPickler.dispatch_table[types.CodeType](code)
-    return _make_code, (construct, parts, "".join(code.co_filename))
-
-
-def _make_code(
-    construct: Callable[..., types.CodeType], parts: tuple[Any, ...], filename: str
-) -> types.CodeType:
-    return construct(*parts).replace(co_filename=filename)
 
 
 def loads(body: Body, buffers: Sequence[memoryview] = ()) -> Any:
@@ -191,7 +169,7 @@ def _is_plain_call(
         # By reference, as cloudpickle decides it each time: the module is known by its name, and
         # nobody registered it to be pickled by value.
         module = function.__module__
-        if type(module) is not str or module == "__main__" or module not in sys.modules:
+        if type(module) is not str or module in SCRIPTS or module not in sys.modules:
             return False
         if _some_are_by_value():
             return False
@@ -420,7 +398,9 @@ def _pickle_exception(error: BaseException) -> bytes:
     parts = _taken_apart(error)
     if not _some_are_by_value():
         try:  # as a rule this is all that is needed, also where a job left nothing to import with
-            return pickle.dumps(parts, _PROTOCOL)
+            pickled = pickle.dumps(parts, _PROTOCOL)
+            if b"_main__" not in pickled:  # a name in this process may be none where it goes
+                return pickled
         except Exception:  # noqa: BLE001 - cloudpickle will do, or say why not
             pass
     return dumps_whole(parts)
