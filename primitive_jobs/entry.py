@@ -112,9 +112,17 @@ def _settings(start: dict[str, Any]) -> dict[str, Callable[[Any], object]]:
 
         orphans.note_subprocess(module)
 
+    def pickle_by_value(reduction: Any) -> None:
+        try:
+            from primitive_jobs import forking
+        except (ImportError, OSError):  # a job has left nothing to import with
+            return
+        forking.pickle_by_value(reduction)
+
     return {
         "_posixsubprocess": note_subprocess,
         "multiprocessing.process": know_the_parent,
+        "multiprocessing.reduction": pickle_by_value,
         "multiprocessing.util": log,
         "multiprocessing.resource_tracker": lambda m: _use(m, start["mp_tracker_fd"]),
         "loky.backend.resource_tracker": lambda m: _use(m, start["tracker_fd"]),

@@ -30,6 +30,7 @@ LAYERS = [
     "randomness",
     "by_value",
     "serialize",
+    "forking",
     "layers",
     "leftovers",
     "chunks",
