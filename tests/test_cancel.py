@@ -660,7 +660,8 @@ def test_the_stack_is_that_of_the_main_thread(
 
 
 def find_page() -> int:
-    for name in os.listdir("/proc/self/fd"):  # a list: the folder's own descriptor is gone then
+    # A list: the folder's own descriptor is gone by then.
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
         with contextlib.suppress(OSError):
             if "primitive_jobs-page" in str(Path(f"/proc/self/fd/{name}").readlink()):
                 return int(name)

@@ -16,7 +16,7 @@ from primitive_jobs import JobPool, WorkerDiedError, worker
 def open_descriptors() -> dict[int, bool]:
     """The numbers, each with whether a program inherits it."""
     found = {}
-    for name in os.listdir("/proc/self/fd"):
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
         with contextlib.suppress(OSError):  # that of the folder itself
             found[int(name)] = os.get_inheritable(int(name))
     return found
