@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 _SIGNALS = (signal.SIGCHLD, signal.SIGPIPE, signal.SIGALRM)
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _PLACE = ("chdir", "fchdir")
-_VARIABLES = ("putenv", "unsetenv")  # which os.environ calls, too
+_CLEAR = "_clearenv"  # from CPython 3.15 on
+_VARIABLES = ("putenv", "unsetenv", _CLEAR)  # which os.environ calls, too
 _MASK = "pthread_sigmask"
 _ALARMS = ("setitimer", "alarm")
 _STACKS = ("enable", "disable", "register", "unregister")
@@ -45,7 +46,8 @@ _present: list[Leftovers] = []
 def watch() -> None:
     """Have the functions that `Leftovers` goes by note when they are called."""
     for name in (*_PLACE, "umask", *_VARIABLES):
-        _watch(name, posix, os)
+        if hasattr(posix, name):
+            _watch(name, posix, os)
     for name in ("signal", _MASK):
         _watch(name, signal)
     known = sys.modules.get("signal")  # it has copied these two
@@ -132,6 +134,8 @@ class Leftovers:
             self._variables[args[0]] = args[1]
         elif name == "unsetenv":
             self._variables.pop(args[0], None)
+        elif name == _CLEAR:
+            self._variables.clear()
         elif name in _PLACE:
             self._folder = _folder()
         elif name == "umask":
