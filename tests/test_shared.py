@@ -10,6 +10,7 @@ import pickle
 import re
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -272,7 +273,9 @@ def test_a_worker_without_descriptors_is_replaced(two: JobPool) -> None:
 def test_in_a_fork_of_the_process(two: JobPool) -> None:
     shared = share(data())
     same(two, lambda a: None, shared)
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork with threads
+        child = os.fork()
     if child == 0:
         code = 1
         try:
