@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import _socket as socket  # all that is needed here, without what `socket` imports
 import collections
+import contextlib
 import errno
 import mmap
 import os
@@ -127,19 +128,17 @@ class Parcel:
             copy.to_bytes()
         return copy
 
-    def close(self, _close: Callable[[int], None] = os.close) -> None:
+    def close(self) -> None:
         """Give the descriptor back, if there is one; any thread may, and several."""
-        # Whoever takes it out closes it, in one breath, see _write_file. No global: modules may be
-        # empty by the time that the interpreter has __del__ called.
+        with contextlib.suppress(IndexError):  # another thread was faster
+            while self._fds:
+                list(map(os.close, map(self._fds.pop, (0,))))  # in one breath, see _write_file
+
+    def __del__(self, _close: Callable[[int], None] = os.close) -> None:
+        # No globals: there may be none any more when the interpreter ends.
         try:
             while self._fds:
                 list(map(_close, map(self._fds.pop, (0,))))
-        except IndexError:  # another thread was faster
-            pass
-
-    def __del__(self) -> None:
-        try:
-            self.close()
         except AttributeError:  # an interrupt came before it was made
             pass
 
