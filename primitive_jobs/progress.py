@@ -29,6 +29,7 @@ T = TypeVar("T")
 REFRESH = 0.25  # s between two looks at the jobs
 LINE_PAUSE = 10.0  # s between two lines where there is no bar
 _MARGIN = 3  # columns, for the "^C" that a terminal writes
+_USUAL_COLUMNS = 80  # where the terminal does not say
 _LEAST_BAR, _MOST_BAR = 10, 40  # columns
 _SHARE = 0.05  # of the time, at most, that goes into looking at many jobs
 
@@ -42,11 +43,13 @@ def track(
 ) -> Iterator[PrimitiveJob[T]]:
     """Yield each job as soon as it is final, as `as_completed` does, and show how far they are.
 
-    The bar tells how many of the jobs are final, failed, cancelled and running now, how many end
-    per second, and how long the rest will take at that pace. It is drawn by rich if that is
-    installed, else by tqdm; in a notebook it is part of the cell's output. Where there is neither,
-    and where stderr is no terminal, there are plain lines, one in 10 s at most and one at the end.
-    All goes to stderr. What the loop's body prints appears above the bar.
+    The bar tells how many of the jobs are final, failed, cancelled and running now, how many that
+    have run end by the second (minute, hour), and how long the rest will take at that pace. It is
+    drawn by rich if that is installed, else by tqdm; in a notebook it is part of the cell's output.
+    Where there is neither, and where stderr is no terminal, there are plain lines, one in 10 s at
+    most and one at the end. All goes to stderr. What the loop's body prints appears above the bar;
+    what a job prints to the same terminal has lines of its own, between which bars of that time may
+    be left.
 
     The bar is drawn anew four times a second while the loop waits for a job; while its body runs,
     the bar stands still. A Ctrl-C ends the bar and the loop; the jobs go on.
@@ -132,18 +135,22 @@ class _State:
         total: How many there are.
         final: How many have ended; of them `failed` and `cancelled`.
         running: How many run.
-        first: How many had ended at the beginning.
+        ran: How many a worker has run to their end: what the pace follows from. Those that were
+            cancelled, or could not be sent, say nothing of how long the others take.
+        before: How many of these had ended at the beginning.
         since: When that was, on the monotonic clock.
     """
 
     def __init__(self, label: str, total: int) -> None:
         self.label = label
         self.total = total
-        self.final = self.failed = self.cancelled = self.running = self.first = 0
+        self.final = self.failed = self.cancelled = self.running = self.ran = self.before = 0
         self.since = time.monotonic()
 
-    def add(self, status: JobStatus) -> None:
-        """One more job has this status."""
+    def add(self, job: PrimitiveJob[Any]) -> None:
+        """Count one more job as it is now."""
+        status = job._tracker.status
+        self.ran += _ran(job)
         self.final += status in FINAL_STATES
         self.failed += status is JobStatus.ERROR
         self.cancelled += status is JobStatus.CANCELLED
@@ -155,13 +162,13 @@ class _State:
     def text(self, room: int | None = None) -> str:
         """All of it in a line, less where there is room for so many characters only."""
         passed = time.monotonic() - self.since
-        ended = self.final - self.first
+        ended = self.ran - self.before
         failed = f"{self.failed} failed" if self.failed else ""
         cancelled = f"{self.cancelled} cancelled" if self.cancelled else ""
         running = f"{self.running} running" if self.running else ""
         rate = _rate(ended / passed) if ended and passed > 0 else ""
         if self.final == self.total:
-            left = f"in {clock(passed)}" if ended else ""
+            left = f"in {clock(passed)}"
         else:
             left = f"{clock(passed * (self.total - self.final) / ended)} left" if ended else ""
         parts = [f"{self.final}/{self.total}", failed, cancelled, running, rate, left]
@@ -174,10 +181,19 @@ class _State:
         return line
 
 
+def _ran(job: PrimitiveJob[Any]) -> bool:
+    """Whether a worker has run it to its end: its function returned, raised or passed a limit."""
+    status = job._tracker.status
+    return status is JobStatus.DONE or (status is JobStatus.ERROR and job._tracker.attempts > 0)
+
+
 def _rate(rate: float) -> str:
-    if rate >= 100:
-        return f"{rate:.0f}/s"
-    return f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each"
+    """Jobs by the second, the minute or the hour: the first of which there is one at least."""
+    for unit in ("s", "min"):
+        if rate >= 1:
+            return f"{rate:.0f}/{unit}" if rate >= 100 else f"{rate:.1f}/{unit}"
+        rate *= 60
+    return f"{rate:.1f}/h"
 
 
 class _Meter:
@@ -198,7 +214,7 @@ class _Meter:
     def open(self) -> None:
         """Show the state for the first time."""
         with _Uninterrupted():
-            self._yielded.first = sum(job.in_final_state() for job in self._waiting)
+            self._yielded.before = sum(_ran(job) for job in self._waiting)
             for view in _find_views(self):
                 self._view = view  # first: whatever happens from here on, it is closed
                 try:
@@ -214,7 +230,7 @@ class _Meter:
     def count(self, job: PrimitiveJob[Any]) -> None:
         """A job is yielded."""
         if self._view is not None:
-            self._yielded.add(job._tracker.status)
+            self._yielded.add(job)
 
     def refresh(self) -> float | None:
         """Show the state if it is time; return when it is again, on the monotonic clock."""
@@ -238,7 +254,7 @@ class _Meter:
         state = _State(self._yielded.label, self._yielded.total)
         vars(state).update(vars(self._yielded))
         for job in list(self._waiting):
-            state.add(job._tracker.status)
+            state.add(job)
         return state
 
     def close(self) -> None:
@@ -387,10 +403,16 @@ class _Cell:
 
 
 class _Layout:
-    """What fits into a line of a terminal."""
+    """What fits into a line of a terminal.
+
+    The line is filled up with blanks to its last column. A terminal goes on to the next line only
+    with the next character then: what a job prints, of which nobody here knows, begins below the
+    bar instead of in it.
+    """
 
     def __init__(self, state: _State, fixed: int) -> None:
-        columns = _columns() - _MARGIN
+        known = _known_columns()
+        columns = (known or _USUAL_COLUMNS) - _MARGIN
         label = state.label
         most = max(10, columns // 3)
         self.label = label if len(label) <= most else label[: most - 3] + "..."
@@ -398,13 +420,15 @@ class _Layout:
         self.text = state.text(room - _LEAST_BAR)
         self.bar = max(_LEAST_BAR, min(_MOST_BAR, room - len(self.text)))
         self.width = len(self.label) + fixed + self.bar + len(self.text)
+        self.blanks = max(0, known - self.width)
 
 
-def _columns() -> int:
+def _known_columns() -> int:
+    """How wide the terminal is; 0 where it does not say."""
     try:
-        return os.get_terminal_size(sys.__stderr__.fileno()).columns or 80  # type: ignore[union-attr]
+        return os.get_terminal_size(sys.__stderr__.fileno()).columns  # type: ignore[union-attr]
     except (AttributeError, OSError, ValueError):
-        return 80
+        return 0
 
 
 class _RichBar:
@@ -418,6 +442,7 @@ class _RichBar:
     def open(self, state: _State) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
 
         # What the loop's body prints stays as it is.
         console = Console(stderr=True, highlight=False, markup=False, emoji=False)
@@ -426,12 +451,14 @@ class _RichBar:
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             self._column,
-            TextColumn("{task.fields[text]}", markup=False),
+            TextColumn("{task.fields[text]}", markup=False, table_column=Column(no_wrap=True)),
             console=console,
             auto_refresh=False,  # which would take a thread
             redirect_stdout=_mixed(),
         )
-        self._task = self._progress.add_task(layout.label, total=state.total, text=layout.text)
+        self._task = self._progress.add_task(
+            layout.label, total=state.total, text=layout.text + layout.blanks * " "
+        )
         self._progress.start()
         # The loop's body may end the program: it need not know of a cursor that is hidden.
         console.show_cursor(True)
@@ -443,7 +470,7 @@ class _RichBar:
             self._task,
             description=layout.label,
             completed=state.final,
-            text=layout.text,
+            text=layout.text + layout.blanks * " ",
             refresh=True,
         )
 
@@ -469,7 +496,7 @@ class _TqdmBar:
         self._streams = (sys.stdout, sys.stderr)
         unwatched: Any = type("_Bar", (tqdm,), {"monitor_interval": 0})  # or there is a thread
         # tqdm draws nothing where the terminal has no size, or two lines.
-        size = {"ncols": _columns(), "nrows": 20}
+        size = {"ncols": _known_columns() or _USUAL_COLUMNS, "nrows": 20}
         self._bar = unwatched(total=state.total, file=sys.stderr, bar_format="{desc}", **size)
         if _mixed():
             sys.stdout = cast("TextIO", _Above(sys.stdout, self._bar))
@@ -477,8 +504,12 @@ class _TqdmBar:
 
     def show(self, state: _State) -> None:
         layout = _Layout(state, len(": 100%|| "))
-        self._bar.n, self._bar.desc, self._bar.ncols = state.final, layout.label, layout.width
-        self._bar.bar_format = f"{{desc}}: {{percentage:3.0f}}%|{{bar}}| {layout.text}"
+        self._bar.n, self._bar.desc = state.final, layout.label
+        self._bar.ncols = layout.width + layout.blanks
+        blanks = layout.blanks * " "
+        self._bar.bar_format = (
+            f"{{desc}}: {{percentage:3.0f}}%|{{bar:{layout.bar}}}| {layout.text}{blanks}"
+        )
         self._bar.refresh()
 
     def close(self, state: _State) -> None:

@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from helpers import call_traced
+from helpers import call_traced, hold
 
 from primitive_jobs import (
     JobError,
@@ -341,6 +341,7 @@ def test_the_text_shrinks_with_the_room() -> None:
     state = progress._State("sweep", 100)
     state.since -= 10
     state.final, state.failed, state.cancelled, state.running = 50, 2, 1, 3
+    state.ran = 50
     assert state.text() == "50/100, 2 failed, 1 cancelled, 3 running, 5.0/s, 0:10 left"
     assert state.text(59) == "50/100, 2 failed, 1 cancelled, 3 running, 5.0/s, 0:10 left"
     assert state.text(51) == "50/100, 2 failed, 1 cancelled, 3 running, 0:10 left"
@@ -352,8 +353,106 @@ def test_the_text_shrinks_with_the_room() -> None:
         lengths.append(len(text))
     assert lengths == sorted(lengths, reverse=True)
     assert lengths[-1] == len("50/100")
-    state.first = 50  # none has ended since: there is no rate, and no time left to be told
+    state.before = 50  # none has ended since: there is no rate, and no time left to be told
     assert state.text(39) == "50/100, 2 failed, 1 cancelled"
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"),
+    [
+        (250.0, "250/s"),
+        (5.0, "5.0/s"),
+        (1 / 6, "10.0/min"),
+        (1 / 90, "40.0/h"),
+        (1 / 7200, "0.5/h"),
+    ],
+)
+def test_the_rate_is_a_rate(rate: float, text: str) -> None:
+    assert progress._rate(rate) == text
+
+
+def test_what_is_left_follows_from_jobs_that_ran(pool: JobPool, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    running = [pool.submit(hold, gate) for _ in range(2)]
+    queued = [pool.submit(hold, gate) for _ in range(6)]
+    unsendable = pool.submit(threading.Lock)
+    unsent = pool.submit(id, threading.Lock())
+    jobs: list[PrimitiveJob[Any]] = [*running, *queued, unsent]
+    meter = progress._Meter("sweep", jobs)
+    wait_for(lambda: all(job.running() for job in running))
+    for job in queued[:4]:
+        assert job.cancel()
+    assert unsent.exception(PATIENCE) is not None
+    state = meter._look()
+    assert (state.final, state.cancelled, state.failed) == (5, 4, 1)
+    assert re.fullmatch(r"5/9, 1 failed, 4 cancelled, 2 running", str(state))  # nothing ran yet
+    gate.touch()
+    for job in [*running, *queued[4:]]:
+        job.result(PATIENCE)
+    assert unsendable.exception(PATIENCE) is not None  # it ran: its result is at fault
+    state = meter._look()
+    assert state.ran == 4
+    state.final -= 2  # as if two of them were still to come
+    state.since = time.monotonic() - 10
+    assert re.search(r"2[34]\.\d/min, 0:05 left$", str(state)), str(state)
+    assert progress._ran(unsendable)
+    assert not progress._ran(unsent)
+
+
+PRINTING = """
+def speak(n):
+    while not go.exists():
+        time.sleep(0.01)
+    print("out of job", n, flush=True)
+    (go.parent / f"spoke{n}").touch()
+    while not (go.parent / "end").exists():
+        time.sleep(0.01)
+
+with JobPool(2) as pool:
+    for job in track([pool.submit(speak, n) for n in range(2)], "sweep"):
+        print("body")
+"""
+
+
+def screen(shown: str, columns: int) -> list[str]:
+    """What a terminal of so many columns makes of it: without scrolling and other effects."""
+    rows: list[list[str]] = [[]]
+    row = column = 0
+    for part in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|[\s\S]", shown):
+        if part == "\r":
+            column = 0
+        elif part == "\n":
+            row += 1
+        elif part.startswith("\x1b"):
+            if part.endswith("K"):
+                rows[row] = []
+            assert part[-1] in "Kmlh", part
+        else:
+            if column == columns:  # it wraps with the character that finds no room, not before
+                row, column = row + 1, 0
+            rows += [[] for _ in range(row + 1 - len(rows))]
+            line = rows[row]
+            line += " " * (column + 1 - len(line))
+            line[column] = part
+            column += 1
+        rows += [[] for _ in range(row + 1 - len(rows))]
+    return ["".join(line).rstrip() for line in rows]
+
+
+@pytest.mark.parametrize("view", ["rich", "tqdm"])
+def test_what_a_job_prints_has_a_line_of_its_own(view: str, tmp_path: Path) -> None:
+    terminal = Terminal(PRINTING, view, tmp_path, both=True)
+    terminal.read_until("0/2, 2 running")
+    terminal.go.touch()
+    wait_for(lambda: all((tmp_path / f"spoke{n}").exists() for n in range(2)))
+    (tmp_path / "end").touch()
+    terminal.end()
+    lines = screen(terminal.shown, 100)
+    spoken = [line for line in lines if "out of" in line]
+    assert sorted(spoken) == ["out of job 0", "out of job 1"], lines
+    assert lines.count("body") == 2, lines
+    assert all(line.startswith(("sweep", "out of job", "body")) for line in lines if line), lines
+    assert "2/2" in lines[-2]
 
 
 def test_a_prompt_appears_above_a_bar_when_it_is_flushed(monkeypatch: pytest.MonkeyPatch) -> None:
