@@ -24,7 +24,7 @@ import struct
 import sys
 import weakref
 
-from .wire import REFUSED, Message
+from .wire import REFUSED, Kind, Lent, Message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ _ALIGNMENT = 64  # bytes, of each out-of-band buffer: a cache line, and what SIM
 _HEADER = struct.Struct("<BBHIQQ")  # kind, flags, unused, number of buffers, attempt, size
 _IN_FILE = 1  # flag: the content is in the file whose descriptor came along
 _DESCRIPTOR = struct.Struct("i")
+_LEND = int(Kind.LEND)
 _RIGHTS = b"."  # the datagram that a descriptor goes with
 _CLOEXEC: Final[int] = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 # No SIGPIPE, which may be at its default in a program, or in a worker after a job: a stream socket
@@ -94,6 +95,13 @@ class Parcel:
             self.data = b"".join(parts)
         else:
             self.data = body
+
+    @classmethod
+    def of_descriptor(cls, fd: int) -> Parcel:
+        """One that is sent to lend a descriptor: it holds a duplicate, and no content."""
+        parcel = cls(b"")
+        parcel._fds.extend(map(os.dup, (fd,)))  # in one breath, as in `_make_file`
+        return parcel
 
     @property
     def fd(self) -> int:
@@ -313,6 +321,10 @@ class Channel:
 _Datagram = bytes | tuple[bytes, bytes | bytearray]
 
 
+def _rights(parcel: Parcel) -> tuple[int, int, bytes]:
+    return socket.SOL_SOCKET, socket.SCM_RIGHTS, _DESCRIPTOR.pack(parcel.file())
+
+
 def _joined(header: bytes, body: bytes | bytearray) -> _Datagram:
     return header + body if len(body) <= _SMALL else (header, body)
 
@@ -387,8 +399,7 @@ class PacketChannel(Channel):
 
     def _send_now(self, datagram: _Datagram, parcel: Parcel | None) -> None:
         if parcel is not None:
-            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, _DESCRIPTOR.pack(parcel.file()))
-            self._socket.sendmsg([_RIGHTS], [rights])
+            self._socket.sendmsg([_RIGHTS], [_rights(parcel)])
         elif isinstance(datagram, bytes):
             self._socket.send(datagram)
         else:
@@ -444,6 +455,8 @@ class PacketChannel(Channel):
         if not ancillary:  # MSG_CTRUNC: this process has no descriptor free
             return Message(kind, attempt, lost=NO_DESCRIPTOR)
         (fd,) = _DESCRIPTOR.unpack_from(ancillary[0][2])
+        if kind == _LEND:
+            return Lent(attempt, fd)
         try:
             content = map_file(fd, size, mmap.MAP_PRIVATE)
         except OSError as error:
@@ -466,14 +479,21 @@ class StreamChannel(Channel):
 
     def __init__(self, sock: socket.socket, *, blocking: bool) -> None:
         super().__init__(sock, blocking=blocking)
-        self._outgoing: list[memoryview] = []
+        self._outgoing: list[memoryview | Parcel] = []  # of a parcel the descriptor
         self._header = bytearray()
         self._content: bytearray | None = None
         self._filled = 0
+        self._fd = -1  # one that came with it
 
     def send(self, kind: int, attempt: int = 0, content: Content | None = None) -> None:
         buffers = 0
         data: bytes | bytearray = b""
+        if kind == _LEND:
+            assert isinstance(content, Parcel)
+            header = _HEADER.pack(kind, _IN_FILE, 0, 0, attempt, len(_RIGHTS))
+            self._outgoing += [memoryview(header), content]
+            self.flush()
+            return
         if isinstance(content, Parcel):
             content.to_bytes()
             buffers, data = content.buffers, content.data
@@ -487,9 +507,14 @@ class StreamChannel(Channel):
     def flush(self) -> None:
         try:
             while self._outgoing:
-                sent = self._socket.send(self._outgoing[0], _QUIET)
-                self._outgoing[0] = self._outgoing[0][sent:]
-                if not self._outgoing[0]:
+                first = self._outgoing[0]
+                if isinstance(first, Parcel):
+                    self._socket.sendmsg([_RIGHTS], [_rights(first)], _QUIET)
+                    del self._outgoing[0]
+                    continue
+                rest = first[self._socket.send(first, _QUIET) :]
+                self._outgoing[0] = rest
+                if not rest:
                     del self._outgoing[0]
         except BlockingIOError:
             pass
@@ -516,15 +541,21 @@ class StreamChannel(Channel):
             if got is None:
                 return None
             self._filled += got
-        kind, _, _, count, attempt, _ = _HEADER.unpack(self._header)
+        kind, where, _, count, attempt, _ = _HEADER.unpack(self._header)
         content, self._content, self._header = self._content, None, bytearray()
+        if where & _IN_FILE:
+            fd, self._fd = self._fd, -1
+            return Lent(attempt, fd) if fd >= 0 else Message(kind, attempt, lost=NO_DESCRIPTOR)
         if not count:
             return Message(kind, attempt, content)
         return Message(kind, attempt, *_unpack(memoryview(content), count))
 
     def _read(self, view: memoryview) -> int | None:
         try:
-            got = self._socket.recv_into(view)
+            if len(self._header) == _HEADER.size and self._header[1] & _IN_FILE:
+                got = self._read_rights(view)
+            else:
+                got = self._socket.recv_into(view)
         except BlockingIOError:
             return None
         except OSError as error:
@@ -533,6 +564,14 @@ class StreamChannel(Channel):
             raise
         if got == 0:
             raise ChannelClosed
+        return got
+
+    def _read_rights(self, view: memoryview) -> int:
+        got, ancillary, _, _ = self._socket.recvmsg_into(
+            [view], socket.CMSG_SPACE(_DESCRIPTOR.size), _CLOEXEC
+        )
+        if ancillary:
+            (self._fd,) = _DESCRIPTOR.unpack_from(ancillary[0][2])
         return got
 
 

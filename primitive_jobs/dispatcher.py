@@ -124,7 +124,7 @@ from .reaper import Reaper
 from .reloads import code_watch
 from .scheduler import IDLE, STARTING, WARMING, Scheduler
 from .serialize import one_line
-from .shared import Source
+from .sources import Source
 from .status import JobStatus
 from .surroundings import check_unpatched
 from .suspension import clock, leave, take_part
@@ -954,7 +954,7 @@ class Dispatcher:
             if not self._share(process, source.shared):
                 return False
             parcel = source.parcel_for(packets=self._config.packets)
-            if not self._send(process, Kind.SHARE, source.number, parcel):
+            if not self._send(process, source.kind, source.number, parcel):
                 return False
             process.shared.add(source.number)
         return True

@@ -430,8 +430,8 @@ class JobExecutor(Hinted, Executor):
             another worker is tried after a pause. What it sets in globals of a script or
             notebook, calls see, as `JobPool` says.
         initargs: Its arguments, pickled with it once, now; what multiprocessing shares (locks,
-            events, queues, connections, shared ctypes) is allowed among them if it comes from a
-            context of the start method "spawn".
+            events, queues, connections, shared ctypes) is allowed among them, but for locks of a
+            "fork" context, as `JobPool` says.
         max_tasks_per_child: Jobs after which a worker process is replaced; default None: never.
         pool: A `JobPool`, or what `JobPool.options` returns, to use instead of a pool of its own;
             `shutdown` leaves it open. Then nothing else may be given.

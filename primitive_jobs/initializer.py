@@ -9,6 +9,7 @@ get the same, and none of the user's code runs on the spawner thread. Used on bo
 from __future__ import annotations
 
 import io
+import sys
 
 from . import serialize
 from .channel import HAVE_PACKETS, Content, Parcel, pack
@@ -77,15 +78,14 @@ class Initializer:
 
         extra: Any = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
         try:
-            return bytes(reduction.dumps(self._aside, extra, protocol=5))
+            return bytes(reduction.dumps(self._aside, _lock_reducers() | extra, protocol=5))
         except BaseException as error:
+            from .advice import on_initarg
             from .errors import InitializerError
 
             why = serialize.one_line(error)
-            if "fork context" in why:  # multiprocessing's default here up to Python 3.13
-                why += _OF_SPAWN
             raise InitializerError(
-                f"the initializer's arguments cannot be serialized: {why}"
+                f"the initializer's arguments cannot be serialized: {why}{on_initarg(why)}"
             ) from error
 
     def send(self, channel: PacketChannel | StreamChannel, kind: Kind) -> None:
@@ -98,10 +98,19 @@ class Initializer:
             self._content.close()
 
 
-_OF_SPAWN = (
-    " (workers are fresh processes: make it with multiprocessing.get_context('spawn'), such as "
-    "get_context('spawn').Lock())"
-)
+def _lock_reducers() -> dict[type, serialize.Reducer]:
+    """For Python 3.10, where the address of a fork context's lock would travel, and be used."""
+    if sys.version_info >= (3, 11):
+        return {}
+    from multiprocessing import synchronize
+
+    def reduce(lock: Any) -> Any:
+        if lock._semlock.name is None:
+            raise RuntimeError("A SemLock created in a fork context is being shared")
+        return lock.__reduce_ex__(5)
+
+    kinds = "Lock", "RLock", "Semaphore", "BoundedSemaphore"
+    return {getattr(synchronize, kind): reduce for kind in kinds}
 
 
 def load(message: Message, aside: bytes, by_value: bool) -> tuple[Any, Any, Keeper | None]:

@@ -95,7 +95,11 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
 
     Args:
         function: Any callable that cloudpickle can pickle.
-        *args: Its positional arguments.
+        *args: Its positional arguments. Of sockets and of multiprocessing's connections a duplicate
+            travels, so they may be closed here once the job is submitted; the duplicates are
+            closed when the job is final. Jobs cannot return them. What multiprocessing shares
+            (locks, queues, shared ctypes) is for a pool's ``initargs``, a manager's proxies for
+            both.
         **kwargs: Its keyword arguments.
 
     Raises:

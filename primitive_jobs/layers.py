@@ -403,7 +403,9 @@ def fast_pickler(
     """Make a pickler of Python's own; it raises, or names the program, where it will not do."""
     pickler = kind(file, 5, buffer_callback=buffer_callback)
     method: dict[type, Any] = {types.MethodType: _reduce_method}
-    pickler.dispatch_table = copyreg.dispatch_table | method | reducers
+    pickler.dispatch_table = (
+        copyreg.dispatch_table | method | serialize.descriptor_holders() | reducers
+    )
     return pickler
 
 

@@ -243,10 +243,12 @@ class JobPool(_Submitter):
             there ends with it. That does not hold for attributes of the script's classes, for what
             is set as attributes of the module ``__main__``, nor in pools that a job makes.
         initargs: Its arguments, pickled with it once, now: all workers get the same, whatever
-            changes later. What multiprocessing shares (locks, events, queues, connections,
-            shared ctypes) is allowed among them if it comes from a context of the start method
-            "spawn" (``multiprocessing.get_context("spawn").Lock()``). If they cannot be pickled,
-            the jobs fail with `InitializerError`.
+            changes later. What multiprocessing shares is allowed among them: locks and all that
+            has one (events, barriers, queues, ``Value``, ``Array``) from a context of the start
+            method "spawn" or "forkserver" (``multiprocessing.get_context("spawn").Lock()``),
+            connections, sockets, ``RawValue`` and ``RawArray`` from any. A lock of a "fork"
+            context, the default on Linux up to Python 3.13, is known to forked children only.
+            With that, and with what cannot be pickled, the jobs fail with `InitializerError`.
         env: Environment variables of the workers, besides those of this process.
         threads_per_worker: For BLAS, OpenMP, Numba, Polars, TensorFlow and the like, set by
             environment variables before anything is imported there (`thread_variables` lists them);

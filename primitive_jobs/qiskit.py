@@ -65,7 +65,8 @@ from .job import PrimitiveJob
 from .options import check_grace, check_seconds
 from .pool import JobPool, PoolView, default_pool
 from .serialize import dumps_whole, one_line, type_name
-from .shared import Source, share
+from .shared import share
+from .sources import Source
 from .status import FINAL_STATES, JobStatus
 
 __all__ = ["PooledEstimator", "PooledJob", "PooledSampler", "combined_status"]

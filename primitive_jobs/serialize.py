@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import _pickle as pickle  # what `pickle` is, without the milliseconds that its import takes
 import contextlib
+import copyreg
 import functools
 import io
 import os
 import sys
 import types
 
+from .wire import Lent
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import re
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Any, Protocol
+    from typing import Any, NoReturn, Protocol
 
     from .randomness import Key
 
@@ -115,7 +118,7 @@ def _pickler_type() -> Any:
             reducers: Mapping[type, Reducer],
             buffer_callback: Callable[[pickle.PickleBuffer], Any] | None,
         ) -> None:
-            self.dispatch_table = by_value.table(reducers)
+            self.dispatch_table = by_value.table({**descriptor_holders(), **reducers})
             super().__init__(file, protocol=_PROTOCOL, buffer_callback=buffer_callback)
 
     return Pickler
@@ -153,10 +156,11 @@ def dump_call(
     try:
         return dumps_referring(call)
     except Exception as error:
+        from .advice import on_argument
         from .errors import SerializationError
 
-        culprit = _find_culprit(function, args, kwargs, name)
-        failure = SerializationError(f"{culprit} cannot be serialized: {one_line(error)}")
+        culprit, why = _find_culprit(function, args, kwargs, name), one_line(error)
+        failure = SerializationError(f"{culprit} cannot be serialized: {why}{on_argument(why)}")
         raise failure from error
 
 
@@ -238,8 +242,41 @@ def type_name(value: object) -> str:
 handle_types: dict[type, Callable[[Any], tuple[int, Any]]] = {}
 """What stands for shared data, and how to get its number and the data; filled by its module."""
 
+lending: list[Callable[[dict[int, Any]], dict[type, Reducer]]] = []
+"""Makes the reducers for what holds a descriptor; filled by its module."""
+
 received: dict[int, Any] = {}
 """In a worker: the shared data that calls may refer to, by number; `Message`s, mapped once."""
+
+
+def descriptor_holders() -> dict[type, Reducer]:
+    """The types whose objects stand for a descriptor of their process, where they are loaded.
+
+    Each with a reducer that says that they cannot travel.
+    """
+    get = sys.modules.get
+    sock = getattr(get("socket"), "socket", None)
+    connection = getattr(get("multiprocessing.connection"), "Connection", None)
+    # A copy of that, which pickles more.
+    other = getattr(get("multiprocess.connection"), "Connection", None)
+    derived = () if connection is None else connection.__subclasses__()
+    return _holders(sock, connection, other, *derived)
+
+
+@functools.lru_cache(maxsize=1)  # it is looked into for each pickle
+def _holders(sock: type | None, *connections: type | None) -> dict[type, Reducer]:
+    def refuse(holder: object) -> NoReturn:
+        name = type_name(holder)
+        raise TypeError(
+            f"a {name} stands for a file descriptor of its process: it travels only among the "
+            "arguments of a job or of an initializer"
+        )
+
+    kinds = [*filter(None, connections)]
+    for kind in kinds:  # those that are added, too
+        kinds += set(kind.__subclasses__()).difference(kinds)
+    # Python refuses what is derived from a socket.
+    return dict.fromkeys([*kinds, sock] if sock else kinds, refuse)
 
 
 def dumps_referring(
@@ -263,7 +300,10 @@ def _referring(found: dict[int, Any]) -> dict[type, Reducer]:
         return refer
 
     # Of a copy: in another thread a module may be imported that adds to it.
-    return {kind: reducer(get) for kind, get in handle_types.copy().items()}
+    reducers = {kind: reducer(get) for kind, get in handle_types.copy().items()}
+    for make in lending:
+        reducers |= make(found)
+    return reducers
 
 
 def _load_received(number: int) -> Any:
@@ -272,6 +312,8 @@ def _load_received(number: int) -> Any:
         from .errors import SerializationError
 
         raise SerializationError("the shared data has not reached this process")
+    if type(data) is Lent:
+        return data
     return loads(data.body, [buffer.toreadonly() for buffer in data.buffers])
 
 
@@ -398,7 +440,11 @@ def _pickle_exception(error: BaseException) -> bytes:
     parts = _taken_apart(error)
     if not _some_are_by_value():
         try:  # as a rule this is all that is needed, also where a job left nothing to import with
-            pickled = pickle.dumps(parts, _PROTOCOL)
+            file = io.BytesIO()
+            pickler = pickle.Pickler(file, _PROTOCOL)
+            pickler.dispatch_table = copyreg.dispatch_table | descriptor_holders()
+            pickler.dump(parts)
+            pickled = file.getvalue()
             if b"_main__" not in pickled:  # a name in this process may be none where it goes
                 return pickled
         except Exception:  # noqa: BLE001 - cloudpickle will do, or say why not
@@ -493,14 +539,6 @@ def what_comes(body: Body) -> str:
     if pickled is None:
         kind, message = "JobError", _raised(kind, message, "" if is_withheld else _NOT_PICKLED)
     return f"{kind}: {message}" if message else kind
-
-
-def brief(text: str, most: int = 200) -> str:
-    """The text on one line of at most ``most`` characters, all of which can be printed."""
-    line = " ".join(text[: 4 * most].split())
-    if not line.isprintable():
-        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
-    return line if len(line) <= most else f"{line[: most - 3]}..."
 
 
 def add_option_hint(error: TypeError, function: Callable[..., object], kwargs: Any) -> None:

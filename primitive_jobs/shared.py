@@ -1,48 +1,37 @@
 """`share`: data that many jobs use, serialized and copied once.
 
-A handle refers to a `Source`, which holds the pickled object in a nameless file. A pool sends that
-file's descriptor to a worker before the first job that needs it; the worker maps it. Handles and
-the jobs that are not final yet hold the source; when it goes, it says so to the pools it was sent
-by, and they to their workers.
+A handle refers to a `SharedData`, which holds the pickled object in a nameless file. A pool sends
+that file's descriptor to a worker before the first job that needs it; the worker maps it. Handles
+and the jobs that are not final yet hold it.
 """
 
 from __future__ import annotations
 
-import itertools
-import weakref
-from typing import NoReturn, Protocol, TypeVar, cast
+from typing import NoReturn, TypeVar, cast
 
+from .advice import on_argument
 from .channel import HAVE_PACKETS, Parcel
 from .errors import SerializationError
 from .serialize import dumps_referring, handle_types, one_line, type_name
+from .sources import Source
+from .wire import Kind
 
 T = TypeVar("T")
 
-_numbers = itertools.count(1)
 
-
-class User(Protocol):
-    """A pool that has sent a source to its workers."""
-
-    def forget(self, number: int) -> None:
-        """Have the workers let it go; called by a finalizer, so it neither blocks nor raises."""
-
-
-class Source:
+class SharedData(Source):
     """One shared object, serialized.
 
     Attributes:
-        number: Unique in this process.
-        shared: The sources that it refers to itself.
         nbytes: Its size, in bytes.
     """
 
+    kind = Kind.SHARE
+
     def __init__(self, value: object) -> None:
-        self.number = next(_numbers)
-        # Each pool's thread adds it; whoever drops the pool takes it out.
-        self._users: set[weakref.ref[User]] = set()
+        super().__init__()
         body, buffers, shared = dumps_referring(value, out_of_band=1)
-        self.shared: tuple[Source, ...] = shared
+        self.shared = shared
         self._parcel = Parcel(body, buffers, to_file=HAVE_PACKETS)
         if HAVE_PACKETS:
             self._parcel.file()  # never changed after this: several pools' threads may use it
@@ -51,16 +40,6 @@ class Source:
     def parcel_for(self, *, packets: bool) -> Parcel:
         """What to send, over either kind of channel."""
         return self._parcel if packets else self._parcel.copy_of_bytes()
-
-    def used_by(self, user: User) -> None:
-        """Have ``user.forget(number)`` called at the end of this."""
-        self._users.add(weakref.ref(user, self._users.discard))
-
-    def __del__(self) -> None:
-        for known in list(getattr(self, "_users", ())):  # none, where an interrupt came very early
-            user = known()
-            if user is not None:
-                user.forget(self.number)
 
 
 class Shared:
@@ -71,12 +50,13 @@ class Shared:
     def __init__(self, value: object) -> None:
         self._name = type_name(value)
         try:
-            self._source = Source(value)
+            self._source = SharedData(value)
         except (OSError, MemoryError) as error:
             raise SerializationError(f"no memory to share a {self._name}: {error}") from error
         except Exception as error:
+            why = one_line(error)
             raise SerializationError(
-                f"a {self._name} cannot be shared: it cannot be serialized: {one_line(error)}"
+                f"a {self._name} cannot be shared: it cannot be serialized: {why}{on_argument(why)}"
             ) from error
 
     def __reduce__(self) -> NoReturn:

@@ -34,7 +34,7 @@ from typing import NamedTuple, Protocol
 from .errors import InitializerError, JobError, JobFailuresWarning
 from .lock_free import members
 from .logs import heard, listened_to, report_here
-from .serialize import brief, one_line, what_comes, what_was_raised
+from .serialize import one_line, what_comes, what_was_raised
 from .status import JobStatus
 from .wire import Kind, Message
 
@@ -386,3 +386,11 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def brief(text: str, most: int = 200) -> str:
+    """The text on one line of at most ``most`` characters, all of which can be printed."""
+    line = " ".join(text[: 4 * most].split())
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    return line if len(line) <= most else f"{line[: most - 3]}..."

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import enum
 import errno
+import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Kind(enum.IntEnum):
     SHARE = 8  # pool -> worker: data that calls may refer to; its number stands for the attempt's
     FORGET = 9  # pool -> worker: no call refers to it any more
     INITIALIZE = 10  # pool -> worker: the initializer, before anything else
+    LEND = 11  # pool -> worker: as SHARE, but a descriptor, which comes with it
 
 
 class Message:
@@ -68,3 +70,19 @@ class Message:
 
     def __repr__(self) -> str:
         return f"Message{self._parts()!r}"
+
+
+class Lent(Message):
+    """A descriptor as received; open for as long as this lives."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, number: int, fd: int) -> None:
+        self.fd = fd
+        super().__init__(Kind.LEND, number)
+
+    def __del__(self) -> None:
+        try:
+            os.close(self.fd)
+        except OSError:  # a job has closed it
+            pass

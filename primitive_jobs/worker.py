@@ -31,7 +31,7 @@ from .channel import (
     pack,
 )
 from .leftovers import Leftovers, stop_timers, unblock_signals, watch
-from .wire import Kind, Message
+from .wire import Kind, Lent, Message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -353,6 +353,8 @@ class _Worker:
         elif message.lost:
             self._unfit = True
         else:
+            if type(message) is Lent:
+                message.fd = out_of_reach(message.fd)
             serialize.received[number] = message
 
     def _run(self, calls: list[Message]) -> tuple[Kind, Content]:

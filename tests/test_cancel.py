@@ -660,11 +660,10 @@ def test_the_stack_is_that_of_the_main_thread(
 
 
 def find_page() -> int:
-    # A list: the folder's own descriptor is gone by then.
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
-        with contextlib.suppress(OSError):
-            if "primitive_jobs-page" in str(Path(f"/proc/self/fd/{name}").readlink()):
-                return int(name)
+    for found in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # that of the folder itself
+            if "primitive_jobs-page" in str(found.readlink()):
+                return int(found.name)
     raise AssertionError("it has no page")
 
 

@@ -175,7 +175,7 @@ def assign_sending(scene: Scene) -> None:
 
 def assign_sharing(scene: Scene) -> None:
     data = share(b"x" * 10**6)
-    scene.fault(shared.Source, "parcel_for", NO_DESCRIPTOR)
+    scene.fault(shared.SharedData, "parcel_for", NO_DESCRIPTOR)
     assert scene.submit(len, data, timeout=PATIENCE).result(PATIENCE) == 10**6
 
 

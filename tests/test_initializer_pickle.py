@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import marshal
 import multiprocessing
+import multiprocessing.synchronize
 import os
 import socket
-import sys
 import threading
 from collections.abc import Callable
 from functools import partial
-from multiprocessing.sharedctypes import RawArray
+from multiprocessing.sharedctypes import RawArray, RawValue
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -125,6 +128,14 @@ def write_value(value: Any) -> None:
     value.value = 5
 
 
+class Point(ctypes.Structure):
+    _fields_ = (("x", ctypes.c_int), ("y", ctypes.c_int))
+
+
+def write_field(point: Any) -> None:
+    point.x = 5
+
+
 def write_item(array: Any) -> None:
     array[1] = 5
 
@@ -140,6 +151,16 @@ SHARED: dict[str, tuple[Callable[[], Any], Callable[[Any], Any], Callable[[Any],
     "Value": (lambda: CONTEXT.Value("i", 1), write_value, lambda value: value.value == 5),
     "Array": (lambda: CONTEXT.Array("i", 3), write_item, lambda array: array[:] == [0, 5, 0]),
     "RawArray": (lambda: RawArray("i", 3), write_item, lambda array: array[:] == [0, 5, 0]),
+    "RawValue": (lambda: RawValue("d"), write_value, lambda value: value.value == 5),
+    "Structure": (lambda: CONTEXT.Value(Point), write_field, lambda point: point.x == 5),
+    "Condition": (CONTEXT.Condition, lambda c: c.acquire(), lambda c: not c.acquire(block=False)),
+    "RLock": (CONTEXT.RLock, lambda lock: lock.acquire(), lambda lock: not lock.acquire(False)),
+    "of forkserver": (
+        multiprocessing.get_context("forkserver").Lock,
+        lambda lock: lock.acquire(),
+        lambda lock: not lock.acquire(block=False),
+    ),
+    "JoinableQueue": (CONTEXT.JoinableQueue, lambda q: q.put(7), lambda q: q.get() == 7),
     "Queue": (CONTEXT.Queue, lambda queue: queue.put(7), lambda queue: queue.get() == 7),
     "SimpleQueue": (CONTEXT.SimpleQueue, lambda q: q.put(7), lambda q: q.get() == 7),
 }
@@ -153,7 +174,7 @@ def test_what_multiprocessing_shares(kind: str) -> None:
     with JobPool(1, initializer=lambda t, _: use(t), initargs=(thing, {"same": [thing]})) as pool:
         assert pool.submit(abs, -1).result(PATIENCE) == 1
         assert was_used(thing)
-    if kind == "Queue":
+    if kind in ("Queue", "JoinableQueue"):
         thing.close()
         thing.join_thread()
     for end in ("_reader", "_writer"):  # what it holds until it is collected
@@ -211,8 +232,6 @@ def test_it_lives_as_long_as_the_pool(marks: Path) -> None:
 
 
 def test_a_ctypes_object_of_its_own() -> None:
-    import ctypes
-
     CONTEXT.RawValue("i", 1)  # multiprocessing pickles all of this type from now on
     with JobPool(1, initializer=lambda v: keep_in_env(v.value), initargs=(ctypes.c_int(3),)) as p:
         assert p.submit(os.getenv, "GIVEN").result(PATIENCE) == "(3,)"
@@ -233,6 +252,58 @@ def test_large_arguments(packets: bool, marks: Path, monkeypatch: pytest.MonkeyP
     with JobPool(2, initializer=change_and_sum, initargs=(table,)) as pool:
         table[1] = 5
         assert given_to_two(pool, marks) == ["(1,)"] * 2
+
+
+class LockOfATable(multiprocessing.synchronize.Lock):
+    """Both are pickled when a worker is started."""
+
+    def __init__(self, table: bytes) -> None:
+        super().__init__(ctx=CONTEXT)
+        self.table = table
+
+    def __getstate__(self) -> Any:
+        return super().__getstate__(), self.table
+
+    def __setstate__(self, state: Any) -> None:
+        lock, self.table = state
+        super().__setstate__(lock)  # type: ignore[misc]
+
+
+LARGE: dict[str, Callable[[int], Any]] = {
+    "bytes": bytes,
+    "array": lambda size: np.zeros(size, np.uint8),
+    "with a lock": lambda size: SimpleNamespace(kept=LockOfATable(bytes(size)), size=size),
+}
+
+
+def keep_size(thing: Any) -> None:
+    keep_in_env(thing.size if hasattr(thing, "size") else len(thing))
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_arguments_that_marshal_would_not_take(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes 2 GiB; here it takes little."""
+    dumps = marshal.dumps
+
+    def dumps_little(value: Any) -> bytes:
+        content = dumps(value)
+        if len(content) > 100_000:
+            raise ValueError("unmarshallable object")
+        return content
+
+    monkeypatch.setattr(marshal, "dumps", dumps_little)
+    given = LARGE[kind](1_000_000)
+    with JobPool(1, initializer=keep_size, initargs=(given,), spare_workers=0) as pool:
+        assert pool.submit(os.getenv, "GIVEN").result(PATIENCE) == "(1000000,)"
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", LARGE)
+def test_arguments_of_more_than_2_gib(kind: str) -> None:
+    size = 2_200_000_000
+    with JobPool(1, initializer=keep_size, initargs=(LARGE[kind](size),), spare_workers=0) as pool:
+        assert pool.submit(os.getenv, "GIVEN").result(300) == f"({size},)"
 
 
 def test_large_arguments_are_held_once() -> None:
@@ -284,10 +355,11 @@ def test_a_fork_of_the_program_does_not_hold_them(tmp_path: Path) -> None:
     expect(tmp_path, source, "1\n0\n0\n", flags="-W ignore::DeprecationWarning")
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="multiprocessing does not notice it")
-def test_a_lock_of_a_fork_context_is_told_as_that() -> None:
-    lock = multiprocessing.get_context("fork").Lock()
-    with JobPool(1, initializer=id, initargs=(lock,)) as pool:
+@pytest.mark.parametrize("kind", ["Lock", "Event", "Barrier"])
+def test_a_lock_of_a_fork_context_is_told_as_that(kind: str) -> None:
+    given = (2,) if kind == "Barrier" else ()
+    thing = getattr(multiprocessing.get_context("fork"), kind)(*given)
+    with JobPool(1, initializer=id, initargs=(thing,)) as pool:
         error = pool.submit(abs, -1).exception(PATIENCE)
     assert isinstance(error, InitializerError)
     assert "multiprocessing.get_context('spawn')" in str(error)

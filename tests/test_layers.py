@@ -15,6 +15,7 @@ PACKAGE = Path(primitive_jobs.__file__).parent
 LAYERS = [
     "errors",
     "lock_free",
+    "advice",
     "status",
     "options",
     "hints",
@@ -37,6 +38,7 @@ LAYERS = [
     "channel",
     "kept_globals",
     "initializer",
+    "sources",
     "shared",
     "unseen",
     "tracker",
@@ -84,6 +86,7 @@ PURE = {
     "base_job",
     "errors",
     "lock_free",
+    "advice",
     "status",
     "options",
     "hints",

@@ -16,9 +16,9 @@ from primitive_jobs import JobPool, WorkerDiedError, worker
 def open_descriptors() -> dict[int, bool]:
     """The numbers, each with whether a program inherits it."""
     found = {}
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
+    for entry in list(Path("/proc/self/fd").iterdir()):
         with contextlib.suppress(OSError):  # that of the folder itself
-            found[int(name)] = os.get_inheritable(int(name))
+            found[int(entry.name)] = os.get_inheritable(int(entry.name))
     return found
 
 
