@@ -97,7 +97,6 @@ PURE = {
     "reloads",
     "threads",
     "wire",
-    "bell",
     "by_value",
     "pauses",
     "memory",
