@@ -30,13 +30,17 @@ _TRACKERS = ("resource_tracker", "forkserver")  # loky's and multiprocessing's o
 
 @pytest.fixture(scope="session", autouse=True)
 def _trackers_run() -> None:
-    """Start loky's and multiprocessing's resource trackers: they live as long as this process."""
-    from multiprocessing import resource_tracker
+    """Start loky's and multiprocessing's resource trackers: they live as long as this process.
+
+    So does the file that multiprocessing keeps for the first of its shared values.
+    """
+    from multiprocessing import heap, resource_tracker
 
     from loky.backend import resource_tracker as loky_tracker
 
     resource_tracker.ensure_running()
     loky_tracker.ensure_running()
+    heap.BufferWrapper(8)
 
 
 def _children() -> set[int]:
