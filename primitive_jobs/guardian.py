@@ -15,11 +15,9 @@ import struct
 import subprocess
 import threading
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 from . import guard
-from .interpreter import executable, unstartable
+from .interpreter import executable, script, unstartable
 from .logs import Report, report_here
 
 GIVE_UP = 10.0  # s, after which a process that SIGKILL does not end is left alone
@@ -146,7 +144,7 @@ class Guard:
         try:
             with contextlib.closing(theirs):
                 self._process = subprocess.Popen(
-                    [executable(), "-I", "-S", *_script(), str(os.getpid())],
+                    [executable(), "-I", "-S", *script(guard), str(os.getpid())],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
@@ -181,13 +179,6 @@ class Guard:
 
 
 _QUIET: int = getattr(socket, "MSG_NOSIGNAL", 0)  # no SIGPIPE: it may be at its default
-
-
-def _script() -> list[str]:
-    if Path(guard.__file__).is_file():
-        return [guard.__file__]
-    loader: Any = guard.__loader__  # the package is inside of an archive
-    return ["-c", loader.get_source(guard.__name__)]
 
 
 the_guard = Guard()

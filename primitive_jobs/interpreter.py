@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from types import ModuleType
 from typing import Any
 
 _REMEDY = "multiprocessing.set_executable(path) says which Python interpreter workers run on"
@@ -68,6 +69,28 @@ def unstartable(path: str, code: int) -> OSError:
     return OSError(code, f"{os.strerror(code)}; {_REMEDY}", path)
 
 
+def is_doubtful() -> bool:
+    """Return whether it may be a program that embeds Python, going by its name."""
+    return "py" not in os.path.basename(executable()).lower()  # noqa: PTH119
+
+
+def script(module: ModuleType) -> list[str]:
+    """Return the arguments that have it run a module of this package as a script.
+
+    Raises:
+        RuntimeError: Its source is nowhere.
+    """
+    if module.__file__ is not None and os.path.isfile(module.__file__):  # noqa: PTH113
+        return [module.__file__]
+    loader: Any = module.__loader__  # the package is inside of an archive
+    source = loader.get_source(module.__name__)
+    if source is None:
+        raise RuntimeError(
+            f"no worker can be started: the source of {module.__name__} is not part of this program"
+        )
+    return ["-c", source]
+
+
 def hint() -> str:
     """Return what to say of a worker that has ended before it came to run our first line."""
     if not os.access(executable(), os.X_OK):
@@ -79,4 +102,12 @@ def hint() -> str:
     )
 
 
-__all__ = ["check_not_frozen", "check_startable", "executable", "hint", "unstartable"]
+__all__ = [
+    "check_not_frozen",
+    "check_startable",
+    "executable",
+    "hint",
+    "is_doubtful",
+    "script",
+    "unstartable",
+]

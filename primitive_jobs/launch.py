@@ -10,7 +10,6 @@ import marshal
 import os
 from multiprocessing import resource_tracker, util
 from multiprocessing.context import set_spawning_popen
-from pathlib import Path
 from typing import Any
 
 from loky.backend import fork_exec, popen_loky_posix, process, spawn
@@ -18,7 +17,7 @@ from loky.backend import resource_tracker as loky_tracker
 
 from . import entry
 from .channel import nameless_file
-from .interpreter import executable
+from .interpreter import executable, script
 
 
 class _Launch(popen_loky_posix.Popen):  # type: ignore[misc]
@@ -66,7 +65,7 @@ class _Launch(popen_loky_posix.Popen):  # type: ignore[misc]
             os.lseek(file, 0, os.SEEK_SET)
             trackers = [t._resource_tracker.getfd() for t in (loky_tracker, resource_tracker)]
             inherited = [*self._fds, *process_obj.inherited, file, theirs, *trackers]
-            command = [executable(), *_flags(), *_entry(), str(file)]
+            command = [executable(), *_flags(), *script(entry), str(file)]
             self.pid = fork_exec.fork_exec(command, inherited, env=process_obj.env)
             failed.pop_all()
 
@@ -77,13 +76,6 @@ def _flags() -> list[str]:
         return util._args_from_interpreter_flags()  # type: ignore[attr-defined, no-any-return]
     except ValueError:  # somebody took something out of sys.warnoptions
         return []
-
-
-def _entry() -> list[str]:
-    if Path(entry.__file__).is_file():
-        return [entry.__file__]
-    loader: Any = entry.__loader__  # the package is inside of an archive
-    return ["-c", loader.get_source(entry.__name__)]
 
 
 def _facts(process_obj: Process) -> tuple[dict[str, Any], bytes]:

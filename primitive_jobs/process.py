@@ -40,6 +40,8 @@ _STACK_LIMIT = 64 * 1024  # bytes of a stack that are read
 _STACK_TIME = 0.5  # s, for a stack to be written: 1 ms is enough, unless the machine is very busy
 _STACK_PAUSE = 0.0005  # s, between two looks whether it is
 _STACK_REST = 0.05  # s, in which one that is still being written grows
+_BEGINNING = 30.0  # s that a program which may be no Python has for its first line of ours
+_LOOK_PAUSE = 0.002  # s, between two looks whether it has
 _LOOK = os.WEXITED | os.WNOHANG | os.WNOWAIT
 _TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP)
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes: getrusage(2)
@@ -119,6 +121,8 @@ class WorkerProcess:
         self._tree = TreeKill(self.pid, self.report)
         tell_if_hidden(self.pid, self.report)
         the_guard.add(self.pid)
+        if interpreter.is_doubtful():
+            self._see_it_begin()
 
     def _start(self, fd: int, config: WorkerConfig) -> Any:
         from .launch import Process
@@ -144,6 +148,17 @@ class WorkerProcess:
             # Else any Process.start() of the user's program reaps it, and its exit joins it.
             multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
         return process
+
+    def _see_it_begin(self) -> None:
+        """Wait for its first note; a program that neither begins nor ends is ended, and raised."""
+        end = time.monotonic() + _BEGINNING
+        while not worker.NOTES.unpack(os.pread(self._page, worker.NOTES.size, 0))[2]:
+            if _readable(self.death, _LOOK_PAUSE):
+                return  # that is seen anyway
+            if time.monotonic() > end:
+                self.end()
+                self.close()
+                raise RuntimeError(f"after {_BEGINNING:g} s: {interpreter.hint()}")
 
     def has_sent(self) -> bool:
         """Whether there is something of it to be received."""

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,16 @@ import psutil
 import pytest
 from helpers import PATIENCE, expect, script
 
-from primitive_jobs import JobExecutor, JobPool, WorkerDiedError, default_pool, run
+from primitive_jobs import (
+    JobExecutor,
+    JobPool,
+    WorkerDiedError,
+    default_pool,
+    guardian,
+    interpreter,
+    process,
+    run,
+)
 
 PYTHON = sys.executable
 
@@ -35,7 +45,7 @@ def program(path: Path, content: str, mode: int = 0o755) -> Path:
     return path
 
 
-def interpreter(folder: Path) -> Path:
+def another_python(folder: Path) -> Path:
     """Another one than this: a program that becomes it."""
     return program(folder / "python", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
 
@@ -87,8 +97,27 @@ def test_an_interpreter_that_cannot_be_started_is_told_and_mended(
 
 
 @pytest.mark.usefixtures("_executable_back")
+def test_a_program_that_neither_begins_nor_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_BEGINNING", 0.2)
+    monkeypatch.setattr(guardian, "GIVE_UP", 0.2)
+    path = program(tmp_path / "other", "#!/bin/sh\nexec sleep 1000\n")
+    multiprocessing.set_executable(str(path))
+    with JobPool(1) as pool:
+        error = pool.submit(abs, -1).exception(PATIENCE)
+        assert isinstance(error, WorkerDiedError)
+        for part in (str(path), "did not come as far", "multiprocessing.set_executable"):
+            assert part in str(error)
+        monkeypatch.setattr(process, "_BEGINNING", PATIENCE)
+        # One of another name, for which it is waited too.
+        multiprocessing.set_executable(str(another_python(tmp_path).rename(path)))
+        assert pool.submit(abs, -1).result(PATIENCE) == 1
+
+
+@pytest.mark.usefixtures("_executable_back")
 def test_one_that_is_gone_later_costs_no_worker_that_is_there(tmp_path: Path) -> None:
-    path = interpreter(tmp_path)
+    path = another_python(tmp_path)
     multiprocessing.set_executable(str(path))
     with JobPool(1, spare_workers=0) as pool:
         assert pool.submit(abs, -1).result(PATIENCE) == 1
@@ -133,7 +162,7 @@ def test_a_frozen_program_does_not_start_itself(tmp_path: Path, other: bool) -> 
         python=sys.executable,
         root=str(Path(__file__).parent.parent),
         starts=str(starts),
-        other=str(interpreter(tmp_path)),
+        other=str(another_python(tmp_path)),
         named=other,
     )
     path = program(tmp_path / "frozen", source)
@@ -153,11 +182,22 @@ def test_a_frozen_program_is_not_started_under_another_name(
     with pytest.raises(RuntimeError, match="without end"):
         JobPool(1)
     # One that is named after the pool was made.
-    multiprocessing.set_executable(str(interpreter(tmp_path)))
+    multiprocessing.set_executable(str(another_python(tmp_path)))
     with JobPool(1) as pool:
         multiprocessing.set_executable(str(itself))
         error = pool.submit(abs, -1).exception(PATIENCE)
         assert "frozen" in str(error)
+
+
+def test_an_archive_without_sources_is_told() -> None:
+    class Loader:
+        def get_source(self, name: str) -> None:
+            return None
+
+    module = types.ModuleType("primitive_jobs.entry")
+    module.__file__, module.__loader__ = "/missing.pyz/entry.py", Loader()  # type: ignore[assignment]
+    with pytest.raises(RuntimeError, match=r"the source of primitive_jobs\.entry is not part"):
+        interpreter.script(module)
 
 
 # --- pools in pools -------------------------------------------------------------------------------
