@@ -210,11 +210,7 @@ def _address(buffer: memoryview) -> int:
 def _dumps_fast(value: object, reducers: dict[type, Reducer]) -> tuple[bytes, list[memoryview]]:
     file = io.BytesIO()
     buffers: list[memoryview] = []
-
-    def keep(buffer: pickle.PickleBuffer) -> bool:
-        return serialize._keep_in_band(buffer, serialize.OUT_OF_BAND, buffers)
-
-    fast_pickler(pickle.Pickler, file, reducers, keep).dump(value)
+    fast_pickler(pickle.Pickler, file, reducers, serialize.keeper(buffers)).dump(value)
     return file.getvalue(), buffers
 
 

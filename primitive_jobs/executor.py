@@ -414,6 +414,14 @@ class JobExecutor(Hinted, Executor):
     that runs, with every process below it; a worker that dies costs its own future, not the
     executor; functions and arguments are pickled by cloudpickle, in `submit`.
 
+    What belongs to the script or notebook travels by value, with the globals that it names, since a
+    worker does not import ``__main__``. So lambdas and nested functions travel, too, and each call
+    has globals of its own. But: a global that cannot be pickled makes a function that names it fail
+    (`SerializationError` says which), and so does the result of looking up a method of
+    `functools.singledispatchmethod` on an object, from Python 3.13 on; `functools.lru_cache` begins
+    empty in each call; ``__init_subclass__`` and metaclasses run again where a class arrives; in a
+    job, ``pickle.dumps`` finds no class of the script, and ``import __main__`` is not the script.
+
     As a context manager it waits for its futures at the end. ``async with`` does the same in a task
     of asyncio, trio or anyio without blocking the event loop; if the task is cancelled, in the
     block or while it waits, all unfinished futures are cancelled. An executor that is dropped

@@ -16,7 +16,6 @@ from .channel import HAVE_PACKETS, Content, Parcel, pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import _pickle as pickle
     from collections.abc import Callable
     from typing import Any
 
@@ -52,7 +51,12 @@ class Initializer:
         except BaseException as error:  # noqa: BLE001 - whatever a __reduce__ raises
             # The texts only: an exception of the user's is not to be dropped by the pool.
             frames = BaseException.__dict__["__traceback__"].__get__(error)
-            self._failure = serialize.one_line(error), serialize._format(error, frames)
+            from .culprit import blame
+
+            name = serialize.call_name(function)
+            kind = _pickler_type([])
+            why = blame("the initializer", name, (function, args, {}), error, kind)
+            self._failure = why, serialize._format(error, frames)
 
     def check(self) -> None:
         """Raise `InitializerError` where it cannot be pickled."""
@@ -60,9 +64,7 @@ class Initializer:
             from .errors import InitializerError
 
             why, text = self._failure
-            raise InitializerError(
-                f"the initializer or its arguments cannot be serialized: {why}"
-            ) from serialize.RemoteTraceback(text)
+            raise InitializerError(why) from serialize.RemoteTraceback(text)
 
     def dump_aside(self) -> bytes:
         """Pickle what is kept aside, while a process is being started on this thread.
@@ -151,11 +153,10 @@ def _pack(body: bytes, buffers: list[memoryview]) -> Content:
         return pack(body, buffers, to_file=False)
 
 
-def _dumps(call: tuple[Any, ...], aside: list[object]) -> tuple[bytes, list[memoryview]]:
-    """Pickle the call; what is to be pickled at each start is put into ``aside`` instead."""
+def _pickler_type(aside: list[object]) -> Any:
+    """A pickler that puts what is to be pickled at each start into ``aside`` instead."""
     base: Any = serialize._pickler_type()
     started_with: dict[type, bool] = {}
-    buffers: list[memoryview] = []
 
     class Pickler(base):  # type: ignore[misc]
         def reducer_override(self, value: object) -> Any:
@@ -168,11 +169,13 @@ def _dumps(call: tuple[Any, ...], aside: list[object]) -> tuple[bytes, list[memo
             aside.append(value)  # once: the pickler remembers it
             return _get_received, (len(aside) - 1,)
 
-    def keep(buffer: pickle.PickleBuffer) -> bool:
-        return serialize._keep_in_band(buffer, serialize.OUT_OF_BAND, buffers)
+    return Pickler
 
+
+def _dumps(call: tuple[Any, ...], aside: list[object]) -> tuple[bytes, list[memoryview]]:
+    buffers: list[memoryview] = []
     file = io.BytesIO()
-    Pickler(file, {}, keep).dump(call)
+    _pickler_type(aside)(file, {}, serialize.keeper(buffers)).dump(call)
     return file.getvalue(), buffers
 
 

@@ -27,6 +27,7 @@ import io
 import types
 
 from . import serialize
+from .serialize import keeper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -284,7 +285,7 @@ class Writer:
         """Whether what is in the first part has changed, or others stand where its objects did."""
         if not self.parts:
             return False
-        pickler = _definitions_pickler()(self._file, self._reducers, _keeper(self._buffers))
+        pickler = _definitions_pickler()(self._file, self._reducers, keeper(self._buffers))
         pickler.classes, pickler.functions = [], []
         body, buffers = self._dump(pickler, self.values[0], over=False)
         if not same(self.parts[0][2], body, buffers):
@@ -342,7 +343,7 @@ class Writer:
     def _ready_fast(self) -> Any:
         if self._fast is None:
             kind = pickle.Pickler if self._place_of is None else _picklers_by_place()[0]
-            self._fast = fast_pickler(kind, self._file, self._reducers, _keeper(self._buffers))
+            self._fast = fast_pickler(kind, self._file, self._reducers, keeper(self._buffers))
             if self._place_of is not None:
                 self._fast.place_of = self._place_of
         return self._fast
@@ -351,7 +352,7 @@ class Writer:
         if self._cloud is None:
             by_memo = self._place_of is None
             kind = _definitions_pickler() if by_memo else _picklers_by_place()[1]
-            self._cloud = kind(self._file, self._reducers, _keeper(self._buffers))
+            self._cloud = kind(self._file, self._reducers, keeper(self._buffers))
             if not by_memo:
                 self._cloud.place_of = self._place_of
         self._cloud.classes, self._cloud.functions = [], []
@@ -388,10 +389,6 @@ class _File:
 _ALONE = bytes((ALONE,))
 _LAST = [bytes((count,)) for count in range(MOST_IN_MEMO + 1)]
 _MOST_MISSES = 4
-
-
-def _keeper(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
-    return lambda buffer: serialize._keep_in_band(buffer, serialize.OUT_OF_BAND, buffers)
 
 
 def fast_pickler(

@@ -65,23 +65,25 @@ def dumps(
     if type(value) in _PLAIN:
         return pickle.dumps(value, _PROTOCOL), []
     buffers: list[memoryview] = []
+    return dumps_whole(value, keeper(buffers, out_of_band), reducers), buffers
+
+
+def keeper(
+    buffers: list[memoryview], limit: int = OUT_OF_BAND
+) -> Callable[[pickle.PickleBuffer], bool]:
+    """What a pickler asks whether a buffer belongs into the pickle; else ``buffers`` get it."""
 
     def keep(buffer: pickle.PickleBuffer) -> bool:
-        return _keep_in_band(buffer, out_of_band, buffers)
+        try:
+            raw = buffer.raw()
+        except BufferError:  # not contiguous
+            return True
+        if raw.nbytes < limit:
+            return True
+        buffers.append(raw)
+        return False
 
-    return dumps_whole(value, keep, reducers), buffers
-
-
-def _keep_in_band(buffer: pickle.PickleBuffer, limit: int, buffers: list[memoryview]) -> bool:
-    """Whether a buffer is to be in the pickle; else it is put to ``buffers``."""
-    try:
-        raw = buffer.raw()
-    except BufferError:  # not contiguous
-        return True
-    if raw.nbytes < limit:
-        return True
-    buffers.append(raw)
-    return False
+    return keep
 
 
 def dumps_whole(
@@ -156,12 +158,11 @@ def dump_call(
     try:
         return dumps_referring(call)
     except Exception as error:
-        from .advice import on_argument
+        from .culprit import blame
         from .errors import SerializationError
 
-        culprit, why = _find_culprit(function, args, kwargs, name), one_line(error)
-        failure = SerializationError(f"{culprit} cannot be serialized: {why}{on_argument(why)}")
-        raise failure from error
+        told = blame("the function", name, (function, args, kwargs), error)
+        raise SerializationError(told) from error
 
 
 def _is_plain_call(
@@ -203,20 +204,6 @@ def let_frames_go(error: BaseException | None) -> None:
 LEFT_OUT: Any = ...
 """What an argument's name refers to at last in a frame that an exception holds: not the object,
 which would be kept alive, nor nothing, over which IPython stumbles when it shows arguments."""
-
-
-def _find_culprit(
-    function: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any], name: str
-) -> str:
-    parts: list[tuple[str, object]] = [(f"the function {name}()", function)]
-    parts += [(f"argument {place} of {name}()", arg) for place, arg in enumerate(args, 1)]
-    parts += [(f"argument {key!r} of {name}()", arg) for key, arg in kwargs.items()]
-    for label, part in parts:
-        try:
-            dumps_referring(part)
-        except Exception:  # noqa: BLE001 - whatever a __reduce__ raises
-            return f"{label}, a {type_name(part)},"
-    return f"the call of {name}()"
 
 
 def call_name(function: Callable[..., object]) -> str:
@@ -407,16 +394,26 @@ def dump_exception(error: BaseException, skip_frames: int = 0) -> bytes:
             frames = frames.tb_next
     withheld = _withheld()
     is_withheld = issubclass(type(error), withheld)
-    pickled: bytes | None = None
+    pickled: bytes | str | None = None  # as text: why not
     if not is_withheld:
         try:
             pickled = _pickle_exception(_without_withheld(error, withheld))
-        except BaseException:  # noqa: BLE001 - whatever its __reduce__ raises
-            pickled = None
+        except BaseException as failure:  # noqa: BLE001 - whatever its __reduce__ raises
+            pickled = _which_part(error, failure)
     text = _format(error, frames)
     return pickle.dumps(
         (type_name(error), _message_of(error), text, pickled, is_withheld), _PROTOCOL
     )
+
+
+def _which_part(value: object, failure: BaseException) -> str | None:
+    """Which part of an object cannot be pickled, as far as that can be told; never raises."""
+    try:
+        from .culprit import path_to_culprit
+
+        return path_to_culprit(value, failure) or None
+    except BaseException:  # noqa: BLE001 - nothing left to import with; a __reduce__ interrupts
+        return None
 
 
 def _format(error: BaseException, frames: types.TracebackType | None) -> str:
@@ -489,7 +486,7 @@ def load_exception(body: Body) -> BaseException:
         from .errors import SerializationError
 
         error = SerializationError(message)
-    elif pickled is not None:
+    elif isinstance(pickled, bytes):
         try:
             found = _put_together(pickle.loads(pickled))
             withheld = _withheld()
@@ -502,7 +499,7 @@ def load_exception(body: Body) -> BaseException:
         except BaseException as broken:  # noqa: BLE001
             why = f" (which raises {type_name(broken)} when it is unpickled)"
     elif not is_withheld:
-        why = _NOT_PICKLED
+        why = f" ({pickled})" if pickled else _NOT_PICKLED
     if not isinstance(error, BaseException):
         error = _named(kind, message, why)
     set_cause(error, RemoteTraceback(text))
@@ -536,8 +533,9 @@ def what_was_raised(body: Body) -> str:
 def what_comes(body: Body) -> str:
     """Type and message of what `load_exception` would return, without unpickling it."""
     kind, message, _, pickled, is_withheld = pickle.loads(body)
-    if pickled is None:
-        kind, message = "JobError", _raised(kind, message, "" if is_withheld else _NOT_PICKLED)
+    if not isinstance(pickled, bytes):
+        why = f" ({pickled})" if pickled else _NOT_PICKLED
+        kind, message = "JobError", _raised(kind, message, "" if is_withheld else why)
     return f"{kind}: {message}" if message else kind
 
 
@@ -570,11 +568,11 @@ def dump_unloadable(error: BaseException) -> bytes:
 
 def dump_unpicklable_result(error: BaseException, value: object, name: str) -> bytes:
     """What a worker answers when it cannot pickle a result."""
-    kind = type_name(value)
+    part, kind = _which_part(value, error), type_name(value)
+    why = f"{part}: {one_line(error)}" if part else one_line(error)
     hint = f" ({_LAZY[kind]})" if kind in _LAZY else ""
-    return _dump_wrapped(
-        f"the result of {name}(), a {kind}, cannot be serialized: {one_line(error)}{hint}", error
-    )
+    label = f"the result of {name}(), a {kind},"
+    return _dump_wrapped(f"{label} cannot be serialized: {why}{hint}", error)
 
 
 def _dump_wrapped(message: str, error: BaseException) -> bytes:

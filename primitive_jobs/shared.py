@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from typing import NoReturn, TypeVar, cast
 
-from .advice import on_argument
 from .channel import HAVE_PACKETS, Parcel
 from .errors import SerializationError
-from .serialize import dumps_referring, handle_types, one_line, type_name
+from .serialize import dumps_referring, handle_types, type_name
 from .sources import Source
 from .wire import Kind
 
@@ -54,9 +53,10 @@ class Shared:
         except (OSError, MemoryError) as error:
             raise SerializationError(f"no memory to share a {self._name}: {error}") from error
         except Exception as error:
-            why = one_line(error)
+            from .culprit import why_not
+
             raise SerializationError(
-                f"a {self._name} cannot be shared: it cannot be serialized: {why}{on_argument(why)}"
+                f"a {self._name} cannot be shared: it cannot be serialized: {why_not(value, error)}"
             ) from error
 
     def __reduce__(self) -> NoReturn:

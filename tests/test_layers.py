@@ -31,6 +31,7 @@ LAYERS = [
     "randomness",
     "by_value",
     "serialize",
+    "culprit",
     "forking",
     "layers",
     "leftovers",
@@ -80,8 +81,9 @@ LAYERS = [
     "__main__",
 ]
 # A job finds the default pool by itself; nothing is imported before somebody submits to it. And in
-# a worker, what has to know of imports uses what its first lines have for that.
-ALLOWED_UPWARD = {("job", "pool"), ("randomness", "entry")}
+# a worker, what has to know of imports uses what its first lines have for that. What cannot be
+# pickled is looked at by a module that pickles.
+ALLOWED_UPWARD = {("job", "pool"), ("randomness", "entry"), ("serialize", "culprit")}
 PURE = {
     "base_job",
     "errors",
