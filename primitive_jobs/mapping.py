@@ -19,9 +19,10 @@ import functools
 import heapq
 import itertools
 import math
+import operator
 import queue
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -45,6 +46,9 @@ JOBS_AHEAD = 1000  # submitted and not yet consumed, at most
 ITEMS_AHEAD = 10_000  # the same for calls
 RESULT_FIRST = 0.01  # s that a result is waited for before items are asked for that come slowly
 BYTES_AHEAD = 256 << 20  # of results that wait for the consumer; then no more work is taken
+
+
+_ENDLESS = (itertools.count, itertools.cycle, itertools.repeat)  # where they tell no length
 
 
 class ChunkSize:
@@ -124,6 +128,7 @@ class MapRun:
         self._running: dict[int, _Chunk] = {}  # by start, as `_done`
         self._pool = pool
         self._function = function
+        self._columns: Sequence[Iterator[Any]] = columns
         self._items: Iterator[tuple[Any, ...]] = zip(*columns, strict=False)
         self._packer = RowPacker(function, columns)
         self._mode = CHECKED  # what is to become of layers in workers
@@ -144,10 +149,39 @@ class MapRun:
         self._yielded = 0  # items
         # The end, once it is known: the first item that there will be no result of, and why.
         self._failure: tuple[int, BaseException] | None = None
+        self.on_wait: Callable[[], float | None] | None = None  # the consumer's, as all of this
+
+    # --- for whoever shows it ----------------------------------------------------------------
+
+    def total(self) -> int | None:
+        """Return how many calls there will be; None where the iterables do not say."""
+        if self._failure is not None:
+            return self._failure[0]
+        lengths = []
+        for column in self._columns:
+            try:
+                left = operator.length_hint(column, -1)
+            except Exception:  # noqa: BLE001 - whatever the iterable's own method raises
+                return None
+            if left >= 0:
+                lengths.append(left)
+            elif not isinstance(column, _ENDLESS):
+                return None
+        if not lengths and self._columns:
+            return None
+        return self._taken + min(lengths, default=0)
+
+    def calls_ended(self) -> int:
+        """Return how many calls have returned."""
+        return self._yielded + sum(done.stop - done.start for done in self._done.values())
+
+    def jobs_running(self) -> int:
+        """Return how many jobs, of one or several calls each, run now."""
+        return sum(chunk.job.running() for chunk in list(self._running.values()))
 
     # --- for the consumer --------------------------------------------------------------------
 
-    def start(self, end: float | None) -> Iterator[Any]:
+    def start(self, end: float | None) -> Generator[Any, None, None]:
         """Submit the first jobs; return the iterator over the results.
 
         Their time is over at ``end`` on the monotonic clock.
@@ -161,7 +195,7 @@ class MapRun:
             self.cancel()
             raise
 
-    def _results(self, end: float | None) -> Iterator[Any]:
+    def _results(self, end: float | None) -> Generator[Any, None, None]:
         try:
             yield None
             while (done := self._next_done(end)) is not None:
@@ -185,6 +219,7 @@ class MapRun:
             self._done.clear()
             self._returned.clear()
             self._items = iter(())
+            self._columns = ()
 
     def _raise(self, failures: list[Any]) -> None:
         """Raise what is taken out of a list, so that no frame here holds it then."""
@@ -246,12 +281,16 @@ class MapRun:
         if oldest.job.in_final_state():
             self._harvest(oldest)
             return
+        due = None if self.on_wait is None else self.on_wait()
+        until = min((one for one in (due, end) if one is not None), default=None)
         try:
-            if end is None:
+            if until is None:
                 chunk = self._finished.get()
             else:
-                chunk = self._finished.get(timeout=max(0.0, end - time.monotonic()))
+                chunk = self._finished.get(timeout=max(0.0, until - time.monotonic()))
         except queue.Empty:
+            if end is None or time.monotonic() < end:
+                return  # it was time to look, and is again
             raise ResultTimeoutError("the next result of map() is not ready in time") from None
         self._harvest(chunk)
 

@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal, NoReturn, ParamSpec, TypeVar, overload
 
@@ -18,6 +18,7 @@ from .dispatcher import Counts, Dispatcher, check_not_exiting
 from .hints import OF_POOL, OF_VIEW, Hinted, hinted, of_map_keyword, of_pool_keyword
 from .initializer import Initializer
 from .job import PoolLink, PrimitiveJob
+from .map_results import MapResults
 from .options import (
     DEFAULT_OPTIONS,
     JobOptions,
@@ -79,7 +80,7 @@ class _Submitter(Hinted, ABC):
         timeout: float | None = None,
         chunksize: int | None = None,
         ordered: bool = True,
-    ) -> Iterator[T]: ...
+    ) -> MapResults[T]: ...
     @overload
     def map(
         self,
@@ -91,7 +92,7 @@ class _Submitter(Hinted, ABC):
         timeout: float | None = None,
         chunksize: int | None = None,
         ordered: bool = True,
-    ) -> Iterator[T]: ...
+    ) -> MapResults[T]: ...
     @overload
     def map(
         self,
@@ -104,7 +105,7 @@ class _Submitter(Hinted, ABC):
         timeout: float | None = None,
         chunksize: int | None = None,
         ordered: bool = True,
-    ) -> Iterator[T]: ...
+    ) -> MapResults[T]: ...
     @overload
     def map(
         self,
@@ -118,7 +119,7 @@ class _Submitter(Hinted, ABC):
         timeout: float | None = None,
         chunksize: int | None = None,
         ordered: bool = True,
-    ) -> Iterator[T]: ...
+    ) -> MapResults[T]: ...
     @hinted("map", of_map_keyword, positional="the function comes first, then iterables")
     def map(
         self,
@@ -127,13 +128,13 @@ class _Submitter(Hinted, ABC):
         timeout: float | None = None,
         chunksize: int | None = None,
         ordered: bool = True,
-    ) -> Iterator[T]:
+    ) -> MapResults[T]:
         """Apply ``function`` to the items of ``iterables``, like the built-in `map`, in parallel.
 
-        What it returns is an iterator. ``list(pool.map(f, xs))`` is what ``map`` of
-        `multiprocessing.Pool` returns, and ``numpy.array(list(pool.map(f, xs)))`` makes an array of
-        it (`numpy.array` of the iterator itself would be one of shape ()); ``chunksize`` is given
-        by name; ``pool.map(f, *zip(*tuples))`` is its ``starmap``.
+        What it returns is an iterator, which `track` can show the progress of. ``list(pool.map(f,
+        xs))`` is what ``map`` of `multiprocessing.Pool` returns, and ``numpy.array(list(pool.map(f,
+        xs)))`` makes an array of it (`numpy.array` of the iterator itself would be one of shape
+        ()); ``chunksize`` is given by name; ``pool.map(f, *zip(*tuples))`` is its ``starmap``.
 
         Work starts at once. Items are taken as workers get free, so that the iterables may be
         endless; at most 1000 jobs, some 10,000 calls and 256 MiB of results are ahead of the
@@ -196,7 +197,8 @@ class _Submitter(Hinted, ABC):
         from .mapping import MapRun  # it takes a while, and not everybody maps
 
         self._dispatcher.check_open()
-        return MapRun(self, function, columns, size, ordered=ordered).start(end)
+        run = MapRun(self, function, columns, size, ordered=ordered)
+        return MapResults(run.start(end), run)
 
     @abstractmethod
     def _worker_count(self) -> int:

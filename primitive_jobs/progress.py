@@ -14,14 +14,16 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Iterator
 from types import FrameType
-from typing import Any, Protocol, TextIO, TypeVar, cast
+from typing import Any, Protocol, TextIO, TypeVar, cast, overload
 
+from .errors import ResultTimeoutError
 from .job import PrimitiveJob
-from .markup import bar, clock
+from .map_results import MapResults, Progress
+from .markup import bar
 from .options import check_bool, check_seconds, shown
+from .pace import State, ran
 from .reloads import ipython_shell
 from .serialize import LEFT_OUT
-from .status import FINAL_STATES, JobStatus
 from .waiting import Watch, check_jobs, check_one_iterable, too_late
 
 T = TypeVar("T")
@@ -34,13 +36,29 @@ _LEAST_BAR, _MOST_BAR = 10, 40  # columns
 _SHARE = 0.05  # of the time, at most, that goes into looking at many jobs
 
 
+@overload
 def track(
     jobs: Iterable[PrimitiveJob[T]],
     description: str = "jobs",
     *,
     timeout: float | None = None,
     disable: bool = False,
-) -> Iterator[PrimitiveJob[T]]:
+) -> Iterator[PrimitiveJob[T]]: ...
+@overload
+def track(
+    jobs: MapResults[T],
+    description: str = "jobs",
+    *,
+    timeout: float | None = None,
+    disable: bool = False,
+) -> Iterator[T]: ...
+def track(
+    jobs: Iterable[PrimitiveJob[Any]] | MapResults[Any],
+    description: str = "jobs",
+    *,
+    timeout: float | None = None,
+    disable: bool = False,
+) -> Iterator[Any]:
     """Yield each job as soon as it is final, as `as_completed` does, and show how far they are.
 
     The bar tells how many of the jobs are final, failed, cancelled and running now, how many that
@@ -55,14 +73,16 @@ def track(
     the bar stands still. A Ctrl-C ends the bar and the loop; the jobs go on.
 
     Args:
-        jobs: Submitted jobs, of any pools; they are all taken at once.
+        jobs: Submitted jobs, of any pools; they are all taken at once. Or what `JobPool.map`
+            returns: then its results are yielded, and its calls are counted.
         description: What stands before the bar; default "jobs".
         timeout: Seconds from this call in which all must be final; default None: no limit.
         disable: Show nothing; default False.
 
     Raises:
         JobError: At once, if a job was not submitted.
-        ResultTimeoutError: When the time is over; the jobs go on.
+        ResultTimeoutError: When the time is over; the jobs go on. (Those of a ``map`` are
+            cancelled, as whenever it ends.)
         TypeError, ValueError: An argument is wrong; the message names it.
     """
     check_one_iterable("track", jobs)
@@ -71,8 +91,10 @@ def track(
     check_bool("disable", disable)
     seconds = check_seconds("timeout", timeout)
     end = None if seconds is None else time.monotonic() + seconds
-    unique = list(dict.fromkeys(check_jobs(jobs)))
     label = " ".join("".join(c if c.isprintable() else " " for c in description).split())
+    if isinstance(jobs, MapResults):
+        return _follow_map(_MapMeter(label, jobs._progress), jobs, end, seconds, hidden=disable)
+    unique = list(dict.fromkeys(check_jobs(jobs)))
     return _follow(unique, label, end, seconds, hidden=disable or not unique)
 
 
@@ -117,83 +139,14 @@ class _View(Protocol):
     pause: float
     """Seconds between two calls of `show`, at least."""
 
-    def open(self, state: _State) -> None:
+    def open(self, state: State) -> None:
         """Begin; an ImportError says that it cannot."""
 
-    def show(self, state: _State) -> None:
+    def show(self, state: State) -> None:
         """Show it."""
 
-    def close(self, state: _State) -> None:
+    def close(self, state: State) -> None:
         """Show it for the last time; also if `open` was not called or came to nothing."""
-
-
-class _State:
-    """How far the jobs are.
-
-    Attributes:
-        label: What stands before.
-        total: How many there are.
-        final: How many have ended; of them `failed` and `cancelled`.
-        running: How many run.
-        ran: How many a worker has run to their end: what the pace follows from. Those that were
-            cancelled, or could not be sent, say nothing of how long the others take.
-        before: How many of these had ended at the beginning.
-        since: When that was, on the monotonic clock.
-    """
-
-    def __init__(self, label: str, total: int) -> None:
-        self.label = label
-        self.total = total
-        self.final = self.failed = self.cancelled = self.running = self.ran = self.before = 0
-        self.since = time.monotonic()
-
-    def add(self, job: PrimitiveJob[Any]) -> None:
-        """Count one more job as it is now."""
-        status = job._tracker.status
-        self.ran += _ran(job)
-        self.final += status in FINAL_STATES
-        self.failed += status is JobStatus.ERROR
-        self.cancelled += status is JobStatus.CANCELLED
-        self.running += status is JobStatus.RUNNING
-
-    def __str__(self) -> str:
-        return self.text()
-
-    def text(self, room: int | None = None) -> str:
-        """All of it in a line, less where there is room for so many characters only."""
-        passed = time.monotonic() - self.since
-        ended = self.ran - self.before
-        failed = f"{self.failed} failed" if self.failed else ""
-        cancelled = f"{self.cancelled} cancelled" if self.cancelled else ""
-        running = f"{self.running} running" if self.running else ""
-        rate = _rate(ended / passed) if ended and passed > 0 else ""
-        if self.final == self.total:
-            left = f"in {clock(passed)}"
-        else:
-            left = f"{clock(passed * (self.total - self.final) / ended)} left" if ended else ""
-        parts = [f"{self.final}/{self.total}", failed, cancelled, running, rate, left]
-        line = ", ".join(filter(None, parts))
-        for dispensable in filter(None, (rate, running, cancelled, left, failed)):
-            if room is None or len(line) <= room:
-                break
-            parts.remove(dispensable)
-            line = ", ".join(filter(None, parts))
-        return line
-
-
-def _ran(job: PrimitiveJob[Any]) -> bool:
-    """Whether a worker has run it to its end: its function returned, raised or passed a limit."""
-    status = job._tracker.status
-    return status is JobStatus.DONE or (status is JobStatus.ERROR and job._tracker.attempts > 0)
-
-
-def _rate(rate: float) -> str:
-    """Jobs by the second, the minute or the hour: the first of which there is one at least."""
-    for unit in ("s", "min"):
-        if rate >= 1:
-            return f"{rate:.0f}/{unit}" if rate >= 100 else f"{rate:.1f}/{unit}"
-        rate *= 60
-    return f"{rate:.1f}/h"
 
 
 class _Meter:
@@ -205,7 +158,7 @@ class _Meter:
     """
 
     def __init__(self, label: str, waiting: Collection[PrimitiveJob[Any]]) -> None:
-        self._yielded = _State(label, len(waiting))
+        self._yielded = State(label, len(waiting))
         self._waiting = waiting
         self._view: _View | None = None
         self._due = 0.0
@@ -214,11 +167,11 @@ class _Meter:
     def open(self) -> None:
         """Show the state for the first time."""
         with _Uninterrupted():
-            self._yielded.before = sum(_ran(job) for job in self._waiting)
+            self._yielded.before = sum(ran(job) for job in self._waiting)
             for view in _find_views(self):
                 self._view = view  # first: whatever happens from here on, it is closed
                 try:
-                    view.open(self._yielded)
+                    view.open(self._look())
                 except ImportError:
                     self._view = None
                 except (OSError, ValueError):
@@ -249,9 +202,9 @@ class _Meter:
             self._due = time.monotonic() + max(self._view.pause, spent / _SHARE)
         return self._due
 
-    def _look(self) -> _State:
+    def _look(self) -> State:
         """What was yielded, and what the others are now: some may be final."""
-        state = _State(self._yielded.label, self._yielded.total)
+        state = State(self._yielded.label, self._yielded.total)
         vars(state).update(vars(self._yielded))
         for job in list(self._waiting):
             state.add(job)
@@ -272,6 +225,60 @@ class _Meter:
                 if self in _drawing:
                     _drawing.remove(self)
                 self._closed = True
+
+
+class _MapMeter(_Meter):
+    """Counts the calls of a ``map`` and shows them."""
+
+    def __init__(self, label: str, progress: Progress) -> None:
+        super().__init__(label, ())
+        self.progress = progress
+        self.over = False
+
+    def _look(self) -> State:
+        progress, before = self.progress, self._yielded
+        state = State(before.label, progress.total())
+        state.since = before.since
+        state.final = state.ran = progress.calls_ended()
+        state.running = progress.jobs_running()
+        if self.over:
+            state.total = state.final
+        return state
+
+
+def _follow_map(
+    meter: _MapMeter,
+    results: MapResults[T],
+    end: float | None,
+    timeout: float | None,
+    *,
+    hidden: bool,
+) -> Iterator[T]:
+    def look() -> float | None:
+        due = meter.refresh()
+        if end is None:
+            return due
+        if time.monotonic() >= end:
+            raise ResultTimeoutError(f"the results of map() are not all there after {timeout} s")
+        return end if due is None else min(due, end)
+
+    taken = iter(results)
+    try:
+        if not hidden:
+            meter.open()
+        meter.progress.on_wait = look
+        while not meter.over:
+            look()
+            try:
+                yield next(taken)  # no name here refers to it
+            except StopIteration:
+                meter.over = True
+    finally:
+        meter.progress.on_wait = None
+        try:
+            meter.close()
+        finally:
+            results.close()
 
 
 _open: set[_Meter] = set()
@@ -356,15 +363,15 @@ class _Lines:
         self._stderr = stderr
         self._begun = False
 
-    def open(self, state: _State) -> None:
+    def open(self, state: State) -> None:
         """There is nothing to be done."""
 
-    def show(self, state: _State) -> None:
+    def show(self, state: State) -> None:
         if self._begun:
             self.close(state)
         self._begun = True
 
-    def close(self, state: _State) -> None:
+    def close(self, state: State) -> None:
         with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
             print(f"{state.label}: {state}", file=self._stderr)
             with contextlib.suppress(AttributeError):  # it has a `write` only
@@ -383,22 +390,23 @@ class _Cell:
     def __init__(self) -> None:
         self._handle: Any = None
 
-    def open(self, state: _State) -> None:
+    def open(self, state: State) -> None:
         """There is nothing to be done."""
 
-    def show(self, state: _State) -> None:
+    def show(self, state: State) -> None:
         from IPython.display import display
 
         bad = state.failed + state.cancelled
         counts = (state.final - bad, bad, state.running)
-        html = bar(state.label, [count / state.total for count in counts], str(state))
+        total = max(state.total or 0, state.final + state.running, 1)
+        html = bar(state.label, [count / total for count in counts], str(state))
         data = {"text/html": html, "text/plain": f"{state.label}: {state}"}
         if self._handle is None:
             self._handle = display(data, raw=True, display_id=True)
         else:
             self._handle.update(data, raw=True)
 
-    def close(self, state: _State) -> None:
+    def close(self, state: State) -> None:
         self.show(state)
 
 
@@ -410,7 +418,7 @@ class _Layout:
     bar instead of in it.
     """
 
-    def __init__(self, state: _State, fixed: int) -> None:
+    def __init__(self, state: State, fixed: int) -> None:
         known = _known_columns()
         columns = (known or _USUAL_COLUMNS) - _MARGIN
         label = state.label
@@ -439,7 +447,7 @@ class _RichBar:
     def __init__(self) -> None:
         self._progress: Any = None
 
-    def open(self, state: _State) -> None:
+    def open(self, state: State) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
         from rich.table import Column
@@ -463,18 +471,19 @@ class _RichBar:
         # The loop's body may end the program: it need not know of a cursor that is hidden.
         console.show_cursor(True)
 
-    def show(self, state: _State) -> None:
+    def show(self, state: State) -> None:
         layout = _Layout(state, len("  "))
         self._column.bar_width = layout.bar
         self._progress.update(
             self._task,
             description=layout.label,
+            total=state.total,
             completed=state.final,
             text=layout.text + layout.blanks * " ",
             refresh=True,
         )
 
-    def close(self, state: _State) -> None:
+    def close(self, state: State) -> None:
         if self._progress is not None:
             try:
                 self.show(state)
@@ -490,7 +499,7 @@ class _TqdmBar:
     def __init__(self) -> None:
         self._bar: Any = None
 
-    def open(self, state: _State) -> None:
+    def open(self, state: State) -> None:
         from tqdm.std import tqdm
 
         self._streams = (sys.stdout, sys.stderr)
@@ -502,17 +511,16 @@ class _TqdmBar:
             sys.stdout = cast("TextIO", _Above(sys.stdout, self._bar))
         sys.stderr = cast("TextIO", _Above(sys.stderr, self._bar))
 
-    def show(self, state: _State) -> None:
-        layout = _Layout(state, len(": 100%|| "))
-        self._bar.n, self._bar.desc = state.final, layout.label
+    def show(self, state: State) -> None:
+        share = ": {percentage:3.0f}%|" if state.total else ": |"
+        layout = _Layout(state, len(": 100%|| ") if state.total else len(": || "))
+        self._bar.n, self._bar.desc, self._bar.total = state.final, layout.label, state.total
         self._bar.ncols = layout.width + layout.blanks
         blanks = layout.blanks * " "
-        self._bar.bar_format = (
-            f"{{desc}}: {{percentage:3.0f}}%|{{bar:{layout.bar}}}| {layout.text}{blanks}"
-        )
+        self._bar.bar_format = f"{{desc}}{share}{{bar:{layout.bar}}}| {layout.text}{blanks}"
         self._bar.refresh()
 
-    def close(self, state: _State) -> None:
+    def close(self, state: State) -> None:
         if self._bar is None:
             return
         try:

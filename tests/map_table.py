@@ -63,6 +63,7 @@ class Table:
 
     def compare(self, make: Case) -> dict[str, list[str]]:
         found = {"submit": self.by_submit(make)}
+        start: Callable[..., Iterator[Any]]
         for label, size in CHUNKS.items():
             before = mapping.ChunkSize.__init__
             if label == "fifty":

@@ -231,7 +231,7 @@ def test_a_view_follows_a_resize(one: JobPool, tmp_path: Path) -> None:
     one.resize(3)
     results = view.map(hold, itertools.repeat(tmp_path / "never"))
     assert len(one.jobs()) == 7
-    results.close()  # type: ignore[attr-defined]
+    results.close()
 
 
 # --- each call is as if it were alone ------------------------------------------------------------
@@ -547,7 +547,7 @@ def test_names(one: JobPool, tmp_path: Path) -> None:
     ):
         results = view.map(hold, [gate] * 5, chunksize=size)
         assert [job.name for job in one.jobs()] == names
-        results.close()  # type: ignore[attr-defined]
+        results.close()
         until(lambda: not one.jobs(), "cancelled")
 
 
@@ -560,7 +560,7 @@ def test_endless(one: JobPool, chunksize: int | None) -> None:
     results = one.map(double, taken, chunksize=chunksize)
     assert [next(results) for _ in range(2000)] == [2 * i for i in range(2000)]
     assert next(taken) < 2000 + mapping.ITEMS_AHEAD + 3 * MOST_CALLS
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     until(lambda: not one.jobs(), "the rest of the map cancelled")
 
 
@@ -588,7 +588,7 @@ def test_how_far_ahead(two: JobPool, tmp_path: Path, monkeypatch: pytest.MonkeyP
         gate.touch()
         consumer.join()
         assert first == [0]
-        results.close()  # type: ignore[attr-defined]
+        results.close()
 
     monkeypatch.setattr(mapping, "JOBS_AHEAD", 40)
     monkeypatch.setattr(mapping, "ITEMS_AHEAD", 100)
@@ -657,7 +657,7 @@ def test_an_error_holds_nothing(pool: JobPool) -> None:
 
     for function, items in ((lambda i: 1 // i, [0]), (double, Items())):
         results = pool.map(function, items, chunksize=1)
-        (run,) = [results.gi_frame.f_locals["self"]]  # type: ignore[attr-defined]
+        run: Any = results._progress
         gone = weakref.ref(run)
         del run
         raised = False
@@ -694,7 +694,7 @@ def test_the_rest_is_cancelled(one: JobPool, tmp_path: Path, end: str) -> None:
     until(lambda: len(one.jobs()) == 2, "the first has ended")
     jobs = one.jobs()
     if end == "close":
-        results.close()  # type: ignore[attr-defined]
+        results.close()
     del results
     assert not wait(jobs, PATIENCE).not_done
     assert all(job.cancelled() for job in jobs)

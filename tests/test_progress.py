@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import io
+import itertools
 import os
 import pty
 import re
@@ -29,6 +30,7 @@ from primitive_jobs import (
     JobPool,
     PrimitiveJob,
     ResultTimeoutError,
+    pace,
     progress,
     track,
 )
@@ -338,7 +340,7 @@ def test_no_thread_and_nothing_to_be_done_at_exit(pool: JobPool) -> None:
 
 
 def test_the_text_shrinks_with_the_room() -> None:
-    state = progress._State("sweep", 100)
+    state = pace.State("sweep", 100)
     state.since -= 10
     state.final, state.failed, state.cancelled, state.running = 50, 2, 1, 3
     state.ran = 50
@@ -368,7 +370,7 @@ def test_the_text_shrinks_with_the_room() -> None:
     ],
 )
 def test_the_rate_is_a_rate(rate: float, text: str) -> None:
-    assert progress._rate(rate) == text
+    assert pace.rate_text(rate) == text
 
 
 def test_what_is_left_follows_from_jobs_that_ran(pool: JobPool, tmp_path: Path) -> None:
@@ -395,8 +397,8 @@ def test_what_is_left_follows_from_jobs_that_ran(pool: JobPool, tmp_path: Path) 
     state.final -= 2  # as if two of them were still to come
     state.since = time.monotonic() - 10
     assert re.search(r"2[34]\.\d/min, 0:05 left$", str(state)), str(state)
-    assert progress._ran(unsendable)
-    assert not progress._ran(unsent)
+    assert pace.ran(unsendable)
+    assert not pace.ran(unsent)
 
 
 PRINTING = """
@@ -453,6 +455,107 @@ def test_what_a_job_prints_has_a_line_of_its_own(view: str, tmp_path: Path) -> N
     assert lines.count("body") == 2, lines
     assert all(line.startswith(("sweep", "out of job", "body")) for line in lines if line), lines
     assert "2/2" in lines[-2]
+
+
+# --- over a map -----------------------------------------------------------------------------------
+
+MAPPING = """
+def double(n):
+    while n > 1 and not go.exists():
+        time.sleep(0.01)
+    return 2 * n
+
+with JobPool(2) as pool:
+    numbers = range(4) if "unsized" not in sys.argv[2] else (n for n in range(4))
+    print(*track(pool.map(double, numbers, chunksize=1), "sweep"))
+"""
+
+
+@pytest.mark.parametrize("view", HIDE)
+@pytest.mark.parametrize("kind", ["sized", "unsized"])
+def test_a_map_is_shown(view: str, kind: str, tmp_path: Path) -> None:
+    folder = tmp_path / kind
+    folder.mkdir()
+    terminal = Terminal(MAPPING, view, folder, both=False)
+    if view != "lines":
+        terminal.read_until("2/4, 2 running" if kind == "sized" else " 2, 2 running")
+    terminal.go.touch()
+    assert terminal.end() == "0 2 4 6\n"
+    last = plain(terminal.shown).rstrip().splitlines()[-1].rsplit("\r", 1)[-1]
+    assert re.search(r"sweep.*4/4, .*in 0:0\d", last), last
+
+
+def test_a_map_that_is_tracked_is_as_it_was(
+    pool: JobPool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for disable in (False, True):
+        assert list(track(pool.map(abs, range(-20, 0)), disable=disable)) == [*range(20, 0, -1)]
+        assert list(track(pool.map(abs, []), disable=disable)) == []
+        assert sorted(track(pool.map(abs, [-2, 3], ordered=False), disable=disable)) == [2, 3]
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.match(r"jobs: 20/20, .*\njobs: 0/0, in 0:00\njobs: 2/2, ", err)
+    loop = track(pool.map(divmod, [4, 1], [2, 0]), disable=True)
+    assert next(loop) == (2, 0)
+    with pytest.raises(ZeroDivisionError):
+        next(loop)
+    assert list(loop) == []
+
+
+def test_a_tracked_map_that_is_left_is_cancelled(pool: JobPool, tmp_path: Path) -> None:
+    results = pool.map(hold, [tmp_path / "never"] * 3, chunksize=1)
+    loop = track(results, timeout=0.2, disable=True)
+    with pytest.raises(ResultTimeoutError, match=r"not all there after 0\.2 s"):
+        next(loop)
+    wait_for(lambda: not pool.jobs())
+    (tmp_path / "there").touch()
+    gates = [tmp_path / "there", tmp_path / "never"]
+    loop = track(pool.map(hold, gates, [1, 2], chunksize=1))
+    assert next(loop) == 1
+    assert len(progress._open) == 1
+    del loop
+    assert not progress._open
+    wait_for(lambda: not pool.jobs())
+
+
+def test_a_result_of_a_tracked_map_is_let_go(pool: JobPool) -> None:
+    dropped: list[weakref.ref[Any]] = []
+    for value in track(pool.map(set, [[1], [2], [3]])):
+        if dropped:
+            assert dropped[-1]() is None
+        dropped.append(weakref.ref(value))
+        del value
+    assert len(dropped) == 3
+
+
+def test_how_many_calls_a_map_will_make(pool: JobPool) -> None:
+    class Odd:
+        def __iter__(self) -> Iterator[int]:
+            return self
+
+        def __next__(self) -> int:
+            raise StopIteration
+
+        def __length_hint__(self) -> int:
+            raise LookupError
+
+    many = range(30_000)  # more than are taken ahead
+    for iterables, total in (
+        ((many,), 30_000),
+        ((list(many), itertools.repeat(2)), 30_000),
+        ((many, itertools.count()), 30_000),
+        ((many, [1, 2, 3]), 3),
+        ((many, itertools.repeat(2, 5)), 5),
+        (((n for n in many),), None),
+        ((itertools.count(),), None),
+        ((Odd(),), None),
+        ((), 0),
+    ):
+        results = pool.map(max, *iterables) if len(iterables) != 1 else pool.map(abs, *iterables)
+        assert results._progress.total() == total
+        shown = "" if total is None else f" of {total}"
+        assert re.fullmatch(rf"<MapResults: \d+{shown} calls have returned>", repr(results))
+        results.close()
 
 
 def test_a_prompt_appears_above_a_bar_when_it_is_flushed(monkeypatch: pytest.MonkeyPatch) -> None:

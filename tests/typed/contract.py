@@ -24,6 +24,7 @@ from primitive_jobs import (
     default_pool,
     run,
     share,
+    track,
     wait,
 )
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from typing_extensions import assert_type
 
     from primitive_jobs.executor import JobFuture
+    from primitive_jobs.map_results import MapResults
     from primitive_jobs.pool import PoolView
     from primitive_jobs.waiting import DoneAndNotDone
 
@@ -172,17 +174,23 @@ def several(jobs: list[PrimitiveJob[int]], texts: list[PrimitiveJob[str]]) -> No
 
 
 def right_maps(pool: JobPool, model: Model) -> None:
-    assert_type(pool.map(simulate, [1, 2]), Iterator[str])
-    assert_type(pool.map(simulate, range(3), timeout=3, chunksize=2, ordered=False), Iterator[str])
-    assert_type(pool.map(pair, range(3), ["a"]), Iterator[tuple[int, str]])
-    assert_type(pool.map(three, range(3), "abc", [True]), Iterator[bytes])
-    assert_type(pool.map(five, [1], [2], [3], [4], [5]), Iterator[int])
-    assert_type(pool.map(lambda x: x + 0.5, range(3)), Iterator[float])
-    assert_type(pool.map(str, range(3)), Iterator[str])
-    assert_type(pool.map(Model, range(3)), Iterator[Model])
-    assert_type(pool.map(model.energy, [1.5]), Iterator[complex])
-    assert_type(pool.map(abs, [-1, 2]), Iterator[int])
+    assert_type(pool.map(simulate, [1, 2]), MapResults[str])
+    assert_type(
+        pool.map(simulate, range(3), timeout=3, chunksize=2, ordered=False), MapResults[str]
+    )
+    assert_type(pool.map(pair, range(3), ["a"]), MapResults[tuple[int, str]])
+    assert_type(pool.map(three, range(3), "abc", [True]), MapResults[bytes])
+    assert_type(pool.map(five, [1], [2], [3], [4], [5]), MapResults[int])
+    assert_type(pool.map(lambda x: x + 0.5, range(3)), MapResults[float])
+    assert_type(pool.map(str, range(3)), MapResults[str])
+    assert_type(pool.map(Model, range(3)), MapResults[Model])
+    assert_type(pool.map(model.energy, [1.5]), MapResults[complex])
+    assert_type(pool.map(abs, [-1, 2]), MapResults[int])
     assert_type(list(pool.options(timeout=1).map(len, ["a"])), list[int])
+    standard: Iterator[int] = pool.map(abs, [-1, 2])
+    assert_type(list(standard), list[int])
+    assert_type(track(pool.map(abs, [-1, 2])), Iterator[int])
+    assert_type(track([pool.submit(abs, 1)]), Iterator[PrimitiveJob[int]])
 
 
 def wrong_maps(pool: JobPool) -> None:

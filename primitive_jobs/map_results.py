@@ -1,0 +1,62 @@
+"""`MapResults`: what a pool's ``map`` returns, an iterator that can say how far the calls are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from typing import Protocol, TypeVar
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Progress(Protocol):
+    """A ``map`` under way, for whoever shows it.
+
+    Attributes:
+        on_wait: Called whenever the consumer is about to wait for a result; it returns when it is
+            to be called again, on the monotonic clock, or None. What it raises ends the ``map``.
+    """
+
+    on_wait: Callable[[], float | None] | None
+
+    def total(self) -> int | None:
+        """Return how many calls there will be; None where the iterables do not say."""
+        ...
+
+    def calls_ended(self) -> int:
+        """Return how many calls have returned."""
+        ...
+
+    def jobs_running(self) -> int:
+        """Return how many jobs, of one or several calls each, run now."""
+        ...
+
+
+class MapResults(Iterator[T_co]):
+    """The results of `JobPool.map`, in its order.
+
+    To be iterated over once. `track` shows how far it is.
+    """
+
+    __slots__ = ("__weakref__", "_progress", "_results")
+
+    def __init__(self, results: Generator[T_co, None, None], progress: Progress) -> None:
+        self._results = results
+        self._progress = progress
+
+    def __iter__(self) -> Iterator[T_co]:  # noqa: PYI034
+        return self._results  # a loop asks that itself then, in C
+
+    def __next__(self) -> T_co:
+        return next(self._results)
+
+    def close(self) -> None:
+        """Cancel what is unfinished; there are no further results then."""
+        self._results.close()
+
+    def __repr__(self) -> str:
+        progress, total = self._progress, self._progress.total()
+        of = "" if total is None else f" of {total}"
+        return f"<{type(self).__name__}: {progress.calls_ended()}{of} calls have returned>"
+
+
+__all__ = ["MapResults", "Progress"]
