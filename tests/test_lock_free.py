@@ -1,7 +1,7 @@
 """What becomes of two steps that another thread comes in between.
 
 It comes in by a method of an object that stands in for a list, a dict or a deque: so this needs
-neither luck nor a build without the GIL. `test_threads` is the same with luck.
+neither luck nor a build without the GIL. `test_many_threads` is the same with luck.
 """
 
 from __future__ import annotations
