@@ -341,10 +341,8 @@ class WorkerProcess:
             with contextlib.suppress(OSError, ValueError):
                 # CPython 3.11 to 3.13 may crash over it: not even a pipe gets a dump (core(5)).
                 resource.prlimit(self.pid, resource.RLIMIT_CORE, (1, 1))
-        if tgkill is not None:  # to its main thread: another may take what is sent to a process
-            if tgkill(self.pid, self.pid, number):
-                return  # it is gone, or we may not
-        else:
+        # To its main thread: another may take what is sent to a process. A sandbox may refuse it.
+        if tgkill is None or tgkill(self.pid, self.pid, number):
             os.kill(self.pid, number)
         self._tree.below.update(below)
         # From now on: many that do not answer are waited for together.

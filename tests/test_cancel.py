@@ -35,6 +35,7 @@ from primitive_jobs import (
     process,
     wait,
 )
+from primitive_jobs.channel import HAVE_PACKETS
 
 # Or each worker would import pytest first.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -682,6 +683,7 @@ def write_in_two_parts(folder: Path) -> None:
     spin(folder)
 
 
+@pytest.mark.skipif(not HAVE_PACKETS, reason="its page has no name here")
 def test_a_stack_is_waited_for_until_it_is_whole(
     one: JobPool, marks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

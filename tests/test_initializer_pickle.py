@@ -21,9 +21,11 @@ import pytest
 from helpers import PATIENCE, descriptors, expect, meet
 
 from primitive_jobs import InitializerError, JobExecutor, JobPool
+from primitive_jobs.channel import HAVE_PACKETS
 from primitive_jobs.initializer import Initializer
 from primitive_jobs.process import WorkerConfig
 
+in_a_file = pytest.mark.skipif(not HAVE_PACKETS, reason="they are held as bytes here")
 CONTEXT = multiprocessing.get_context("spawn")
 _arena = RawArray("i", 3)  # multiprocessing keeps the file that others are in, too
 
@@ -307,6 +309,7 @@ def test_arguments_of_more_than_2_gib(kind: str) -> None:
         assert pool.submit(os.getenv, "GIVEN").result(300) == f"({size},)"
 
 
+@in_a_file
 def test_large_arguments_are_held_once() -> None:
     before = descriptors()
     initializer = Initializer(print, (np.zeros(1_000_000),))
@@ -326,7 +329,7 @@ def test_no_descriptor_is_free_when_the_pool_is_made(monkeypatch: pytest.MonkeyP
         assert executor.submit(os.getenv, "GIVEN").result(PATIENCE) == "(100001,)"
 
 
-@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="it is held as bytes")
+@in_a_file
 def test_a_fork_of_the_program_does_not_hold_them(tmp_path: Path) -> None:
     source = """
     import os

@@ -13,12 +13,13 @@ from helpers import PATIENCE
 from primitive_jobs import JobPool, WorkerDiedError, worker
 
 
-def open_descriptors() -> dict[int, bool]:
-    """The numbers, each with whether a program inherits it."""
+def open_descriptors() -> dict[int, tuple[str, bool]]:
+    """By number: what it is of, and whether a program inherits it."""
     found = {}
     for entry in list(Path("/proc/self/fd").iterdir()):
         with contextlib.suppress(OSError):  # that of the folder itself
-            found[int(entry.name)] = os.get_inheritable(int(entry.name))
+            number = int(entry.name)
+            found[number] = str(entry.readlink()), os.get_inheritable(number)
     return found
 
 
@@ -52,8 +53,11 @@ def use_trackers() -> int:
 
 def test_a_job_finds_low_numbers_free(one: JobPool) -> None:
     found = one.submit(open_descriptors).result(PATIENCE)
-    assert {number for number in found if number < 60} == {0, 1, 2}
-    assert not any(inheritable for number, inheritable in found.items() if number > 2)
+    # libffi may have its own library open.
+    assert not [
+        name for number, (name, _) in found.items() if 2 < number < 60 and "ffi" not in name
+    ]
+    assert not [name for number, (name, inherited) in found.items() if inherited and number > 2]
 
 
 @pytest.mark.parametrize("packets", [True, False], ids=["packets", "stream"])

@@ -28,7 +28,7 @@ ERRORS = ("ENOSYS", "EPERM")
 USE_A_POOL = """
     import os, sys, time
     import pytest
-    from primitive_jobs import JobPool, JobCancelledError, WorkerDiedError, share
+    from primitive_jobs import JobPool, JobCancelledError, JobTimeoutError, WorkerDiedError, share
 
     LARGE = bytes(range(256)) * 4000
 
@@ -50,6 +50,8 @@ USE_A_POOL = """
                 endless.result()
             error = pool.submit(os._exit, 3).exception(30)
             assert isinstance(error, WorkerDiedError) and error.exitcode == 3, error
+            late = pool.options(timeout=0.3).submit(time.sleep, 100).exception(30)
+            assert isinstance(late, JobTimeoutError) and late.stack, late
             assert list(pool.map(abs, range(-100, 0))) == list(range(100, 0, -1))
         print(open("/proc/self/status").read().partition("Seccomp:")[2].split()[0])
 """

@@ -24,9 +24,12 @@ from primitive_jobs import (
     SerializationError,
     WorkerDiedError,
 )
+from primitive_jobs.channel import HAVE_PACKETS
 from primitive_jobs.guardian import the_guard
 from primitive_jobs.logs import Report
 from primitive_jobs.process import WorkerConfig, WorkerProcess
+
+in_files = pytest.mark.skipif(not HAVE_PACKETS, reason="nothing is held in files here")
 
 LARGE = 10**6  # bytes: more than travels inline
 
@@ -213,6 +216,7 @@ def refusing(name: str, code: int) -> Callable[..., Any]:
     return function
 
 
+@in_files
 @pytest.mark.parametrize("code", [errno.ENOMEM, errno.ENOSPC, errno.ENFILE])
 @pytest.mark.parametrize("name", ["memfd_create", "write"])
 def test_without_memory_for_an_argument(
@@ -245,6 +249,7 @@ def test_without_memory_for_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
         assert pool.submit(abs, -1).result(PATIENCE) == 1
 
 
+@in_files
 def test_without_room_in_files(tmp_path: Path) -> None:
     source = """
         import resource

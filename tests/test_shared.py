@@ -29,8 +29,10 @@ from primitive_jobs import (
     share,
 )
 from primitive_jobs import process as process_module
+from primitive_jobs.channel import HAVE_PACKETS
 from primitive_jobs.dispatcher import Dispatcher
 
+in_a_file = pytest.mark.skipif(not HAVE_PACKETS, reason="it is held as bytes here")
 SIZE = 1 << 20  # bytes: to be told from everything else by its size
 
 
@@ -125,6 +127,7 @@ def test_it_is_a_snapshot(pool: JobPool) -> None:
     assert same(pool, list, shared) == [1]
 
 
+@in_a_file
 def test_a_worker_maps_it_once_and_all_share_the_pages() -> None:
     shared = share(data())
 
@@ -142,6 +145,7 @@ def test_a_worker_maps_it_once_and_all_share_the_pages() -> None:
         assert mapped[0]["Rss"] * 1024 >= SIZE
 
 
+@in_a_file
 def test_it_goes_with_the_last_handle(pool: JobPool) -> None:
     shared = share(data())
     assert files() == 1
@@ -249,6 +253,7 @@ def test_handles_inside_shared_data(pool: JobPool) -> None:
     until(lambda: not same(pool, maps), "both let go")
 
 
+@in_a_file
 def test_a_worker_without_descriptors_is_replaced(two: JobPool) -> None:
     def eat() -> int:
         import resource
@@ -296,6 +301,7 @@ def test_what_cannot_be_pickled() -> None:
         share(i for i in range(3))
 
 
+@in_a_file
 def test_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> int:
         raise OSError(12, "Cannot allocate memory")
