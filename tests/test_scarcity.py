@@ -107,6 +107,7 @@ print("well")
 """
 
 
+@in_files
 def test_without_a_descriptor(tmp_path: Path) -> None:
     expect(tmp_path, HOARD + WITHOUT_DESCRIPTOR + RECOVERY, "well\n")
 
