@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 _theirs: Any = cloudpickle
+_sys: Any = sys
 _typing: Any = typing  # with what only some versions have
 _MP_MAIN = "__mp_main__"
 _FROM_3_12 = sys.version_info >= (3, 12)
+_LAZY: Any = getattr(types, "LazyImportType", None)  # from 3.15 on
 _FROM_3_14 = sys.version_info >= (3, 14)
 # The code of whatever `functools.singledispatch` makes.
 _OF_DISPATCHER = functools.singledispatch(len).__code__  # type: ignore[attr-defined]
@@ -72,6 +74,8 @@ class Pickler(_theirs.Pickler):  # type: ignore[misc]
                 for name, value in _named(slots["__annotations__"].values(), func.__globals__):
                     brought.setdefault(name, value)
                 break
+        if _LAZY is not None:
+            _import_now(func, slots)
         if _FROM_3_12 and func.__type_params__:
             slots["__type_params__"] = func.__type_params__
         return reduced
@@ -102,6 +106,34 @@ def _reduce_module(module: types.ModuleType) -> Any:
     if module.__name__ == _MP_MAIN:  # as of a script that was started itself: the worker's own
         return _theirs.subimport, ("__main__",)
     return _theirs._module_reduce(module)
+
+
+def _reduce_lazy_import(lazy: Any) -> Any:
+    # It does not tell what it imports.
+    return _itself, (lazy.resolve(),)
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def _import_now(function: types.FunctionType, slots: dict[str, Any]) -> None:
+    """Have cloudpickle's look for submodules see what a function has imported lazily."""
+    lazy = [v for v in slots["__globals__"].values() if type(v) is _LAZY]
+    if not lazy:
+        return
+    try:
+        modules = [one.resolve() for one in lazy]
+    except Exception:  # noqa: BLE001 - there is no such module: it cannot be pickled
+        return
+    names = {*function.__code__.co_names}
+    for module in modules:
+        for name in [*_sys.lazy_modules] if type(module) is types.ModuleType else ():
+            package, _, rest = name.partition(f"{module.__name__}.")
+            if not package and rest and names.issuperset(rest.split(".")):
+                importlib.import_module(name)
+    submodules = _theirs._find_imported_submodules(function.__code__, modules)
+    slots["_cloudpickle_submodules"] += submodules
 
 
 # --- functools -----------------------------------------------------------------------------------
@@ -226,12 +258,16 @@ def _reduce_alias(alias: Any) -> Any:
         return alias.__reduce__()
     number, value, parameters = _number(alias), alias.__value__, alias.__type_params__
     if parameters or not name.isidentifier():
-        return _make_alias, (name, value, parameters, number)
+        return _make_alias, (name, alias.__module__, value, parameters, number)
     return _begin_alias, (name, alias.__module__, number), value, None, None, _end_alias
 
 
-def _make_alias(name: str, value: Any, parameters: tuple[Any, ...], number: str | None) -> Any:
-    made = _typing.TypeAliasType(name, value, type_params=parameters)
+def _make_alias(
+    name: str, module: str, value: Any, parameters: tuple[Any, ...], number: str | None
+) -> Any:
+    scope = {"__name__": module, "make": _typing.TypeAliasType, "of": (name, value)}
+    scope["parameters"] = parameters
+    made = eval("make(*of, type_params=parameters)", scope)  # it asks whose names these are
     return _theirs._lookup_class_or_track(number, made)
 
 
@@ -472,6 +508,8 @@ def _all() -> dict[type, Callable[[Any], Any]]:
             reducers[getattr(typing, name)] = _reduce_variable
     if hasattr(typing, "TypeAliasType"):
         reducers[typing.TypeAliasType] = _reduce_alias
+    if _LAZY is not None:
+        reducers[_LAZY] = _reduce_lazy_import
     if _FROM_3_14:
         reducers[typing.ForwardRef] = _reduce_forward_ref
     return reducers

@@ -254,10 +254,11 @@ def test_type_parameters_and_aliases(tmp_path: Path) -> None:
                 print(pool.submit(first, 1, 2, {}).result(), pool.submit(Both().take, 1).result())
                 both = Both, *Both.__type_params__
                 print(all(pool.submit(same, x).result() is x for x in both))
-                print(pool.submit(lambda: (Of[int], Whole.__value__)).result())
+                print(pool.submit(lambda: (Of[int].__args__, Whole.__value__)).result())
+                print({pool.submit(same, x).result().__module__ for x in (Of, Tree, Whole)})
     """
     expected = "(K,) (['K', 'Ts', 'P'], __main__.Both[int, str, [int]])\nTrue\n"
-    expect(tmp_path, source, expected + "(Of[int], <class 'int'>)\n")
+    expect(tmp_path, source, expected + "((<class 'int'>,), <class 'int'>)\n{'__main__'}\n")
 
 
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations are never looked at before")
@@ -312,6 +313,34 @@ def test_annotations_that_only_type_checkers_know(tmp_path: Path) -> None:
                 print(error)
     """
     expected = "True True Missing | None\nname 'Missing' is not defined\n"
+    expect(tmp_path, source, expected)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 15), reason="newer syntax")
+def test_lazy_imports(tmp_path: Path) -> None:
+    source = """
+        lazy import json
+        lazy from collections import OrderedDict
+        lazy import xml.dom.minidom
+        lazy import nowhere
+        from primitive_jobs import JobPool
+
+        def function(x):
+            return json.dumps(x), OrderedDict(a=x), xml.dom.minidom.Node.ELEMENT_NODE
+
+        def missing():
+            return nowhere
+
+        if __name__ == "__main__":
+            with JobPool(1) as pool:
+                print(pool.submit(function, 3).result())
+                print(pool.submit(missing).exception())
+    """
+    expected = (
+        "('3', OrderedDict({'a': 3}), 1)\n"
+        "the function missing(), a function, cannot be serialized: it uses the global `nowhere` "
+        "(lazy_import), which cannot be pickled: ModuleNotFoundError: No module named 'nowhere'\n"
+    )
     expect(tmp_path, source, expected)
 
 
