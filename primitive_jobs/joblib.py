@@ -34,13 +34,20 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import joblib
-from joblib._parallel_backends import (
-    AutoBatchingMixin,
-    FallbackToBackend,
-    ParallelBackendBase,
-    SequentialBackend,
-)
+try:
+    import joblib
+    from joblib._parallel_backends import (
+        AutoBatchingMixin,
+        FallbackToBackend,
+        ParallelBackendBase,
+        SequentialBackend,
+    )
+except ModuleNotFoundError as _error:
+    if _error.name != "joblib":
+        raise
+    raise ModuleNotFoundError(
+        "primitive_jobs.joblib needs joblib: pip install 'primitive_jobs[joblib]'", name="joblib"
+    ) from None
 
 from . import batches, serialize, worker
 from .logs import report_here

@@ -495,7 +495,7 @@ def load_exception(body: Body) -> BaseException:
         except KeyboardInterrupt:
             raise
         except Exception as broken:  # noqa: BLE001 - whatever its __init__ raises
-            why = f" (which cannot be unpickled here: {one_line(broken)})"
+            why = f" (which cannot be unpickled here: {one_line(broken)}{_hint_at_init(broken)})"
         except BaseException as broken:  # noqa: BLE001
             why = f" (which raises {type_name(broken)} when it is unpickled)"
     elif not is_withheld:
@@ -504,6 +504,16 @@ def load_exception(body: Body) -> BaseException:
         error = _named(kind, message, why)
     set_cause(error, RemoteTraceback(text))
     return error
+
+
+def _hint_at_init(broken: Exception) -> str:
+    """How an exception class travels whose ``__init__`` takes other arguments than its base's."""
+    if type(broken) is not TypeError or "argument" not in _message_of(broken):
+        return ""
+    return (
+        "; an exception is made anew of its args: its __init__ has to pass all that it takes to "
+        "super().__init__(), or the class to define __reduce__"
+    )
 
 
 def set_cause(error: BaseException, cause: BaseException) -> None:
@@ -561,8 +571,15 @@ _LAZY = {
 
 def dump_unloadable(error: BaseException) -> bytes:
     """What a worker answers when it cannot unpickle a call."""
+    hint = ""
+    if isinstance(error, ModuleNotFoundError):  # else it would not have been pickled by its name
+        hint = (
+            "; a worker looks for modules where sys.path had them when it was started: "
+            "restart_workers() gives the pool workers that know of later changes"
+        )
     return _dump_wrapped(
-        f"the function or an argument cannot be unpickled in the worker: {one_line(error)}", error
+        f"the function or an argument cannot be unpickled in the worker: {one_line(error)}{hint}",
+        error,
     )
 
 

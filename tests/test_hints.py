@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import subprocess
 import sys
 import warnings
@@ -293,6 +294,30 @@ def test_bare_jobs(pool: JobPool) -> None:
                 call([future])
             assert future.result(PATIENCE) == 3
     assert gather([a, b]) == [1, 2]
+
+
+# --- what cannot be found -------------------------------------------------------------------------
+
+
+def test_a_module_that_the_worker_does_not_find(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with JobPool(1, spare_workers=0) as pool:
+        pool.submit(abs, 1).result(PATIENCE)
+        (tmp_path / "found_later.py").write_text("def double(x):\n    return 2 * x\n")
+        monkeypatch.syspath_prepend(str(tmp_path))
+        function = importlib.import_module("found_later").double
+        with pytest.raises(SerializationError, match=r"'found_later'; .* restart_workers\(\)"):
+            pool.submit(function, 1).result(PATIENCE)
+        pool.restart_workers()
+        assert pool.submit(function, 1).result(PATIENCE) == 2
+
+
+def test_joblib_is_an_extra() -> None:
+    code = "import sys; sys.modules['joblib'] = None; import primitive_jobs.joblib"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert "needs joblib: pip install 'primitive_jobs[joblib]'" in last
 
 
 # --- functions that do not run when they are called -----------------------------------------------

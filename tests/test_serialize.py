@@ -229,6 +229,7 @@ class LoadsAsText(Exception):
         (NoBool("b"), NoBool, "b"),
         (OSError(2, "gone", "file"), FileNotFoundError, "gone"),
         (NeedsTwo(1, 2), JobError, "NeedsTwo: 1 and 2 (which cannot be unpickled here"),
+        (NeedsTwo(1, 2), JobError, "super().__init__(), or the class to define __reduce__)"),
         (Unpicklable("u"), JobError, "Unpicklable: u (which cannot be pickled)"),
         (NoTextAtAll(), JobError, "its message cannot be shown"),
         (RaisesWhenLoaded(ValueError("v")), JobError, "RaisesWhenLoaded: hostile"),
