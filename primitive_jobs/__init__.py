@@ -11,9 +11,9 @@
 
 Modules, each importing only from those before it: errors, lock_free, advice, status, options,
 hints, map_results, signatures, thread_variables, logs, markup, reloads, threads, wire, bell,
-messages, randomness, by_value, serialize, culprit, forking, layers, leftovers, chunks, channel,
-kept_globals, initializer, sources, shared, unseen, tracker, awaiting, circles, base_job, job,
-pauses, scheduler, memory, guard, interpreter, guardian, orphans, libc, worker, surroundings,
+messages, randomness, by_value, naming, serialize, culprit, forking, layers, leftovers, chunks,
+channel, kept_globals, initializer, sources, shared, unseen, tracker, awaiting, circles, base_job,
+job, pauses, scheduler, memory, guard, interpreter, guardian, orphans, libc, worker, surroundings,
 former, entry, launch, killing, process, suspension, reaper, worker_log, fence, dispatcher, rows,
 batches, mapping, pool, waiting, groups, pace, progress, executor, joblib, qiskit.
 

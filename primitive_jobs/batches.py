@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import chunks, serialize
+from . import chunks, naming, serialize
 from .chunks import all_plain
 from .layers import _MAIN, WHOLE, Writer, fast_pickler
 from .leftovers import after_call
@@ -220,7 +220,7 @@ def _told(task: Task, error: Exception) -> Exception:
 
     function, args, kwargs = task
     try:
-        serialize.dump_call(function, args, kwargs, serialize.call_name(function))
+        serialize.dump_call(function, args, kwargs, naming.call_name(function))
     except SerializationError as told:
         return told
     return error

@@ -15,7 +15,7 @@ import _signal as signal  # type: ignore[import-not-found]
 import os
 from time import perf_counter
 
-from . import serialize
+from . import naming, serialize
 from .layers import WHOLE, Reader, Writer, joined, state_of
 from .leftovers import after_call
 
@@ -265,7 +265,7 @@ class _Results:
         try:
             body, buffers = self._pickled(value)
         except Exception as error:  # noqa: BLE001 - whatever pickling raises
-            name = serialize.call_name(function)
+            name = naming.call_name(function)
             raise _Unfit(serialize.dump_unpicklable_result(error, value, name)) from None
         if not buffers and len(body) < serialize.OUT_OF_BAND:
             self.nbytes += len(body)
@@ -368,6 +368,5 @@ class Unpacker:
             from .errors import SerializationError
 
             raise SerializationError(
-                f"result {self._label}[{place}] cannot be unpickled here: "
-                f"{serialize.one_line(error)}"
+                f"result {self._label}[{place}] cannot be unpickled here: {naming.one_line(error)}"
             ) from error

@@ -13,7 +13,7 @@ import itertools
 import time
 import types
 
-from . import serialize
+from . import naming, serialize
 from .advice import on_argument, on_initarg
 
 TYPE_CHECKING = False
@@ -59,7 +59,7 @@ def blame(
             raise
         except BaseException:  # noqa: BLE001 - whatever a __reduce__ raises
             why = why_not(part, error, pickler_type)
-            return f"{label}, a {serialize.type_name(part)}, cannot be serialized: {why}"
+            return f"{label}, a {naming.type_name(part)}, cannot be serialized: {why}"
     return f"the call of {whose} cannot be serialized: {_with_advice(error, pickler_type)}"
 
 
@@ -74,7 +74,7 @@ def why_not(value: object, error: BaseException, pickler_type: Any = None) -> st
 
 
 def _with_advice(error: BaseException, pickler_type: Any) -> str:
-    why = serialize.one_line(error)
+    why = naming.one_line(error)
     return why + (on_argument if pickler_type is None else on_initarg)(why)
 
 
@@ -87,7 +87,7 @@ def path_to_culprit(value: object, error: BaseException, pickler_type: Any = Non
         return ""  # each part may do
     search = _Search(_pickler_maker(pickler_type))
     try:
-        return _sentence([(text, serialize.type_name(part)) for text, part in search.follow(value)])
+        return _sentence([(text, naming.type_name(part)) for text, part in search.follow(value)])
     except KeyboardInterrupt:
         raise
     except BaseException:  # noqa: BLE001 - whatever the user's methods raise

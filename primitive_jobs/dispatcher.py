@@ -118,12 +118,12 @@ from .messages import (
     Watch,
     Withdrawn,
 )
+from .naming import one_line
 from .options import DEFAULT_OPTIONS
 from .process import WorkerConfig, WorkerProcess, starting
 from .reaper import Reaper
 from .reloads import code_watch
 from .scheduler import IDLE, STARTING, WARMING, Scheduler
-from .serialize import one_line
 from .sources import Source
 from .status import JobStatus
 from .surroundings import check_unpatched

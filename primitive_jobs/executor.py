@@ -36,6 +36,7 @@ from .hints import OF_EXECUTOR, Hinted
 from .job import PoolLink, PrimitiveJob
 from .lock_free import members
 from .logs import Later, report_here
+from .naming import call_name
 from .options import (
     check_bool,
     check_callable,
@@ -47,7 +48,7 @@ from .options import (
 from .pool import JobPool, PoolView
 from .randomness import child
 from .rows import RowPacker
-from .serialize import LEFT_OUT, call_name, load_exception
+from .serialize import LEFT_OUT, load_exception
 from .signatures import PoolOptionsDict, Unpack
 from .status import JobStatus
 from .threads import make_thread

@@ -32,7 +32,7 @@ from .messages import (
     Terminate,
     Watch,
 )
-from .serialize import one_line
+from .naming import one_line
 
 if TYPE_CHECKING:
     from .process import WorkerProcess

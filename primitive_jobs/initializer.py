@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import sys
 
-from . import serialize
+from . import naming, serialize
 from .channel import HAVE_PACKETS, Content, Parcel, pack
 
 TYPE_CHECKING = False
@@ -53,7 +53,7 @@ class Initializer:
             frames = BaseException.__dict__["__traceback__"].__get__(error)
             from .culprit import blame
 
-            name = serialize.call_name(function)
+            name = naming.call_name(function)
             kind = _pickler_type([])
             why = blame("the initializer", name, (function, args, {}), error, kind)
             self._failure = why, serialize._format(error, frames)
@@ -85,7 +85,7 @@ class Initializer:
             from .advice import on_initarg
             from .errors import InitializerError
 
-            why = serialize.one_line(error)
+            why = naming.one_line(error)
             raise InitializerError(
                 f"the initializer's arguments cannot be serialized: {why}{on_initarg(why)}"
             ) from error

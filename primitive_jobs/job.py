@@ -22,6 +22,7 @@ from .channel import INLINE_LIMIT, Parcel
 from .errors import JobError, ResultTimeoutError, SerializationError
 from .hints import OF_JOB, Hinted
 from .logs import report_here
+from .naming import call_name
 from .options import (
     DEFAULT_OPTIONS,
     UNFIT,
@@ -30,7 +31,7 @@ from .options import (
     check_grace,
     check_seconds,
 )
-from .serialize import LEFT_OUT, call_name, dump_call, dumps_whole, let_frames_go
+from .serialize import LEFT_OUT, dump_call, dumps_whole, let_frames_go
 from .signatures import JobOptionsDict, Self, Unpack
 from .status import JobStatus
 from .tracker import Outcome, StatusTracker, Unstopped, cancelled

@@ -49,7 +49,7 @@ except ModuleNotFoundError as _error:
         "primitive_jobs.joblib needs joblib: pip install 'primitive_jobs[joblib]'", name="joblib"
     ) from None
 
-from . import batches, serialize, worker
+from . import batches, naming, serialize, worker
 from .logs import report_here
 from .status import JobStatus
 from .threads import make_thread
@@ -403,7 +403,7 @@ def _name_of(batch: Any) -> str:
     items = getattr(batch, "items", None)
     if not items:
         return "batch"
-    name = serialize.call_name(items[0][0])
+    name = naming.call_name(items[0][0])
     return name if len(items) == 1 else f"{name} and {len(items) - 1} more"
 
 

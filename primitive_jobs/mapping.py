@@ -29,9 +29,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from .chunks import CHECKED, FRESH, KEPT, NUMBERS, Unpacker, all_plain, is_packed, reply_of
 from .errors import PoolClosedError, ResultTimeoutError, SerializationError
 from .job import PoolLink, PrimitiveJob
+from .naming import call_name
 from .options import JobOptions
 from .rows import RowPacker, Rows
-from .serialize import call_name, dump_call, let_frames_go, load_exception
+from .serialize import dump_call, let_frames_go, load_exception
 from .status import JobStatus
 
 if TYPE_CHECKING:

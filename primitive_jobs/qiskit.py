@@ -62,9 +62,10 @@ from .errors import (
     SerializationError,
 )
 from .job import PrimitiveJob
+from .naming import one_line, type_name
 from .options import check_grace, check_seconds
 from .pool import JobPool, PoolView, default_pool
-from .serialize import dumps_whole, one_line, type_name
+from .serialize import dumps_whole
 from .shared import share
 from .sources import Source
 from .status import FINAL_STATES, JobStatus

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .chunks import all_plain, refused, run_chunk, run_packed
 from .errors import SerializationError
 from .layers import WHOLE, Writer, is_importable, joined, parted, same
-from .serialize import OUT_OF_BAND, call_name, dump_call, dumps_referring, handle_types
+from .naming import call_name
+from .serialize import OUT_OF_BAND, dump_call, dumps_referring, handle_types
 
 if TYPE_CHECKING:
     from .chunks import Row

@@ -16,6 +16,7 @@ import os
 import sys
 import types
 
+from .naming import call_name, message_of, one_line, type_name
 from .wire import Lent
 
 TYPE_CHECKING = False
@@ -206,24 +207,6 @@ LEFT_OUT: Any = ...
 which would be kept alive, nor nothing, over which IPython stumbles when it shows arguments."""
 
 
-def call_name(function: Callable[..., object]) -> str:
-    """What to call a function in messages: its qualified name, or its type's."""
-    if type(function) is types.FunctionType:
-        return function.__qualname__
-    try:
-        name = getattr(function, "__qualname__", None)
-        if not isinstance(name, str):
-            name = getattr(getattr(function, "func", None), "__qualname__", None)  # a partial
-    except Exception:  # noqa: BLE001 - whatever a __getattr__ raises
-        name = None
-    return str.__str__(name) if isinstance(name, str) else type_name(function)
-
-
-def type_name(value: object) -> str:
-    """The name of an object's type, whatever a metaclass says."""
-    return str(type.__dict__["__name__"].__get__(type(value)))
-
-
 # --- shared data ---------------------------------------------------------------------------------
 
 handle_types: dict[type, Callable[[Any], tuple[int, Any]]] = {}
@@ -326,7 +309,7 @@ def _without_withheld(error: Any, withheld: tuple[type[BaseException], ...]) -> 
     in its place. User code runs where a group has a ``derive`` of its own.
     """
     if issubclass(type(error), withheld):
-        return _named(type_name(error), _message_of(error))
+        return _named(type_name(error), message_of(error))
     if not issubclass(type(error), _group_types()):
         return error
     inner = [_without_withheld(one, withheld) for one in error.exceptions]
@@ -402,7 +385,7 @@ def dump_exception(error: BaseException, skip_frames: int = 0) -> bytes:
             pickled = _which_part(error, failure)
     text = _format(error, frames)
     return pickle.dumps(
-        (type_name(error), _message_of(error), text, pickled, is_withheld), _PROTOCOL
+        (type_name(error), message_of(error), text, pickled, is_withheld), _PROTOCOL
     )
 
 
@@ -430,7 +413,7 @@ def _format(error: BaseException, frames: types.TracebackType | None) -> str:
                 f'  File "{code.co_filename}", line {frames.tb_lineno}, in {code.co_name}\n'
             )
             frames = frames.tb_next
-        return "".join(lines) + f"{type_name(error)}: {_message_of(error)}\n"
+        return "".join(lines) + f"{type_name(error)}: {message_of(error)}\n"
 
 
 def _pickle_exception(error: BaseException) -> bytes:
@@ -508,7 +491,7 @@ def load_exception(body: Body) -> BaseException:
 
 def _hint_at_init(broken: Exception) -> str:
     """How an exception class travels whose ``__init__`` takes other arguments than its base's."""
-    if type(broken) is not TypeError or "argument" not in _message_of(broken):
+    if type(broken) is not TypeError or "argument" not in message_of(broken):
         return ""
     return (
         "; an exception is made anew of its args: its __init__ has to pass all that it takes to "
@@ -519,19 +502,6 @@ def _hint_at_init(broken: Exception) -> str:
 def set_cause(error: BaseException, cause: BaseException) -> None:
     """Set ``__cause__``, also on exceptions that forbid setting attributes."""
     BaseException.__dict__["__cause__"].__set__(error, cause)
-
-
-def _message_of(error: BaseException) -> str:
-    try:
-        return str.__str__(str(error))
-    except BaseException:  # noqa: BLE001 - a __str__ that raises
-        return "(its message cannot be shown)"
-
-
-def one_line(error: BaseException) -> str:
-    """Type and message, whatever the exception's methods do."""
-    message = " ".join(_message_of(error).split())
-    return f"{type_name(error)}: {message}" if message else type_name(error)
 
 
 def what_was_raised(body: Body) -> str:

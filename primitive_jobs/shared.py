@@ -11,7 +11,8 @@ from typing import NoReturn, TypeVar, cast
 
 from .channel import HAVE_PACKETS, Parcel
 from .errors import SerializationError
-from .serialize import dumps_referring, handle_types, type_name
+from .naming import type_name
+from .serialize import dumps_referring, handle_types
 from .sources import Source
 from .wire import Kind
 

@@ -34,7 +34,8 @@ from typing import NamedTuple, Protocol
 from .errors import InitializerError, JobError, JobFailuresWarning
 from .lock_free import members
 from .logs import heard, listened_to, report_here
-from .serialize import one_line, what_comes, what_was_raised
+from .naming import one_line
+from .serialize import what_comes, what_was_raised
 from .status import JobStatus
 from .wire import Kind, Message
 

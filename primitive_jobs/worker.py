@@ -19,7 +19,7 @@ import sys
 from functools import partial
 from types import MethodType
 
-from . import orphans, serialize
+from . import naming, orphans, serialize
 from .channel import (
     HAVE_PACKETS,
     ChannelClosed,
@@ -387,7 +387,7 @@ class _Worker:
             body, buffers = serialize.dumps(result)
             return Kind.RETURNED, self._pack(body, buffers)
         except BaseException as error:  # noqa: BLE001 - whatever pickling raises
-            name = serialize.call_name(function)
+            name = naming.call_name(function)
             return Kind.RAISED, self._pack(serialize.dump_unpicklable_result(error, result, name))
 
     def _pack(self, body: bytes, buffers: list[memoryview] | None = None) -> Content:

@@ -16,9 +16,10 @@ from typing import Any, Concatenate, ParamSpec
 from .job import PrimitiveJob
 from .logs import Later, Report
 from .messages import Evidence, Reason
+from .naming import one_line
 from .process import WorkerProcess
 from .scheduler import LEAVE_TIME, Scheduler, Slot, SlotState
-from .serialize import one_line, what_was_raised
+from .serialize import what_was_raised
 from .wire import Message
 
 _MOST_VACANT = 64  # workers remembered as gone and not replaced

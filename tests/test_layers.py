@@ -31,6 +31,7 @@ LAYERS = [
     "messages",
     "randomness",
     "by_value",
+    "naming",
     "serialize",
     "culprit",
     "forking",
@@ -103,6 +104,7 @@ PURE = {
     "threads",
     "wire",
     "by_value",
+    "naming",
     "pauses",
     "memory",
     "guard",
@@ -154,7 +156,7 @@ def test_a_worker_loads_little() -> None:
     with JobPool(1) as pool:
         loaded = pool.submit(eval, "sorted(__import__('sys').modules)").result(30)
     ours = {name for name in loaded if name.split(".")[0] == "primitive_jobs"}
-    parts = {"wire", "serialize", "channel", "leftovers", "libc", "orphans", "worker"}
+    parts = {"wire", "serialize", "channel", "leftovers", "libc", "naming", "orphans", "worker"}
     assert ours == {"primitive_jobs"} | {f"primitive_jobs.{part}" for part in parts}
     # Each costs some milliseconds at every start of a worker.
     dear = {"loky", "multiprocessing", "threading", "typing", "re", "pickle", "socket"}

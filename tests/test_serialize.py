@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from primitive_jobs import JobError, SerializationError
+from primitive_jobs.naming import call_name
 from primitive_jobs.serialize import (
     OUT_OF_BAND,
     RemoteTraceback,
-    call_name,
     dump_call,
     dump_exception,
     dump_unloadable,
