@@ -282,8 +282,11 @@ class MapRun:
         if oldest.job.in_final_state():
             self._harvest(oldest)
             return
-        due = None if self.on_wait is None else self.on_wait()
-        until = min((one for one in (due, end) if one is not None), default=None)
+        until = end
+        if self.on_wait is not None:
+            due = self.on_wait()
+            if end is None or (due is not None and due < end):
+                until = due
         try:
             if until is None:
                 chunk = self._finished.get()
