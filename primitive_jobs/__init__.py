@@ -119,9 +119,14 @@ if not TYPE_CHECKING:  # or type checkers believe that every name is there
 
     def __getattr__(name: str) -> Any:
         if name == "__version__":
-            from importlib.metadata import version
+            from importlib.metadata import PackageNotFoundError, version
 
-            return version("primitive_jobs")
+            try:
+                return version("primitive_jobs")
+            except PackageNotFoundError:  # help() of the package asks whether there is one
+                raise AttributeError(
+                    "primitive_jobs is not installed, so no version is known"
+                ) from None
         home = _HOME_OF.get(name)
         if home is None:
             raise _absent(name)

@@ -1416,9 +1416,10 @@ def _outcome_of(job: PrimitiveJob[Any], fate: Fate) -> Outcome:
         case Unkilled(evidence=evidence):
             return Unstopped(JobStatus.ERROR, _unkilled(job, evidence))
         case TimedOut(limit=limit, stack=stack, left=left):
+            end = "stopped" if job._options.grace else "killed"  # it may have ended in its grace
             error: BaseException = JobTimeoutError(
                 f"job {job.name} ({job.job_id()}) ran longer than its timeout of {limit:g} s "
-                f"and was killed{_but(left)}{_below(stack)}",
+                f"and was {end}{_but(left)}{_below(stack)}",
                 stack=stack,
             )
         case OutOfMemory(limit=bytes_allowed, peak=None, left=left):

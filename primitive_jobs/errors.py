@@ -50,7 +50,7 @@ class ResultTimeoutError(JobError, _WaitTimeout):
 
 
 class JobTimeoutError(JobError, _WaitTimeout):
-    """The job ran longer than its ``timeout`` option and was killed.
+    """The job ran longer than its ``timeout`` option and was stopped: after its ``grace``, if any.
 
     Attributes:
         stack: Where it was then: the Python stack of its main thread as `faulthandler` wrote it,

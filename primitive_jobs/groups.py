@@ -34,7 +34,8 @@ def gather(
     else cancelled (`JobCancelledError`), or whose result cannot be unpickled here. Ctrl-C cancels
     nothing, unless a failure has begun to.
 
-    It blocks: in an event loop, `asyncio.gather` and `asyncio.TaskGroup` take jobs too.
+    It blocks: in an event loop, `asyncio.gather` takes jobs, too; `asyncio.TaskGroup` takes
+    coroutines that await one.
 
     Args:
         jobs: Submitted jobs, in one iterable; one may come several times.

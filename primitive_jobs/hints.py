@@ -91,7 +91,10 @@ OF_POOL = {
     **_FOR_ANY_POOL,
     **_all("close", "the end of the pool's with block, or shutdown(), waits for its jobs"),
     **_all("join", "shutdown() waits for all jobs and ends the pool; wait(pool.jobs()) only waits"),
-    **_all("terminate kill stop abort", "shutdown(cancel=True) ends the pool and all its jobs"),
+    **_all(
+        "terminate kill stop abort terminate_workers kill_workers",
+        "shutdown(cancel=True) ends the pool and all its jobs",
+    ),
     **_all("cancel cancel_futures", "cancel_all() cancels every unfinished job"),
     **_all("restart", "restart_workers() is that"),
     **_all(
@@ -109,8 +112,9 @@ OF_VIEW = {
 }
 OF_EXECUTOR = {
     **_FOR_ANY_POOL,
-    **_all("close join stop terminate", "shutdown() is that"),
-    **_all("cancel_all", "shutdown(cancel_futures=True) is there, and each future's cancel()"),
+    **_all("close join", "shutdown() is that"),
+    **_all("terminate stop cancel cancel_all", "terminate_workers() is that"),
+    **_all("kill abort", "kill_workers() is that"),
     **_all("options", "that is a pool's: JobExecutor(pool=pool.options(...))"),
     **_all("jobs", "each future's job is future.job"),
 }

@@ -129,8 +129,10 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
         self, function: Callable[P, ResultT_co], /, *args: P.args, **kwargs: P.kwargs
     ) -> None:
         kind = type(function)
-        if not callable(function) or (
-            (kind is FunctionType or kind is MethodType) and function.__code__.co_flags & UNFIT
+        if (
+            function.__code__.co_flags & UNFIT
+            if kind is FunctionType
+            else kind is MethodType or not callable(function)
         ):
             check_callable("function", function)
         self._call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]] | None = (

@@ -146,7 +146,9 @@ def check_callable(name: str, value: object) -> None:
     inner: Any = value
     while type(inner) is functools.partial:
         inner = inner.func
-    flags = inner.__code__.co_flags if type(inner) in (FunctionType, MethodType) else 0
+    if type(inner) is MethodType:
+        inner = inner.__func__  # of whatever can be called
+    flags = inner.__code__.co_flags if type(inner) is FunctionType else 0
     if flags & (CO_COROUTINE | CO_ASYNC_GENERATOR):
         raise TypeError(
             f"{name} must be callable without await, not the async {shown(value)}: give a "

@@ -7,6 +7,7 @@ import functools
 import importlib
 import subprocess
 import sys
+import types
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -395,3 +396,25 @@ def test_a_status_and_a_text(pool: JobPool) -> None:
     assert status != "done by hand"
     assert status != 3
     assert hash(status) == hash(JobStatus.DONE)
+
+
+class Table:
+    @functools.lru_cache  # noqa: B019
+    def square(self, x: int) -> int:
+        return x * x
+
+
+def add(x: int, y: int) -> int:
+    return x + y
+
+
+@pytest.mark.parametrize(
+    "method",
+    [Table().square, types.MethodType(functools.partial(add, 1), 2), types.MethodType(add, 3)],
+    ids=["cached", "partial", "function"],
+)
+def test_a_method_of_whatever_can_be_called(method: Callable[..., int], one: JobPool) -> None:
+    args = () if isinstance(getattr(method, "__func__", None), functools.partial) else (4,)
+    expected = method(*args)
+    assert one.submit(method, *args).result(PATIENCE) == expected
+    assert list(one.map(lambda _: method(*args), range(2))) == [expected] * 2
