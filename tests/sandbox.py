@@ -49,11 +49,18 @@ _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K
 _NUMBER, _ARCHITECTURE = 0, 4  # where they stand in struct seccomp_data
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000  # SECCOMP_RET_*
 _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _MODE_FILTER = 22, 38, 2
+_PR_GET_CHILD_SUBREAPER = 37
 
 
 def can_refuse() -> bool:
     """Whether this machine's calls are known here."""
     return sys.platform == "linux" and platform.machine() in _MACHINES
+
+
+def can_adopt() -> bool:
+    """Whether a process can be the reaper of orphans below it: prctl is there."""
+    adopts = ctypes.c_int()
+    return ctypes.CDLL(None).prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(adopts)) == 0
 
 
 def refuse(calls: Mapping[str, int]) -> None:

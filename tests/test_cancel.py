@@ -23,6 +23,7 @@ import cloudpickle
 import psutil
 import pytest
 from helpers import PATIENCE, be_neighbour, expect, gone, until, write_mark
+from sandbox import can_adopt
 
 from primitive_jobs import (
     JobCancelledError,
@@ -135,6 +136,8 @@ CASES: tuple[tuple[Callable[[Path], None], tuple[str, ...], float], ...] = (
 def test_a_running_job_and_all_below_it_are_gone_when_cancel_returns(marks: Path) -> None:
     with JobPool(max_workers=4) as pool, neighbours(pool, marks):
         for number, (function, names, grace) in enumerate(CASES):
+            if function is with_orphaned_grandchild and not can_adopt():
+                continue  # nobody can find it
             case = f"{function.__name__}, grace {grace}"
             folder = marks / str(number)
             folder.mkdir()

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from multiprocessing.connection import Connection
+from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from primitive_jobs.wire import Kind, Lent
 joblib = pytest.importorskip("joblib")
 
 Ends = tuple[Any, Any]
+_arena = RawValue("i")  # multiprocessing keeps the file that others are in, too
 
 
 @pytest.fixture
