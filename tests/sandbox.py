@@ -60,7 +60,7 @@ def can_refuse() -> bool:
 def can_adopt() -> bool:
     """Whether a process can be the reaper of orphans below it: prctl is there."""
     adopts = ctypes.c_int()
-    return ctypes.CDLL(None).prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(adopts)) == 0
+    return bool(ctypes.CDLL(None).prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(adopts)) == 0)
 
 
 def refuse(calls: Mapping[str, int]) -> None:
