@@ -17,7 +17,6 @@ import importlib
 import sys
 import types
 import typing
-import weakref
 
 from cloudpickle import cloudpickle
 
@@ -36,10 +35,14 @@ _FROM_3_14 = sys.version_info >= (3, 14)
 # The code of whatever `functools.singledispatch` makes.
 _OF_DISPATCHER = functools.singledispatch(len).__code__  # type: ignore[attr-defined]
 _LONGEST = 1000  # characters of an annotation that is looked at
+_LARGEST = 64 * 1024  # bytes of what comes for the sake of annotations
 
 
 class Pickler(_theirs.Pickler):  # type: ignore[misc]
     """cloudpickle's, with what it does about functions and classes put right."""
+
+    verdicts: dict[int, bool] | None = None
+    """Whether what annotations name comes along, by id, while this pickler is in use."""
 
     def reducer_override(self, obj: Any) -> Any:
         """Reduce functions and classes; all else is for the table."""
@@ -47,7 +50,7 @@ class Pickler(_theirs.Pickler):  # type: ignore[misc]
         if kind is types.FunctionType:
             return self._function_reduce(obj)
         if issubclass(kind, type):
-            return _reduce_class(obj)
+            return _reduce_class(obj, self)
         return NotImplemented
 
     def _function_reduce(self, obj: Any) -> Any:
@@ -71,7 +74,8 @@ class Pickler(_theirs.Pickler):  # type: ignore[misc]
         for annotation in slots["__annotations__"].values():
             if type(annotation) is not type:
                 brought = slots["__globals__"]
-                for name, value in _named(slots["__annotations__"].values(), func.__globals__):
+                annotations = slots["__annotations__"].values()
+                for name, value in _named(annotations, func.__globals__, self):
                     brought.setdefault(name, value)
                 break
         if _LAZY is not None:
@@ -296,7 +300,7 @@ def _end_alias(alias: Any, value: Any) -> None:
 _SLOTS = (str, tuple, list, dict, set, frozenset)
 
 
-def _reduce_class(kind: Any) -> Any:
+def _reduce_class(kind: Any, pickler: Pickler) -> Any:
     reduced = _theirs._class_reduce(kind)
     if reduced is NotImplemented:
         if kind.__module__ != _MP_MAIN:
@@ -317,7 +321,7 @@ def _reduce_class(kind: Any) -> Any:
     named: dict[str, Any] = {}
     if annotations:
         script = getattr(sys.modules.get(kind.__module__), "__dict__", {})
-        named = dict(_named(annotations.values(), script))
+        named = dict(_named(annotations.values(), script, pickler))
     if not named:
         return make, new, (content, slots), None, None, _theirs._class_setstate
     return make, new, (content, slots, named), None, None, _fill_class
@@ -397,16 +401,20 @@ def _with_annotations_as_text(function: Any) -> Any:
     return again
 
 
-def _named(annotations: Iterable[Any], script: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _named(
+    annotations: Iterable[Any], script: Mapping[str, Any], pickler: Pickler
+) -> Iterator[tuple[str, Any]]:
     """What the script has under the names that annotations have as text, for `get_type_hints`.
 
     Only what annotations are made of: the text may be prose.
     """
+    if pickler.verdicts is None:
+        pickler.verdicts = {}
     for annotation in annotations:
         for name in _names_in(annotation):
             if name in script:
                 value = script[name]
-                if _may_come(value):
+                if _may_come(value, pickler.verdicts):
                     yield name, value
 
 
@@ -435,39 +443,64 @@ def _names_in_text(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*code.co_names, *(n for c in inner for n in _names_in_text(c))]))
 
 
-_able: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()
-"""The script's classes that an annotation has named: whether they can be pickled."""
+class _Trial(Pickler):
+    """Finds out whether something can be pickled, and is no more than a definition."""
+
+    def __init__(self, verdicts: dict[int, bool]) -> None:
+        super().__init__(_Counter(), protocol=5)
+        self.dispatch_table = table({})
+        self.verdicts = verdicts
 
 
-def _may_come(value: Any) -> bool:
-    """Whether a value comes along for the sake of annotations; it must not make pickling fail."""
+class _Counter:
+    """A file that takes so many bytes."""
+
+    def __init__(self) -> None:
+        self._left = _LARGEST
+
+    def write(self, data: Any) -> None:
+        """Count them."""
+        self._left -= len(data)
+        if self._left < 0:
+            raise OverflowError
+
+
+def _is_there(name: str) -> bool:
+    """Whether a module is Python's own: any other may be missing in a worker, or take seconds."""
+    return name.partition(".")[0] in sys.stdlib_module_names
+
+
+def _may_come(value: Any, verdicts: dict[int, bool]) -> bool:
+    """Whether a value comes along for the sake of annotations.
+
+    It must neither make the pickling fail, nor cost much: that a function uses it is not said.
+    """
     kind = type(value)
-    if not issubclass(kind, type):
-        return kind is types.ModuleType or kind.__module__ in ("typing", "types")
-    if value.__module__ != _MP_MAIN and _theirs._should_pickle_by_reference(value):
-        return True
-    able = _able.get(value)
+    if kind is types.ModuleType:
+        return _is_there(value.__name__)
+    if issubclass(kind, type):
+        if value.__module__ != _MP_MAIN and _theirs._should_pickle_by_reference(value):
+            return _is_there(value.__module__)
+    elif kind.__module__ not in ("typing", "types") or kind is types.SimpleNamespace:
+        return False
+    else:
+        args = getattr(value, "__args__", ())
+        parts = (value.__origin__, *args) if hasattr(value, "__origin__") else args
+        if not all(_may_come(one, verdicts) for one in parts if isinstance(one, type)):
+            return False
+    able = verdicts.get(id(value))
     if able is None:
-        _able[value] = True  # where its own annotations name it
-        able = _able[value] = _can_be_pickled(value)
+        verdicts[id(value)] = True  # where its own annotations name it
+        able = verdicts[id(value)] = _can_be_pickled(value, verdicts)
     return able
 
 
-def _can_be_pickled(value: object) -> bool:
-    pickler = Pickler(_Nowhere(), protocol=5)
-    pickler.dispatch_table = table({})
+def _can_be_pickled(value: object, verdicts: dict[int, bool]) -> bool:
     try:
-        pickler.dump(value)
+        _Trial(verdicts).dump(value)
     except Exception:  # noqa: BLE001 - whatever a __reduce__ raises
         return False
     return True
-
-
-class _Nowhere:
-    """A file, as far as a pickler sees."""
-
-    def write(self, data: object) -> None:
-        """Let it go."""
 
 
 # --- code ----------------------------------------------------------------------------------------

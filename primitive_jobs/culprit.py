@@ -2,8 +2,8 @@
 
 Imported once something could not be pickled. It asks the pickler: of an object that cannot be
 pickled, it tries the parts that the pickler would take, goes into the first that cannot be either,
-and so on. So it may run for as long as the pickling itself; beyond that it is bounded in time,
-depth and the number of parts. Where the user's methods raise, it ends with what it has found.
+and so on. It runs for as long as the pickling itself, and then for `PATIENCE` at most; it is bounded
+in depth and the number of parts, too. Where the user's methods raise, it ends with what it has found.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     """How it is said, as an attribute or item (".x", "[0]") or a clause ("uses ..."); itself."""
 
 PATIENCE = 1.0  # s, after which no other part is tried
+_LOOK = 1024  # objects between two looks at the clock
 _DEEPEST = 16  # parts in parts
 _MOST = 1_000_000  # parts of one object
 _LONGEST = 40  # characters of a key
@@ -122,17 +123,23 @@ class _OutOfTime(Exception):
 class _Search:
     def __init__(self, make_pickler: Callable[[type | None], Any]) -> None:
         path: dict[int, object] = {}
+        end = time.monotonic() + PATIENCE
+        count = 0
 
         class AroundPath:
             """What refers back to an object that is gone into is not to blame for it."""
 
             def persistent_id(self, value: object) -> int | None:
+                nonlocal count
+                count += 1
+                if count % _LOOK == 0 and time.monotonic() > end:
+                    raise _OutOfTime
                 return 0 if id(value) in path else None
 
         self.path = path  # what it has gone into, by id
         self._around_path = AroundPath
         self._make_pickler = make_pickler
-        self._end = time.monotonic() + PATIENCE
+        self._end = end
 
     def follow(self, value: object) -> Iterator[Part]:
         """From an object to the innermost part that is to blame."""
@@ -149,11 +156,10 @@ class _Search:
             value = found[1]
 
     def _first_bad(self, parts: list[Part]) -> Part | None:
+        # That they fail is known, or none is to blame: the last look tells.
         parts = [
             p for p in parts if type(p[1]) not in serialize._PLAIN and id(p[1]) not in self.path
         ]
-        if not self._fails(parts):
-            return None
         low, high = 0, len(parts)  # one between these two
         while high - low > 1:
             middle = (low + high) // 2
@@ -168,6 +174,8 @@ class _Search:
             raise _OutOfTime
         try:
             self._make_pickler(self._around_path).dump([part for _, part in parts])
+        except _OutOfTime:
+            raise
         except Exception:  # noqa: BLE001 - whatever a __reduce__ raises
             return True
         return False

@@ -51,11 +51,9 @@ class Initializer:
         except BaseException as error:  # noqa: BLE001 - whatever a __reduce__ raises
             # The texts only: an exception of the user's is not to be dropped by the pool.
             frames = BaseException.__dict__["__traceback__"].__get__(error)
-            from .culprit import blame
-
             name = naming.call_name(function)
             kind = _pickler_type([])
-            why = blame("the initializer", name, (function, args, {}), error, kind)
+            why = serialize.blame("the initializer", name, (function, args, {}), error, kind)
             self._failure = why, serialize._format(error, frames)
 
     def check(self) -> None:

@@ -159,11 +159,19 @@ def dump_call(
     try:
         return dumps_referring(call)
     except Exception as error:
-        from .culprit import blame
         from .errors import SerializationError
 
         told = blame("the function", name, (function, args, kwargs), error)
         raise SerializationError(told) from error
+
+
+def blame(kind: str, name: str, call: Any, error: BaseException, pickler_type: Any = None) -> str:
+    """Say what of a call cannot be pickled: see `culprit.blame`."""
+    try:
+        from . import culprit
+    except Exception:  # noqa: BLE001 - no descriptor is left to import with
+        return f"the call of {name}() cannot be serialized: {one_line(error)}"
+    return culprit.blame(kind, name, call, error, pickler_type)
 
 
 def _is_plain_call(

@@ -11,7 +11,7 @@ from typing import NoReturn, TypeVar, cast
 
 from .channel import HAVE_PACKETS, Parcel
 from .errors import SerializationError
-from .naming import type_name
+from .naming import one_line, type_name
 from .serialize import dumps_referring, handle_types
 from .sources import Source
 from .wire import Kind
@@ -54,10 +54,14 @@ class Shared:
         except (OSError, MemoryError) as error:
             raise SerializationError(f"no memory to share a {self._name}: {error}") from error
         except Exception as error:
-            from .culprit import why_not
-
+            try:
+                from .culprit import why_not
+            except Exception:  # noqa: BLE001 - no descriptor is left to import with
+                why = one_line(error)
+            else:
+                why = why_not(value, error)
             raise SerializationError(
-                f"a {self._name} cannot be shared: it cannot be serialized: {why_not(value, error)}"
+                f"a {self._name} cannot be shared: it cannot be serialized: {why}"
             ) from error
 
     def __reduce__(self) -> NoReturn:
