@@ -120,14 +120,13 @@ from .messages import (
 )
 from .naming import one_line
 from .options import DEFAULT_OPTIONS
-from .process import WorkerConfig, WorkerProcess, starting
+from .process import WorkerConfig, WorkerProcess
 from .reaper import Reaper
 from .reloads import code_watch
 from .scheduler import IDLE, STARTING, WARMING, Scheduler
 from .sources import Source
 from .status import JobStatus
 from .surroundings import check_unpatched
-from .suspension import clock, leave, take_part
 from .threads import make_thread
 from .tracker import HandOver, Outcome, StatusTracker, Unstopped, cancelled, of_the_parent
 from .unseen import Unseen, tell_all_at_exit
@@ -348,7 +347,6 @@ class Dispatcher:
         try:
             the_guard.open(self, self._report)
             _dispatchers.add(self)
-            take_part()
             # The dispatcher comes last: it ends the others.
             for thread in reversed(self._threads):
                 thread.start()
@@ -538,8 +536,6 @@ class Dispatcher:
         for thread in self._threads:
             if thread is not threading.current_thread():  # a callback may shut its pool down
                 thread.join()
-        if not _dispatchers:
-            leave()
 
     def call_when_gone(self, waiter: Callable[[], object]) -> None:
         """Have ``waiter`` called when `join` has nothing to wait for; at once if that is so.
@@ -632,7 +628,7 @@ class Dispatcher:
         deadline = self._deadline
         timeout = -1.0  # no end
         if deadline is not None:
-            timeout = min(max(0.0, deadline - clock()), _LONGEST)
+            timeout = min(max(0.0, deadline - time.monotonic()), _LONGEST)
         events: list[tuple[int, int]] = []
         if self._next_offer is None and self._postponed < len(self._final) < _MANY_FINAL:
             # While more jobs end, some are told of together: each one told may mean two switches
@@ -654,7 +650,7 @@ class Dispatcher:
             handler = self._handlers.get(fd)
             if handler is not None:
                 handler(mask)
-        if deadline is not None and clock() >= deadline:
+        if deadline is not None and time.monotonic() >= deadline:
             self._feed(Tick())
 
     def _empty_inbox(self) -> None:
@@ -758,7 +754,7 @@ class Dispatcher:
         elif (
             message.attempt == offer.attempt
             and message.kind in _OUTCOMES
-            and self._scheduler.served(process.slot, offer.attempt, clock())
+            and self._scheduler.served(process.slot, offer.attempt, time.monotonic())
         ):
             outcome = _finished(job, message)
             if outcome.status is not _DONE:
@@ -852,7 +848,7 @@ class Dispatcher:
         events = [event]
         for event in events:  # it grows: of the jobs that wait, many may have been cancelled
             try:
-                actions = self._scheduler.handle(event, clock())
+                actions = self._scheduler.handle(event, time.monotonic())
             except Exception as error:
                 raise Unfenced from error
             for action in actions:
@@ -1255,7 +1251,7 @@ class Dispatcher:
                 self._tell(StartFailed(order.slot, Evidence(noted=0)))
                 continue
             try:
-                with _start_lock, starting():
+                with _start_lock:
                     process = WorkerProcess(order.slot, self._config, self._report)
             except BaseException as error:  # noqa: BLE001 - it is the jobs' that wait for it
                 self._tell(StartFailed(order.slot, Evidence(noted=0, error=error)))

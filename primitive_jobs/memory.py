@@ -67,7 +67,7 @@ def tree_memory(root: int, limit: int) -> int:
     once only where the sum is more than ``limit``, on Linux as proportional set sizes
     (proc_pid_smaps_rollup(5)).
     """
-    pids = tree(root)
+    pids = _tree(root)
     total = sum(map(resident, pids))
     if total <= limit or len(pids) == 1:
         return total
@@ -86,7 +86,7 @@ def _proportional(pid: int) -> int:
         return 0
 
 
-def tree(root: int) -> list[int]:
+def _tree(root: int) -> list[int]:
     """The process and all below it."""
     if not (PROC / "thread-self/children").exists():  # not Linux, or without CONFIG_PROC_CHILDREN
         import psutil
@@ -112,7 +112,7 @@ def children_of(pid: int) -> list[int]:
 
 def processes_below(root: int) -> list[psutil.Process]:
     """The processes below one."""
-    pids = tree(root)[1:]
+    pids = _tree(root)[1:]
     found = []
     if pids:
         import psutil
@@ -159,14 +159,6 @@ def signal_status(pid: int, number: int) -> SignalStatus | None:
         )
         return SignalStatus(caught, blocked, own or shared, fields["State"][0])
     except (OSError, KeyError, ValueError):
-        return None
-
-
-def process_state(pid: int) -> str | None:
-    """R(unning), S(leeping), T (stopped), ...: proc_pid_stat(5); None where it is not told."""
-    try:
-        return (PROC / str(pid) / "stat").read_bytes().rpartition(b") ")[2][:1].decode()
-    except OSError:
         return None
 
 

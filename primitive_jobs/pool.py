@@ -214,12 +214,6 @@ class JobPool(_Submitter):
     blocking the event loop; if the task is cancelled while it waits, all jobs are cancelled. A pool
     that is dropped finishes its jobs and goes.
 
-    Ctrl-Z stops the jobs with the program, and they go on with it; their limits do not count the
-    time between. That is done by a handler of SIGTSTP, which the main thread sets when it makes a
-    pool, unless there is one, and takes back when it has waited for the end of the last one. It is
-    called when the main thread comes back from a long call in C, as with Ctrl-C. SIGSTOP, which
-    nobody can handle, stops the program alone.
-
     What a job leaves in its worker is taken back before the next one as far as that is cheap, to
     what ``preload`` and ``initializer`` have left: working directory, `os.environ`, umask, the
     standard streams, signal masks, timers and the handlers of SIGTERM, SIGINT, SIGCHLD, SIGPIPE and

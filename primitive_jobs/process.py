@@ -18,7 +18,7 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,7 +74,6 @@ class WorkerProcess:
         death: A descriptor that is readable once the process is dead.
         report: Logs what happens to it.
         link_lost: Set by the dispatcher where the channel ended before the death was seen.
-        is_held: Set by the reaper before it has it hold still: its killing has begun.
         heard_out: Set by the dispatcher where what it may still send does not count any more.
         shared: The dispatcher's: numbers of the shared data that was sent to it.
     """
@@ -84,7 +83,6 @@ class WorkerProcess:
         self.slot = slot
         self.link_lost = False
         self.heard_out = False
-        self.is_held = False
         self.shared: set[int] = set()
         self._stack_due: float | None = None  # how long one is waited for; None: not asked for
         self._stack_size, self._stack_grew = 0, 0.0  # as it was last seen, and since when
@@ -182,7 +180,6 @@ class WorkerProcess:
 
         With ``ask_stack`` it is made to write its Python stack first: see `is_still`.
         """
-        self.is_held = True
         if ask_stack:
             # No descriptor free, most likely: then it is ended without.
             with contextlib.suppress(Exception):
@@ -381,25 +378,6 @@ _open: set[WorkerProcess] = set()
 """Those with descriptors: spawners add to it while no fork can be, dispatchers take out of it."""
 
 
-_starting: list[None] = []  # one for each that is being started; any spawner's
-
-
-@contextlib.contextmanager
-def starting() -> Iterator[None]:
-    """Around the making of a `WorkerProcess`: the process is there before the object is."""
-    _starting.append(None)
-    try:
-        yield
-    finally:
-        _starting.pop()
-
-
-def open_workers() -> tuple[list[WorkerProcess], bool]:
-    """Those that are not closed; and whether there may be one more that is not known yet."""
-    more = bool(_starting)  # first: one that is known by now may be in both
-    return list(_open), more
-
-
 def _close_all() -> None:
     """In a fork of the process, whoever had them in hand: they are the parent's."""
     for process in list(_open):
@@ -452,4 +430,4 @@ def _make_page() -> int:
     return fd
 
 
-__all__ = ["WorkerConfig", "WorkerProcess", "open_workers", "starting"]
+__all__ = ["WorkerConfig", "WorkerProcess"]

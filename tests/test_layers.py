@@ -64,7 +64,6 @@ LAYERS = [
     "launch",
     "killing",
     "process",
-    "suspension",
     "reaper",
     "worker_log",
     "fence",
