@@ -14,8 +14,8 @@ hints, map_results, signatures, thread_variables, logs, markup, reloads, threads
 messages, randomness, by_value, naming, serialize, culprit, forking, layers, leftovers, chunks,
 channel, kept_globals, initializer, sources, shared, unseen, tracker, awaiting, circles, base_job,
 job, pauses, scheduler, memory, guard, interpreter, guardian, orphans, libc, worker, surroundings,
-former, entry, launch, killing, process, suspension, reaper, worker_log, fence, dispatcher, rows,
-batches, mapping, pool, waiting, groups, pace, progress, executor, joblib, qiskit.
+former, entry, launch, killing, process, reaper, worker_log, fence, dispatcher, rows, batches,
+mapping, pool, waiting, groups, pace, progress, executor, joblib, qiskit.
 
 The public names are imported when they are first used, so that a worker, which needs few of the
 modules, starts fast.

@@ -2,8 +2,9 @@
 
 Imported once something could not be pickled. It asks the pickler: of an object that cannot be
 pickled, it tries the parts that the pickler would take, goes into the first that cannot be either,
-and so on. It runs for as long as the pickling itself, and then for `PATIENCE` at most; it is bounded
-in depth and the number of parts, too. Where the user's methods raise, it ends with what it has found.
+and so on. It runs for as long as the pickling itself, and then for `PATIENCE` at most; it is
+bounded in depth and in the number of parts, too. Where the user's methods raise, it ends with what
+it has found.
 """
 
 from __future__ import annotations

@@ -15,7 +15,10 @@ from typing import Any
 from loky.backend import fork_exec, popen_loky_posix, process, spawn
 from loky.backend import resource_tracker as loky_tracker
 
-from . import entry
+from . import (
+    by_value,  # noqa: F401 - what callers pickle by: later no descriptor may be free to import it
+    entry,
+)
 from .channel import nameless_file
 from .interpreter import executable, script
 

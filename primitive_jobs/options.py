@@ -236,7 +236,7 @@ class JobOptions:
             ``memory_limit``, since memory does not wait; after a Ctrl-C that ends the program,
             which is to end now; and where a signal such as SIGTERM ends the program, since nothing
             of it runs any more: ``signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))`` makes
-            that an end like any other. Default 0: SIGKILL at once.
+            that an end like any other, as ``on_exit`` says. Default 0: SIGKILL at once.
 
     Raises:
         TypeError, ValueError: On construction, naming the option that is wrong.

@@ -264,6 +264,7 @@ def _follow_map(
 
     taken = iter(results)
     try:
+        _open.add(meter)
         if not hidden:
             meter.open()
         meter.progress.on_wait = look

@@ -69,7 +69,7 @@ def check_unpatched() -> None:
         names = [name for name in ("thread", "select") if eventlet.is_monkey_patched(name)]
         if names:
             how = "monkey_patch(socket=True, time=True, os=True)"
-            raise _patched("eventlet", names, how, "eventlet.tpool.execute")
+            raise _patched("eventlet", names, how, "from eventlet import tpool; tpool.execute")
 
 
 def _patched(library: str, names: list[str], patch: str, wait: str) -> RuntimeError:

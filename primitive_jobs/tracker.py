@@ -104,6 +104,7 @@ class Outcome:
         cause = source.__cause__
         if cause is not None:
             set_cause(error, cause)
+        error.__suppress_context__ = source.__suppress_context__
         return None, error
 
     def failure(self, job: Holder) -> str:

@@ -121,7 +121,8 @@ class Terminal:
             [sys.executable, "-W", "error", str(script), ",".join(HIDE[view]), str(self.go)],
             stdout=far if both else subprocess.PIPE,
             stderr=far,
-            env={**os.environ, "TERM": "xterm-256color"},
+            # The size is the terminal's: rich believes these variables more.
+            env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "", "LINES": ""},
             start_new_session=True,
         )
         os.close(far)
