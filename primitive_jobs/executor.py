@@ -421,7 +421,9 @@ class JobExecutor(Hinted, Executor):
     (`SerializationError` says which), and so does the result of looking up a method of
     `functools.singledispatchmethod` on an object, from Python 3.13 on; `functools.lru_cache` begins
     empty in each call; ``__init_subclass__`` and metaclasses run again where a class arrives; in a
-    job, ``pickle.dumps`` finds no class of the script, and ``import __main__`` is not the script.
+    job, ``pickle.dumps`` finds no class of the script, and ``import __main__`` is not the script;
+    of the names in annotations that are text, `typing.get_type_hints` finds Python's own and the
+    script's classes, not those of other modules.
 
     As a context manager it waits for its futures at the end. ``async with`` does the same in a task
     of asyncio, trio or anyio without blocking the event loop; if the task is cancelled, in the

@@ -88,6 +88,7 @@ def check_int(name: str, value: object) -> int:
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt]?)(i?)b|([kmgt])(i?))?\s*", re.IGNORECASE)
 LEAST_SIZE = 1_000_000  # bytes: an interpreter alone takes ten times as much
 _LIKELY_GIGABYTES = 64  # whoever writes more without a unit means megabytes
+_MOST_LIKELY = 16384  # and beyond that bytes
 _SIZES = "a number of bytes or a text like '500 MB', '2G' or '2 GiB'"
 
 
@@ -111,7 +112,7 @@ def check_bytes(name: str, value: object) -> int | None:
         number, prefix, binary, other_prefix, other_binary = match.groups("")
         prefix = (prefix or other_prefix).lower()
         base = 1024 if binary or other_binary else 1000
-        unit = bool(prefix)
+        unit = not value.rstrip()[-1].isdecimal()
         size = float(number) * base ** " kmgt".index(prefix or " ")
     elif not _is_number(value):
         raise TypeError(f"{name} must be {_SIZES}, or None, not {shown(value)}")
@@ -127,7 +128,7 @@ def _meant(size: float, *, unit: bool) -> str:
     if not size > 0:
         return " (None is no limit)"
     told = f", which is {size:g} byte{'s' * (size != 1)}"
-    if unit:
+    if unit or size > _MOST_LIKELY:
         return told
     likely = f"{size:g}{'GB' if size <= _LIKELY_GIGABYTES else 'MB'}"
     return f"{told}: a number without a unit counts bytes; write {likely!r} if that is meant"

@@ -72,17 +72,17 @@ class Descriptor(Source):
 
     So its owner may close his own as soon as the job is submitted, a retry gets it, too, and of a
     job that never runs nothing is left. Each call gets a duplicate of its own.
-
-    Attributes:
-        original: The number that it was made from.
     """
 
     kind = Kind.LEND
 
     def __init__(self, fd: int) -> None:
         super().__init__()
-        self.original = fd
         self._parcel = Parcel.of_descriptor(fd)
+
+    def is_of(self, fd: int) -> bool:
+        """Whether it is a duplicate of what a number stands for now."""
+        return os.path.sameopenfile(fd, self._parcel.fd)
 
     def parcel_for(self, *, packets: bool) -> Parcel:
         """The same over both."""
@@ -97,9 +97,12 @@ _lent: weakref.WeakKeyDictionary[Any, weakref.ref[Descriptor]] = weakref.WeakKey
 
 def _source_of(holder: Any) -> Descriptor:
     fd = holder.fileno()
-    known = _lent.get(holder)
+    try:
+        known = _lent.get(holder)
+    except TypeError:  # a connection that cannot be hashed: each job has a descriptor of its own
+        return Descriptor(fd)
     source = None if known is None else known()
-    if source is None or source.original != fd:
+    if source is None or not source.is_of(fd):  # another file may have its number by now
         source = Descriptor(fd)
         _lent[holder] = weakref.ref(source)
     return source

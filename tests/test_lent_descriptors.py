@@ -304,7 +304,7 @@ def test_no_descriptor_is_free(one: JobPool, pipe: Ends) -> None:
         job = one.submit(send, theirs)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    with pytest.raises(SerializationError, match=r"a Connection, .*Too many open files"):
+    with pytest.raises(SerializationError, match=r"cannot be serialized: .*Too many open files"):
         job.result(PATIENCE)
 
 
@@ -448,3 +448,29 @@ def test_no_descriptor_to_receive_one_with(packets: bool) -> None:
         parcel.close()
     ours.close()
     theirs.close()
+
+
+class Unhashable(Connection):
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_one_that_cannot_be_hashed(one: JobPool) -> None:
+    near, far = multiprocessing.Pipe()
+    with near, far, Unhashable(os.dup(far.fileno())) as own:
+        one.submit(lambda end: end.send("sent"), own).result(PATIENCE)
+        assert near.recv() == "sent"
+
+
+def test_a_number_that_stands_for_another_file_meanwhile(one: JobPool, tmp_path: Path) -> None:
+    first, end = multiprocessing.Pipe()
+    second, other = multiprocessing.Pipe()
+    with first, end, second, other:
+        queued = [one.submit(hold, tmp_path / "go"), one.submit(lambda end: end.send(1), end)]
+        os.dup2(other.fileno(), end.fileno())
+        later = one.submit(lambda end: end.send(2), end)
+        (tmp_path / "go").touch()
+        assert [job.exception(PATIENCE) for job in (*queued, later)] == [None] * 3
+        assert (first.recv(), second.recv()) == (1, 2)
