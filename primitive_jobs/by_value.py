@@ -540,7 +540,7 @@ def _all() -> dict[type, Callable[[Any], Any]]:
         if hasattr(typing, name):
             reducers[getattr(typing, name)] = _reduce_variable
     if hasattr(typing, "TypeAliasType"):
-        reducers[typing.TypeAliasType] = _reduce_alias
+        reducers[_typing.TypeAliasType] = _reduce_alias
     if _LAZY is not None:
         reducers[_LAZY] = _reduce_lazy_import
     if _FROM_3_14:
