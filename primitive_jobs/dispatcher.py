@@ -738,7 +738,8 @@ class Dispatcher:
             )
         )
         if not offer.sent and not self._send(offer.process, Kind.RUN, offer.attempt, job._payload):
-            self._feed(NotTaken(slot, offer.attempt))
+            # It may be because the caller has sent it, and the job has ended its worker already.
+            self._feed(NotTaken(slot, offer.attempt, maybe_sent=True))
 
     def _on_answer(self, offer: _Offer, job: PrimitiveJob[Any]) -> None:
         """The first news of a job that was handed over is its worker's: its end, most likely."""

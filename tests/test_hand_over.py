@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import signal
 import threading
 import time
 import weakref
@@ -180,6 +181,33 @@ def test_what_was_sent_twice_runs_once(
     job.result(PATIENCE)
     for n in range(5):  # what came twice is no answer to one of these
         assert pool.submit(abs, -n).result(PATIENCE) == n
+    assert len(list(tmp_path.iterdir())) == 1
+    assert job.attempts == 1
+
+
+def leave_mark_and_abort(folder: str) -> None:
+    leave_mark(folder)
+    os.abort()
+
+
+def test_one_that_ends_its_worker_at_once_begins_once(
+    pool: JobPool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The caller has sent it, but not said so yet, when the dispatcher hears of the death."""
+    real = PacketChannel.try_to_send
+
+    def try_to_send(channel: PacketChannel, *message: Any) -> bool:
+        sent = real(channel, *message)
+        until(lambda: pool._dispatcher._offer is None, "the dispatcher's taking over")
+        return sent
+
+    offered(pool)
+    monkeypatch.setattr(PacketChannel, "try_to_send", try_to_send)
+    job = pool.submit(leave_mark_and_abort, str(tmp_path))
+    monkeypatch.undo()
+    error = job.exception(PATIENCE)
+    assert isinstance(error, WorkerDiedError)
+    assert error.exitcode == -signal.SIGABRT
     assert len(list(tmp_path.iterdir())) == 1
     assert job.attempts == 1
 

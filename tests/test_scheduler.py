@@ -421,6 +421,19 @@ def test_a_death_without_a_readable_note_counts_as_begun() -> None:
     assert play(Gone(1, unknown)) == [Settle(1, Lost(unknown))]
 
 
+@pytest.mark.parametrize("noted", [0, 1])
+def test_what_may_have_been_sent_began_if_the_worker_has_noted_it(noted: int) -> None:
+    play = Script()
+    play(Submitted(1), Started(1), Ready(1))
+    assert play(NotTaken(1, 1, maybe_sent=True)) == [Kill(1)]
+    evidence = Evidence(1, -6, noted=noted)
+    if noted:
+        assert play(Gone(1, evidence)) == [Settle(1, Lost(evidence))]
+    else:
+        assert Spawn(2) in play(Gone(1, evidence))
+        assert play(Started(2), Ready(2)) == [Assign(2, 1, 2)]
+
+
 def test_what_never_starts_is_given_up() -> None:
     play = Script()
     play(Submitted(1))
