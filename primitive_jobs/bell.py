@@ -13,9 +13,11 @@ import os
 import select
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from .wire import REFUSED
+
+T = TypeVar("T")
 
 
 class Bell:
@@ -29,7 +31,7 @@ class Bell:
     _RING = struct.pack("=Q", 1)
 
     def __init__(self) -> None:
-        event = _eventfd()
+        event = _unless_refused(lambda: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
         if event is not None:
             self._out = self._in = io.FileIO(event, "r+")
         else:
@@ -59,9 +61,10 @@ class Bell:
         self._out.close()
 
 
-def _eventfd() -> int | None:
+def _unless_refused(make: Callable[[], T]) -> T | None:
+    """Make what only some systems have; None where Python or the system has it not, or refuses."""
     try:
-        return os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        return make()
     except AttributeError:
         return None
     except OSError as error:
@@ -79,7 +82,7 @@ class Poller:
     """
 
     def __init__(self) -> None:
-        self._poll: Any = _epoll() or select.poll()
+        self._poll: Any = _unless_refused(lambda: select.epoll()) or select.poll()  # noqa: PLW0108
         self.register = self._poll.register
         self.modify = self._poll.modify
         self.unregister = self._poll.unregister
@@ -95,14 +98,3 @@ class Poller:
         """Give its descriptor back."""
         if hasattr(self._poll, "close"):
             self._poll.close()
-
-
-def _epoll() -> Any:
-    try:
-        return select.epoll()
-    except AttributeError:
-        return None
-    except OSError as error:
-        if error.errno in REFUSED:
-            return None
-        raise
