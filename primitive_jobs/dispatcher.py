@@ -4,7 +4,7 @@ the scheduler's actions out.
 ============  =====================================================================================
 thread        owns
 ============  =====================================================================================
-dispatcher    scheduler, the trackers of jobs taken in, the pool's ends of all channels
+dispatcher    scheduler, the records of jobs taken in, the pool's ends of all channels
 spawner       the starting of processes; it never ends while a worker lives, since the kernel sends
               a worker SIGKILL when the thread that started it ends
 reaper        the killing and reaping of processes
@@ -66,7 +66,6 @@ from .errors import (
 )
 from .fence import Fence, Unfenced, bare
 from .guardian import the_guard
-from .job import PrimitiveJob
 from .lock_free import members, snapshot
 from .logs import Report, report_here
 from .memory import Unmeasurable, measurable, resident, tree_memory
@@ -119,9 +118,10 @@ from .messages import (
     Withdrawn,
 )
 from .naming import one_line
-from .options import DEFAULT_OPTIONS
+from .options import DEFAULT_LIMITS
 from .process import WorkerConfig, WorkerProcess
 from .reaper import Reaper
+from .record import JobRecord
 from .reloads import code_watch
 from .scheduler import IDLE, STARTING, WARMING, Scheduler
 from .sources import Source
@@ -165,7 +165,7 @@ class _Offer(HandOver):
         self.channel = channel
         self.event = (channel.fd, _READ)  # what the poller says when the answer is there
         self.attempt = attempt
-        self.claims: list[PrimitiveJob[Any] | None] = []
+        self.claims: list[JobRecord | None] = []
         self.sent = False
         self.over = False
 
@@ -283,7 +283,7 @@ class Dispatcher:
         self.seeds = seeds
         self._config = config
         self._scheduler = Scheduler(max_workers, idle_timeout, max_jobs_per_worker, spare_workers)
-        self._jobs: dict[int, PrimitiveJob[Any]] = {}
+        self._jobs: dict[int, JobRecord] = {}
         self._workers: dict[int, WorkerProcess] = {}
         self._orders: dict[int, _Order] = {}
         self._job_count = 0
@@ -373,19 +373,19 @@ class Dispatcher:
         to_file = self._config.packets and len(self._in_files) < self._file_limit
         return pack(body, buffers, refers_to, to_file=to_file)
 
-    def enlist(self, job: PrimitiveJob[Any]) -> None:
+    def enlist(self, record: JobRecord) -> None:
         """Queue a job with its payload; raises `PoolClosedError` if the pool takes none."""
         if not self.accepting:
             self.check_open()
         if code_watch.tick != self._tick:
             self._look_at_code()
         offer = self._offer  # before the job is in the inbox: see _hand_over
-        self._inbox.append(job)
-        if offer is not None and self._hand_over(offer, job):
+        self._inbox.append(record)
+        if offer is not None and self._hand_over(offer, record):
             return
         if self._asleep:
             # One that holds a descriptor is to be counted before too many do.
-            if self._hungry or isinstance(job._payload, Parcel):
+            if self._hungry or isinstance(record.payload, Parcel):
                 self._wake()
         elif self._ended:
             self._refuse()
@@ -400,12 +400,12 @@ class Dispatcher:
             self._code = number
         self._tick = tick
 
-    def _hand_over(self, offer: _Offer, job: PrimitiveJob[Any]) -> bool:
+    def _hand_over(self, offer: _Offer, job: JobRecord) -> bool:
         """Give a job to the worker on offer; False if the dispatcher has to see to it."""
-        payload, options = job._payload, job._options
+        payload, limits = job.payload, job.limits
         if type(payload) is not bytes:
             return False
-        if options is not DEFAULT_OPTIONS and not options.unlimited:
+        if limits is not DEFAULT_LIMITS and not limits.unlimited:
             return False
         try:
             if self._inbox[0] is not job:
@@ -419,7 +419,7 @@ class Dispatcher:
             return False
         try:
             offer.at, offer.when = time.monotonic(), time.time()
-            if not job._tracker.take(offer):
+            if not job.tracker.take(offer):
                 return True  # cancelled meanwhile
             offer.sent = offer.channel.try_to_send(Kind.RUN, offer.attempt, payload)
             return offer.sent
@@ -437,9 +437,9 @@ class Dispatcher:
             raise PoolClosedError("the pool was shut down: it takes no job any more")
         check_not_exiting()
 
-    def ask_cancel(self, job: PrimitiveJob[Any], grace: float) -> None:
+    def ask_cancel(self, record: JobRecord, grace: float) -> None:
         """Have a job stopped; returns at once."""
-        self._tell(CancelJob(job, grace))
+        self._tell(CancelJob(record, grace))
 
     def ask_cancel_all(self, grace: float | None) -> None:
         """Have every unfinished job stopped, after its own grace if None; returns at once."""
@@ -450,9 +450,9 @@ class Dispatcher:
         if not self._ended:  # later there may be no modules any more
             self._tell(Forget(number))
 
-    def fail_early(self, job: PrimitiveJob[Any], failure: BaseException) -> None:
+    def fail_early(self, record: JobRecord, failure: BaseException) -> None:
         """End a job that cannot be enlisted; returns at once."""
-        if job._tracker.fail_early(failure, job, self.unseen):
+        if record.tracker.fail_early(failure, record, self.unseen):
             self._tell(FailedEarly())
 
     def call_back(self, callback: Callable[[], object]) -> None:
@@ -470,15 +470,15 @@ class Dispatcher:
             # Foreign code gets here only through a finalizer that the collector runs.
             raise JobError("a pool's own thread cannot wait for a job of the pool")
 
-    def unfinished(self) -> list[PrimitiveJob[Any]]:
-        """The jobs that were submitted and are not final."""
+    def unfinished(self) -> list[JobRecord]:
+        """Those of the jobs that were submitted and are not final."""
         self._check_thread()
         lock = allocate_lock()
         lock.acquire()
         question = Ask(lock.release)
         self._tell(question)
         lock.acquire()
-        return [job for job in question.answer if not job.in_final_state()]
+        return [job for job in question.answer if job.tracker.outcome is None]
 
     def counts(self) -> Counts:
         """What there is just now; never blocks, and may be late by what is happening."""
@@ -488,9 +488,9 @@ class Dispatcher:
         states = [slot.state for slot in list(self._scheduler.slots.values())]
         waiting = self._scheduler.waiting
         coming = [
-            job.running()
+            job.tracker.status is JobStatus.RUNNING
             for job in snapshot(self._inbox)
-            if isinstance(job, PrimitiveJob) and not job.in_final_state()
+            if isinstance(job, JobRecord) and job.tracker.outcome is None
         ]
         handed = sum(coming)
         return Counts(
@@ -666,7 +666,7 @@ class Dispatcher:
     def _not_taken(self, command: Any, error: Exception) -> None:
         """What became of a command is not known; nobody shall wait for it in vain."""
         self._fence.log(f"taking in {type(command).__name__}", None, error)
-        if isinstance(command, PrimitiveJob):
+        if isinstance(command, JobRecord):
             self._end_unknown(command, error)
         elif isinstance(command, (Gone, StartFailed)) and command.slot in self._scheduler.slots:
             self._feed(command)
@@ -709,8 +709,8 @@ class Dispatcher:
         if not offer.over:
             self._close_what_is_unused()
             self._in_limbo.append(offer)
-        if not job._tracker.take():
-            self._count(job._tracker.status)
+        if not job.tracker.take():
+            self._count(job.tracker.status)
             return events  # cancelled meanwhile, and not sent
         try:
             if offer.sent and len(events) == 1 and events[0] == offer.event:
@@ -722,26 +722,17 @@ class Dispatcher:
             self._end_unknown(job, error)
         return events
 
-    def _begin(self, offer: _Offer, job: PrimitiveJob[Any]) -> None:
+    def _begin(self, offer: _Offer, job: JobRecord) -> None:
         """A job that was handed over runs."""
-        job._tracker.note(offer)
+        job.tracker.note(offer)
         self._register(job)
-        slot, options = offer.process.slot, job._options
-        self._feed(
-            HandedOver(
-                job.number,
-                slot,
-                offer.attempt,
-                options.priority,
-                options.retries,
-                options.grace,
-            )
-        )
-        if not offer.sent and not self._send(offer.process, Kind.RUN, offer.attempt, job._payload):
+        slot, (priority, _, _, retries, grace) = offer.process.slot, job.limits
+        self._feed(HandedOver(job.number, slot, offer.attempt, priority, retries, grace))
+        if not offer.sent and not self._send(offer.process, Kind.RUN, offer.attempt, job.payload):
             # It may be because the caller has sent it, and the job has ended its worker already.
             self._feed(NotTaken(slot, offer.attempt, maybe_sent=True))
 
-    def _on_answer(self, offer: _Offer, job: PrimitiveJob[Any]) -> None:
+    def _on_answer(self, offer: _Offer, job: JobRecord) -> None:
         """The first news of a job that was handed over is its worker's: its end, most likely."""
         process = offer.process
         try:
@@ -760,22 +751,22 @@ class Dispatcher:
             outcome = _finished(job, message)
             if outcome.status is not _DONE:
                 self.unseen.note(job, outcome)
-            job._tracker.ran(offer, outcome)
+            job.tracker.ran(offer, outcome)
             self._count(outcome.status)
-            job._drop_payload()
-            self._final.append(job._tracker)
+            job.drop_payload()
+            self._final.append(job.tracker)
             self._next_offer = _Offer(process, offer.channel, offer.attempt + 1)
             self._planned = True
         else:
             self._begin(offer, job)
             self._on_message(process, message)
 
-    def _register(self, job: PrimitiveJob[Any]) -> None:
+    def _register(self, job: JobRecord) -> None:
         self._job_count += 1
         job.number = self._job_count
         self._jobs[job.number] = job
 
-    def _end_unknown(self, job: PrimitiveJob[Any], error: Exception) -> None:
+    def _end_unknown(self, job: JobRecord, error: Exception) -> None:
         """End a job, if it did not get as far as the scheduler."""
         if job.number not in self._jobs:
             self._register(job)
@@ -784,7 +775,7 @@ class Dispatcher:
 
     def _take(self, command: Any) -> None:
         match command:
-            case PrimitiveJob():
+            case JobRecord():
                 self._take_in(command)
             case CancelJob(job=job, grace=grace):
                 self._feed(CancelAsked(job.number, grace))
@@ -823,23 +814,19 @@ class Dispatcher:
             self._report(logging.INFO, text)
             self._feed(RestartAsked())
 
-    def _take_in(self, job: PrimitiveJob[Any]) -> None:
-        if job.in_final_state():
-            self._count(job._tracker.status)
+    def _take_in(self, job: JobRecord) -> None:
+        if job.tracker.outcome is not None:
+            self._count(job.tracker.status)
             return
         self._register(job)
-        payload = job._payload  # once: a cancel may take it away
+        payload = job.payload  # once: a cancel may take it away
         if isinstance(payload, Parcel) and payload.fd >= 0:
             self._in_files.add(job.number)
-        options = job._options
-        limit = options.memory_limit
-        assert limit is None or isinstance(limit, int), "made an int when the options were made"
+        limit = job.limits.memory_limit
         if limit is not None and not measurable():
             self._settle(job.number, OutOfMemory(limit, None))
             return
-        event = Submitted(
-            job.number, options.priority, options.timeout, limit, options.retries, options.grace
-        )
+        event = Submitted(job.number, *job.limits)
         if not self._scheduler.line_up(event):
             self._feed(event)
 
@@ -871,7 +858,7 @@ class Dispatcher:
             case Unwatch():
                 self._to_watch.put(action)
             case Requeue(job=number, began=began):
-                tracker = self._jobs[number]._tracker
+                tracker = self._jobs[number].tracker
                 if tracker.status is JobStatus.RUNNING:  # else it did not come to that
                     tracker.requeued(began=began)
                 self._log.requeued(number, began=began)
@@ -925,19 +912,19 @@ class Dispatcher:
         if action.room is not None and _holds(process) > action.room:
             self._log.unfit(process, job)
             return NotTaken(action.slot, action.attempt, unfit=True)
-        if not job._tracker.take():
-            self._count(self._drop(action.job)._tracker.status)
+        if not job.tracker.take():
+            self._count(self._drop(action.job).tracker.status)
             return Withdrawn(action.slot, action.attempt)
         # Before the sending: whatever the job does, somebody who sees it sees RUNNING too.
-        job._tracker.assigned(process.pid)
-        payload = job._payload
+        job.tracker.assigned(process.pid)
+        payload = job.payload
         refers_to: Any = payload.refers_to if isinstance(payload, Parcel) else ()
         shared_there = not refers_to or self._share(process, refers_to)
         if shared_there and self._send(process, Kind.RUN, action.attempt, payload):
             return None
         return NotTaken(action.slot, action.attempt)
 
-    def _drop(self, number: int) -> PrimitiveJob[Any]:
+    def _drop(self, number: int) -> JobRecord:
         if self._in_files:
             self._in_files.discard(number)
         return self._jobs.pop(number)
@@ -983,11 +970,11 @@ class Dispatcher:
         if outcome.status is not _DONE:
             self.unseen.note(job, outcome)
         status = outcome.status
-        if job._tracker.settle(outcome):
-            job._drop_payload()
-            self._final.append(job._tracker)
+        if job.tracker.settle(outcome):
+            job.drop_payload()
+            self._final.append(job.tracker)
         else:
-            status = job._tracker.status
+            status = job.tracker.status
         self._drop(number)  # now: see _end_anyhow
         self._count(status)
 
@@ -1001,11 +988,11 @@ class Dispatcher:
         with contextlib.suppress(Exception):  # it may have its outcome, but told nobody yet
             outcome = Outcome(JobStatus.ERROR, failure)
             self.unseen.note(job, outcome)
-            job._tracker.settle(outcome)
-        self._final.append(job._tracker)
+            job.tracker.settle(outcome)
+        self._final.append(job.tracker)
         with contextlib.suppress(OSError):
-            job._drop_payload()
-        self._count(job._tracker.status)
+            job.drop_payload()
+        self._count(job.tracker.status)
 
     def _count(self, status: JobStatus) -> None:
         """A job has ended."""
@@ -1150,7 +1137,7 @@ class Dispatcher:
         if offer is not None:
             offer.claims.append(None)
             job = offer.claims[0]
-            if job is not None and job._tracker.take():
+            if job is not None and job.tracker.take():
                 self._register(job)
         for process in self._workers.values():
             self._reaper.take(process)
@@ -1181,6 +1168,7 @@ class Dispatcher:
         self._ended = True
         self._refuse()
         self._report(logging.DEBUG, "a pool has ended")
+        self._callbacks.call(self._config.let_go)
         self._callbacks.call(self.unseen.pool_ended)
         self._callbacks.end(self._leave)  # last: later it is done by whoever comes
         with contextlib.suppress(IndexError):  # one may be taken back meanwhile
@@ -1195,11 +1183,11 @@ class Dispatcher:
             except IndexError:
                 return
             match command:
-                case PrimitiveJob():
+                case JobRecord():
                     outcome = _outcome_of(command, TurnedAway())
                     self.unseen.note(command, outcome)
-                    if command._tracker.end_early(outcome):
-                        command._drop_payload()
+                    if command.tracker.end_early(outcome):
+                        command.drop_payload()
                 case Ask(done=done):
                     done()
                 case _HasProcess(process=process):  # only after a bug in here: see _fail
@@ -1215,11 +1203,11 @@ class Dispatcher:
         jobs = {*self._jobs.values()}
         while self._inbox:
             command = self._inbox.popleft()
-            if isinstance(command, PrimitiveJob):
+            if isinstance(command, JobRecord):
                 jobs.add(command)
         for job in jobs:
-            job._tracker.abandon(self.owner)
-            job._drop_payload()
+            job.tracker.abandon(self.owner)
+            job.drop_payload()
         self._config.close()
         self._bell.close()
         self._reaper.close()
@@ -1231,7 +1219,7 @@ class Dispatcher:
         self._own_threads.clear()
         # This thread may go on in a generator or a task that waits, or, where a signal handler or
         # a finalizer has forked, in a lock. Now that all has ended, the one does not stop another.
-        trackers = [*self._final, *(job._tracker for job in jobs)]
+        trackers = [*self._final, *(job.tracker for job in jobs)]
         waiters = [*self._gone_waiters, *self._end_waiters]
         for tell in [*(tracker.tell_waiters for tracker in trackers), *waiters]:
             with contextlib.suppress(Exception):
@@ -1341,7 +1329,7 @@ class _Callbacks:
     @staticmethod
     def _call(callback: Callable[[], object]) -> None:
         try:
-            callback()  # raises nothing: see PrimitiveJob.add_done_callback
+            callback()  # raises nothing: see JobRecord.add_done_callback
         except (Exception, SystemExit) as error:  # noqa: BLE001 - it is logged
             report_here(logging.ERROR, "a callback failed", error=error)
 
@@ -1397,14 +1385,14 @@ def file_limit() -> int:
 # --- from fates to outcomes -----------------------------------------------------------------------
 
 
-def _finished(job: PrimitiveJob[Any], message: Message) -> Outcome:
+def _finished(job: JobRecord, message: Message) -> Outcome:
     if message.lost:
         failure = f"the outcome of job {job.name} was not received: {message.lost}"
         return Outcome(JobStatus.ERROR, SerializationError(failure))
     return Outcome(_DONE if message.kind == _RETURNED else JobStatus.ERROR, message)
 
 
-def _outcome_of(job: PrimitiveJob[Any], fate: Fate) -> Outcome:
+def _outcome_of(job: JobRecord, fate: Fate) -> Outcome:
     match fate:
         case Message():
             return _finished(job, fate)
@@ -1413,7 +1401,7 @@ def _outcome_of(job: PrimitiveJob[Any], fate: Fate) -> Outcome:
         case Unkilled(evidence=evidence):
             return Unstopped(JobStatus.ERROR, _unkilled(job, evidence))
         case TimedOut(limit=limit, stack=stack, left=left):
-            end = "stopped" if job._options.grace else "killed"  # it may have ended in its grace
+            end = "stopped" if job.limits.grace else "killed"  # it may have ended in its grace
             error: BaseException = JobTimeoutError(
                 f"job {job.name} ({job.job_id()}) ran longer than its timeout of {limit:g} s "
                 f"and was {end}{_but(left)}{_below(stack)}",
@@ -1446,7 +1434,7 @@ def _outcome_of(job: PrimitiveJob[Any], fate: Fate) -> Outcome:
     return Outcome(JobStatus.ERROR, error)
 
 
-def _unkilled(job: PrimitiveJob[Any], evidence: Evidence) -> JobError:
+def _unkilled(job: JobRecord, evidence: Evidence) -> JobError:
     error = JobError(
         f"job {job.name} ({job.job_id()}) was cancelled, but could not be stopped: "
         f"{evidence.left}; its status is ERROR, and it may go on"
@@ -1459,7 +1447,7 @@ def _but(left: str | None) -> str:
     return "" if left is None else f", but may go on: {left}"
 
 
-def _died(job: PrimitiveJob[Any], evidence: Evidence) -> WorkerDiedError:
+def _died(job: JobRecord, evidence: Evidence) -> WorkerDiedError:
     label = f"job {job.name} ({job.job_id()})"
     if evidence.pid is None:
         error = evidence.error
@@ -1474,8 +1462,8 @@ def _died(job: PrimitiveJob[Any], evidence: Evidence) -> WorkerDiedError:
         failure.__cause__ = error
         return failure
     ran: float | None = None
-    if job._tracker.status is JobStatus.RUNNING:
-        ran = job._tracker.seconds_in_status()
+    if job.tracker.status is JobStatus.RUNNING:
+        ran = job.tracker.seconds_in_status()
         what = f"its worker process {evidence.pid} died after {ran:.3g} s: {_how(evidence)}"
     else:
         what = f"worker process {evidence.pid} died, not ready for a job: {_how(evidence, '')}"
@@ -1508,7 +1496,7 @@ def _megabytes(count: int) -> str:
     return f"{count / 1e6:,.1f} MB"
 
 
-def _died_initializing(job: PrimitiveJob[Any], evidence: Evidence) -> InitializerError:
+def _died_initializing(job: JobRecord, evidence: Evidence) -> InitializerError:
     return InitializerError(
         f"job {job.name}: worker {evidence.pid} died in the pool's preload or initializer: "
         f"{_how(evidence, '')}",

@@ -1,19 +1,21 @@
 """`JobExecutor`: a pool for everything that takes a `concurrent.futures.Executor`.
 
-    job is final ─► JobFuture._job_ended, on the dispatcher ─► settled there and then
-                          │ its lock is held, or wait() or as_completed() is to be told
-                          └► settler thread ─► settled
+    job is final ─┬─► whoever looks at the future settles it
+                  ├─► settler thread ─► settled: where wait() or as_completed() is to be told
+                  └─► thread for callbacks ─► settled, callbacks called
 
 A future's state follows its job's, and is brought up to date by whoever looks at it. Those who only
 wait to be told, the standard library's ``wait`` and ``as_completed``, need somebody who does it
-unasked: the dispatcher where it cannot be made to wait, else the executor's settler thread, which
-runs no foreign code. Callbacks run on the pool's thread for them: so they may block on any future.
-What is done without the future's own lock is of the kinds that `lock_free` lists.
+unasked: the executor's settler thread, which runs no foreign code. Callbacks run on the pool's
+thread for them: so they may block on any future. The pool's own threads hold no future, so that
+none goes there with what is the user's: the settler has the thread for callbacks let go of those
+that it settled. What is done without the future's own lock is of the kinds that `lock_free` lists.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import logging
 import os
@@ -33,7 +35,7 @@ from .awaiting import in_trio_task
 from .chunks import CHECKED, Unpacker, is_packed, reply_of
 from .errors import JobError, PoolClosedError, SerializationError
 from .hints import OF_EXECUTOR, Hinted
-from .job import PoolLink, PrimitiveJob
+from .job import PrimitiveJob
 from .lock_free import members
 from .logs import Later, report_here
 from .naming import call_name
@@ -47,6 +49,7 @@ from .options import (
 )
 from .pool import JobPool, PoolView
 from .randomness import child
+from .record import Callback, JobRecord, PoolLink
 from .rows import RowPacker
 from .serialize import LEFT_OUT, load_exception
 from .signatures import PoolOptionsDict, Unpack
@@ -67,6 +70,7 @@ T = TypeVar("T")
 PATIENCE_IN_TASK = 0.01  # s that a task's cancel() may hold up its event loop
 _NO_ARGUMENTS: tuple[Any, ...] = ()
 _JOIN = 1.0  # s; see JobExecutor.shutdown
+_MANY = 64  # settled futures at most that are held until others are let go with them
 _GRACE = 5.0  # s between SIGTERM and SIGKILL in `terminate_workers`
 _NOT_HERE = "the state of this future is its job's: it cannot be set"
 _SETTLED = (CANCELLED_AND_NOTIFIED, FINISHED)
@@ -89,15 +93,16 @@ class JobFuture(Future[T]):
     """
 
     job: PrimitiveJob[T]
-    _done_callbacks: list[Callable[[Future[T]], object]]
+    _lock: Any
+    _told_of: list[Any]
 
     def __init__(self, job: PrimitiveJob[T], settler: _Settler) -> None:
-        super().__init__()
         self.job = job
         self._settler = settler
-        # Idents of threads: one in `cancel`, and one that is to run the callbacks there.
-        self._canceller: int | None = None
-        self._caller: int | None = None
+        self._watched = False  # the settler is told of the end
+        super().__init__()
+        # By the idents of threads that are in `cancel`: the callbacks that are to be run there.
+        self._cancels: dict[int, list[Callback]] = {}
 
     # --- what a future is asked --------------------------------------------------------------
 
@@ -109,17 +114,17 @@ class JobFuture(Future[T]):
         a callback of the loop, such as those through which asyncio cancels, does not wait at all,
         a task at most 10 ms. There, False means "not cancelled yet" as well: the kill goes on.
         """
-        me = self._canceller = threading.get_ident()
+        me = threading.get_ident()
+        left = self._cancels.setdefault(me, [])
         job = self.job
         try:
             if job._ask_cancel():
-                job._tracker.wait(_patience(job._link))
+                job._tracker.wait(_patience(job._record.link))
             self._settle()
         finally:
-            self._canceller = None
-            if self._caller == me:  # as in the standard library, before cancel() returns
-                self._caller = None
-                self._call_callbacks()
+            self._cancels.pop(me, None)
+            for callback in left:  # as in the standard library, before cancel() returns
+                callback.run()
         return job.cancelled()
 
     def cancelled(self) -> bool:
@@ -167,12 +172,11 @@ class JobFuture(Future[T]):
         a job that was not running yet; at once, if it has ended. What it raises is logged on
         ``primitive_jobs``.
         """
-        self._settle()
-        with self._condition:
-            if self._state not in _SETTLED:
-                self._done_callbacks.append(fn)
-                return
-        self._call(fn)
+        if self._settle():
+            self._call(fn)
+            return
+        call = functools.partial(JobFuture._call, self, fn)
+        self.job._tracker.call_when_final(_FutureCallback(self.job._record, call, self._cancels))
 
     def set_running_or_notify_cancel(self) -> bool:
         """Raise `InvalidStateError`: only the pool says how a job ends."""
@@ -214,7 +218,7 @@ class JobFuture(Future[T]):
             return False
         if self._state in _SETTLED:
             return True
-        with self._condition:  # reentrant
+        with self._lock:  # reentrant
             if outcome.status is JobStatus.CANCELLED:
                 if self._state == PENDING:
                     super().cancel()
@@ -227,37 +231,31 @@ class JobFuture(Future[T]):
                     super().set_exception(None)
         return True
 
-    def _job_ended(self) -> None:
-        """Called when the job is final, on the pool's own thread: it must neither block nor fail.
+    # The standard library looks at these two: so it sees what is true, and we see that it waits.
 
-        Somebody may hold the future's lock, or, being waited for, locks of the standard library's;
-        and a signal handler or finalizer that runs there may wait for the pool in turn.
-        """
-        if self._condition.acquire(blocking=False):
-            try:
-                if not self._waiters:
-                    self._settle()
-                    self._settler.settled(self)
-                    return
-            finally:
-                self._condition.release()
-        self._settler.put(self)
+    @property
+    def _condition(self) -> Any:
+        """Whoever asks for the lock, to look at the state under it, finds that up to date."""
+        if not self._lock._is_owned():
+            self._settle()
+        return self._lock
 
-    def _invoke_callbacks(self) -> None:
-        # Called by the base's methods, with the lock held: see _settle.
-        if not self._done_callbacks:
-            return
-        me = threading.get_ident()
-        if self._canceller == me:
-            self._caller = me
-            return
-        link = self.job._link
-        assert link is not None, "nobody has a future before it was submitted"
-        link.call_back(self._call_callbacks)
+    @_condition.setter
+    def _condition(self, lock: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        self._lock = lock
 
-    def _call_callbacks(self) -> None:
-        for callback in self._done_callbacks:
-            self._call(callback)
+    @property
+    def _waiters(self) -> list[Any]:
+        """Whoever asks for them, under the lock, is about to wait for the end."""
+        if not self._watched and self._state not in _SETTLED:
+            self._watched = True
+            tell = functools.partial(self._settler.put, weakref.ref(self))
+            self.job._tracker.call_when_final(tell)
+        return self._told_of
+
+    @_waiters.setter
+    def _waiters(self, waiters: list[Any]) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        self._told_of = waiters
 
     def _call(self, callback: Callable[[Future[T]], object]) -> None:
         try:
@@ -280,15 +278,36 @@ class JobFuture(Future[T]):
 
         But who waits may be in the standard library's ``as_completed``, whose generator goes on.
         """
-        self._condition = threading.Condition()
-        self._done_callbacks = []
-        for waiter in self._waiters:
+        self._lock = threading.Condition()
+        for waiter in self._told_of:
             locks: tuple[Any, ...] = (getattr(waiter, "lock", None), waiter.event)
             for lock in locks:
                 if lock is not None:
                     lock._at_fork_reinit()
         self.job._check_may_wait()
         self._settle()
+
+
+class _FutureCallback(Callback):
+    """Where a thread is in `JobFuture.cancel`, and tells of the end itself, it is left to that."""
+
+    __slots__ = ("_cancels",)
+
+    def __init__(
+        self,
+        record: JobRecord,
+        call: functools.partial[Any],
+        cancels: dict[int, list[Callback]],
+    ) -> None:
+        super().__init__(record, call)
+        self._cancels = cancels
+
+    def __call__(self) -> None:
+        left = self._cancels.get(threading.get_ident())
+        if left is None:
+            super().__call__()
+        else:
+            left.append(self)
 
 
 def _patience(link: PoolLink | None) -> float | None:
@@ -307,23 +326,23 @@ def _patience(link: PoolLink | None) -> float | None:
 
 
 class _Settler:
-    """Settles futures that the dispatcher cannot settle itself; one thread for each executor.
+    """Settles futures that somebody waits for; one thread for each executor.
 
-    The thread ends when the executor is shut down or gone and no future is pending any more. It
+    The thread ends when the executor is shut down or gone and no job is pending any more. It
     holds this object, but neither the executor nor a future.
 
     Args:
         made: Where it puts itself before it starts its thread, for whoever is to end that.
 
     Attributes:
-        pending: The futures that are not settled yet, in the order they came in.
+        pending: The jobs that are not final yet, in the order they came in; and their futures.
         thread: Its thread.
     """
 
     def __init__(self, made: list[_Settler]) -> None:
-        self.pending: dict[JobFuture[Any], None] = {}
+        self.pending: dict[JobRecord, weakref.ref[JobFuture[Any]]] = {}
         self._closed = False
-        self._queue: queue.SimpleQueue[JobFuture[Any] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[weakref.ref[JobFuture[Any]] | None] = queue.SimpleQueue()
         self.thread = make_thread("settler", self._run)
         self._ended = False
         self._end_waiters: list[Callable[[], object]] = []
@@ -336,13 +355,15 @@ class _Settler:
             ) from error
         _settlers.add(self)
 
-    def put(self, future: JobFuture[Any]) -> None:
+    def put(self, future: weakref.ref[JobFuture[Any]]) -> None:
         """Have a future settled soon; returns at once."""
         self._queue.put(future)
 
-    def settled(self, future: JobFuture[Any]) -> None:
-        """Note that a future is settled."""
-        self.pending.pop(future, None)
+    def job_ended(self, record: JobRecord) -> None:
+        """Note that a job is final."""
+        if record.link is not None and record.link.of_parent:
+            return  # in a fork of the process, which has to see to its future
+        self.pending.pop(record, None)
         if self._closed and not self.pending:
             self._queue.put(None)
 
@@ -373,10 +394,22 @@ class _Settler:
 
     def _run(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        while (future := self._queue.get()) is not None:
+        link: PoolLink | None = None
+        settled: list[JobFuture[Any]] = []  # this may be the last that holds them
+        while (known := self._queue.get()) is not None:
+            future = known()
+            if future is None:
+                continue
+            settled.append(future)
             future._settle()
-            self.settled(future)
+            link = future.job._record.link
+            assert link is not None, "nobody has a future before it was submitted"
             del future
+            if len(settled) == _MANY or self._queue.empty():
+                link.call_back(settled.clear)
+                settled = []
+        if link is not None:
+            link.call_back(settled.clear)
         self.tell_ended()
 
     def tell_ended(self) -> None:
@@ -398,8 +431,10 @@ _settlers: weakref.WeakSet[_Settler] = weakref.WeakSet()
 def _after_fork_in_child() -> None:
     # After that of the dispatchers, whose module is imported first: the jobs have ended.
     for settler in members(_settlers):
-        for future in list(settler.pending):
-            future._abandon()
+        for known in list(settler.pending.values()):
+            future = known()
+            if future is not None:
+                future._abandon()
         settler.pending.clear()
         settler.tell_ended()
     _settlers.clear()
@@ -520,15 +555,16 @@ class JobExecutor(Hinted, Executor):
 
     def _submit(self, job: PrimitiveJob[T]) -> JobFuture[T]:
         pool, settler = self._pool, self._settler
-        future = JobFuture(job, settler)
+        future, record = JobFuture(job, settler), job._record
         try:
-            settler.pending[future] = None  # first: so a shutdown sees it, or it the shutdown
+            # First: so a shutdown sees it, or it the shutdown.
+            settler.pending[record] = weakref.ref(future)
             self._check_open()
-            job._tracker.call_when_final(future._job_ended)
+            job._tracker.call_when_final(functools.partial(settler.job_ended, record))
             job._submit_to(pool._dispatcher, pool._options)
         except BaseException:  # an interrupt may be so late that the job was on its way
             if not job._ask_cancel():
-                settler.settled(future)
+                settler.job_ended(record)
             raise
         return future
 
@@ -620,8 +656,8 @@ class JobExecutor(Hinted, Executor):
         `BrokenProcessPool`. A pool that was given stays open.
         """
         self._close()
-        for future in list(self._settler.pending):
-            future.job._ask_cancel(future.job._options.grace or _GRACE)
+        for record in list(self._settler.pending):
+            record.ask_cancel(record.limits.grace or _GRACE)
 
     def kill_workers(self) -> None:
         """Shut down, and cancel every future; what runs is killed. Returns at once.
@@ -629,8 +665,8 @@ class JobExecutor(Hinted, Executor):
         As `terminate_workers`, without a SIGTERM.
         """
         self._close()
-        for future in list(self._settler.pending):
-            future.job._ask_cancel(0.0)
+        for record in list(self._settler.pending):
+            record.ask_cancel(0.0)
 
     def _close(self, *, cancel_futures: bool = False) -> None:
         self._shut_down = True
@@ -638,8 +674,8 @@ class JobExecutor(Hinted, Executor):
         if self._own is not None:
             self._own.shutdown(wait=False)
         if cancel_futures:
-            for future in list(self._settler.pending):
-                future.job._cancel_unbegun()
+            for record in list(self._settler.pending):
+                record.cancel_unbegun()
 
     def _end(self, *, cancel_futures: bool = False, warn: bool) -> None:
         unseen = None if self._own is None else self._own._dispatcher.unseen
@@ -647,9 +683,9 @@ class JobExecutor(Hinted, Executor):
             self._close(cancel_futures=cancel_futures)
             if self._own is not None:
                 self._own._dispatcher.join()
-            for future in list(self._settler.pending):
+            for record in list(self._settler.pending):
                 self._pool._dispatcher.check_may_wait()
-                future.job._tracker.wait()
+                record.tracker.wait()
             # Without an end it would never come back to a finalizer that interrupts wait() where
             # that holds a lock which the settler needs.
             self._settler.thread.join(_JOIN)
@@ -689,7 +725,8 @@ class JobExecutor(Hinted, Executor):
             if own is not None:
                 own.shut_down(cancel=True)
             else:
-                _cancel(list(settler.pending))
+                for record in list(settler.pending):
+                    record.ask_cancel()
 
         hurry = kind is not None and not issubclass(kind, Exception)
         ends = [(settler.call_when_ended, settler.forget_waiter)]
@@ -743,7 +780,7 @@ def _jobs(
     if size == 1:
         for row in rows:
             job: PrimitiveJob[Any] = PrimitiveJob(function, *row)
-            job._key = None if key is None else child(key, start)
+            job._record.key = None if key is None else child(key, start)
             start += 1
             yield job
         return
@@ -758,14 +795,14 @@ def _jobs(
         first = None if key is None else start
         call, args = part.call(None, first, CHECKED)
         job = PrimitiveJob(call, *args)
-        job._name = f"{label}[{start}:{start + calls}]"
-        job._key = key
+        job._record.name = f"{label}[{start}:{start + calls}]"
+        job._record.key = key
         start += calls
         yield job
 
 
 def _inner(job: PrimitiveJob[T]) -> PrimitiveJob[T]:
-    job._inner = True
+    job._record.inner = True
     return job
 
 
@@ -775,7 +812,7 @@ def _answer_for(futures: Iterable[JobFuture[Any]]) -> None:
     Without anybody who does, each failure is one that nobody looked at.
     """
     for future in futures:
-        future.job._inner = True
+        future.job._record.inner = True
         future.job._tracker.looked_at()
 
 

@@ -97,6 +97,10 @@ class Initializer:
         if isinstance(self._content, Parcel):
             self._content.close()
 
+    def let_go(self) -> None:
+        """Drop what is kept aside, which is the user's, when no worker is started any more."""
+        self._aside.clear()
+
 
 def _lock_reducers() -> dict[type, serialize.Reducer]:
     """For Python 3.10, where the address of a fork context's lock would travel, and be used."""

@@ -1,27 +1,27 @@
 """`PrimitiveJob`: the caller's handle on one call, with the methods of Qiskit's class.
 
-A job talks to its pool only through the `PoolLink` that the pool hands it at submit; everything
-about its state lives in its `StatusTracker`.
+A job talks to its pool only through the `PoolLink` that the pool hands it at submit; what the pool
+needs of it is in its `JobRecord`, and everything about its state in its `StatusTracker`. Function,
+arguments, metadata and what was loaded of the outcome are here alone, so that they go where their
+caller lets go of them.
 """
 
 from __future__ import annotations
 
-import itertools
-import logging
+import functools
 import pickle
 import threading
 import time
-import uuid
+import weakref
 from collections.abc import Callable, Generator
 from types import FunctionType, MethodType
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol
+from typing import Any, ParamSpec, Protocol
 
 from . import circles
 from .base_job import BasePrimitiveJob, ResultT_co
-from .channel import INLINE_LIMIT, Parcel
+from .channel import INLINE_LIMIT
 from .errors import JobError, ResultTimeoutError, SerializationError
 from .hints import OF_JOB, Hinted
-from .logs import report_here
 from .naming import call_name
 from .options import (
     DEFAULT_OPTIONS,
@@ -31,48 +31,13 @@ from .options import (
     check_grace,
     check_seconds,
 )
+from .record import Callback, JobRecord, PoolLink
 from .serialize import LEFT_OUT, dump_call, dumps_whole, let_frames_go
 from .signatures import JobOptionsDict, Self, Unpack
 from .status import JobStatus
-from .tracker import Outcome, StatusTracker, Unstopped, cancelled
-
-if TYPE_CHECKING:
-    from .randomness import Key, Seeds
+from .tracker import Outcome, StatusTracker, Unstopped
 
 P = ParamSpec("P")
-
-
-class PoolLink(Protocol):
-    """What a pool hands to the jobs that are submitted to it."""
-
-    owner: int
-    of_parent: bool
-    """Whether this is a fork of the process that it works in: no job ends by itself then."""
-
-    @property
-    def seeds(self) -> Seeds | None:
-        """Where jobs get the keys of their randomness; None: it has no seed."""
-
-    def fail_early(self, job: PrimitiveJob[Any], failure: BaseException) -> None:
-        """End a job that cannot be enlisted; returns at once."""
-
-    def pack(
-        self, body: bytes, buffers: list[memoryview], refers_to: tuple[Any, ...]
-    ) -> bytes | Parcel:
-        """Make a serialized call ready to be sent; raises OSError or MemoryError."""
-        ...
-
-    def enlist(self, job: PrimitiveJob[Any]) -> None:
-        """Queue a job with its payload; raises `PoolClosedError` if the pool takes none."""
-
-    def ask_cancel(self, job: PrimitiveJob[Any], grace: float) -> None:
-        """Have a queued or running job stopped; returns at once."""
-
-    def call_back(self, callback: Callable[[], object]) -> None:
-        """Call ``callback`` on the pool's thread for callbacks."""
-
-    def check_may_wait(self) -> None:
-        """Raise `JobError` on a thread that the waiting would dead-lock."""
 
 
 class Submittable(Protocol):
@@ -110,18 +75,11 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
     __slots__ = (
         "__weakref__",
         "_call",
-        "_id",
-        "_inner",
-        "_key",
-        "_link",
         "_loaded",
-        "_name",
-        "_options",
-        "_payload",
+        "_record",
         "_submits",
         "_tracker",
         "metadata",
-        "number",
     )
     _words = OF_JOB
 
@@ -140,19 +98,26 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
             args,
             kwargs,
         )
-        self._id: list[str] = []
-        self._name = function.__qualname__ if kind is FunctionType else call_name(function)
-        self._options = DEFAULT_OPTIONS
         # Idents of threads: whoever is first submits it; None: it is done.
         self._submits: list[int] | None = []
-        self._link: PoolLink | None = None
-        self._tracker = StatusTracker()
+        self._tracker = tracker = StatusTracker()
+        self._record = JobRecord(call_name(function), tracker)
         self._loaded: list[tuple[Any, BaseException | None]] = []  # see Outcome.load
         self.metadata: dict[str, Any] = {}
-        self.number = 0  # its pool's, from the day it is taken in
-        self._payload: bytes | Parcel | None = None  # what a worker is sent; its pool's
-        self._key: Key | None = None  # of its randomness, if the pool does not give it one
-        self._inner = False  # its failure is told by what it is a part of: a map, say
+
+    def __del__(self) -> None:
+        """Stay until the end, if that is to come: `JobPool.jobs` lists also what nobody holds.
+
+        Then it goes on the thread for callbacks.
+        """
+        try:
+            record = self._record
+        except AttributeError:  # the making was refused, or interrupted
+            return
+        link = record.link
+        if link is not None and self._tracker._outcome is None and not link.of_parent:
+            record.handle = weakref.ref(self)  # the collector has cleared those that there were
+            self._tracker.call_when_final(Callback(record, functools.partial(_let_go, self)))
 
     # --- submitting --------------------------------------------------------------------------
 
@@ -193,71 +158,76 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
                 submits.append(token)
             if submits is None or submits[0] is not token:
                 raise JobError(f"job {self.name} was submitted before")
-            self._options = options
-            if options.metadata:
-                self.metadata.update(options.metadata)
+            record = self._record
+            called = record.name
+            if options is not DEFAULT_OPTIONS:
+                self._take_options(options)
             call = self._call
             tracker = self._tracker
             if not tracker.submitted() or call is None:
                 raise JobError(f"job {self.name} was cancelled before it was submitted")
-            self._link = link
+            record.handle = weakref.ref(self)
+            record.link = link
             self._call = None
-            if link.seeds is not None and self._key is None:
-                self._key = link.seeds.next()
-            if self._serialize(link, call):
+            if link.seeds is not None and record.key is None:
+                record.key = link.seeds.next()
+            if self._serialize(link, call, called):
                 if tracker.serialized():
-                    link.enlist(self)
+                    link.enlist(record)
                 else:
-                    self._drop_payload()
+                    record.drop_payload()
             self._submits = None
             return self
         except BaseException:
             # Whoever called has no handle, or cannot know what became of it: it must not run.
             if submits and submits[0] is token:
-                self._link = link
+                self._record.link = link
                 self._ask_cancel()
             raise
 
+    def _take_options(self, options: JobOptions) -> None:
+        self._record.limits = options.limits
+        if options.name is not None:
+            self._record.name = options.name
+        if options.metadata:
+            self.metadata.update(options.metadata)
+
     # Not written out in _submit_to: Python 3.12 has an inner `try` line outside of the outer `try`.
     def _serialize(
-        self, link: PoolLink, call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+        self,
+        link: PoolLink,
+        call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]],
+        called: str,
     ) -> bool:
         """Make the payload; where that fails the job ends, and this is False."""
+        record = self._record
         failure: SerializationError
         try:
-            body, buffers, refers_to = dump_call(*call, self._name, self._key)
+            body, buffers, refers_to = dump_call(*call, called, record.key)
             if len(body) <= INLINE_LIMIT and not buffers and not refers_to:
-                self._payload = body
+                record.payload = body
                 return True
         except SerializationError as error:
             let_frames_go(error)
             failure = error
         else:
             try:
-                self._payload = link.pack(body, buffers, refers_to)
+                record.payload = link.pack(body, buffers, refers_to)
                 return True
             except (OSError, MemoryError) as error:
                 failure = SerializationError(
                     f"no memory for the {len(body) + sum(b.nbytes for b in buffers)} bytes of the "
-                    f"call of {self.name}(): {error}"
+                    f"call of {called}(): {error}"
                 )
                 failure.__cause__ = error
-        link.fail_early(self, failure)
+        link.fail_early(record, failure)
         return False
-
-    def _drop_payload(self) -> None:
-        """Free what would be sent. Only for whoever has ended the job: two at once would clash."""
-        payload, self._payload = self._payload, None
-        if isinstance(payload, Parcel):
-            payload.close()
 
     # --- Qiskit's eight ----------------------------------------------------------------------
 
     def job_id(self) -> str:
         """Return the job's uuid4 as text, unique for ever."""
-        if not self._id:
-            self._id.append(str(uuid.uuid4()))
-        return self._id[0]
+        return self._record.job_id()
 
     def status(self) -> JobStatus:
         """Return the status as it is now; never blocks."""
@@ -341,24 +311,16 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
 
     def _ask_cancel(self, grace: float | None = None) -> bool:
         """Set a cancel going; return whether its end is still to be waited for."""
-        if self._tracker.outcome is not None or self._cancel_unbegun():
-            return False
-        # The dispatcher has it, or it has ended this moment; a link was set before either.
-        if self._link is None:
-            return False
-        self._link.ask_cancel(self, self._options.grace if grace is None else grace)
-        return True
+        waits = self._record.ask_cancel(grace)
+        if self._tracker.outcome is not None:
+            self._call = None  # it had not come to its submit, perhaps
+        return waits
 
     def _cancel_unbegun(self) -> bool:
         """Cancel it if it has not ended and no worker was ever to have it; return whether."""
-        if self._link is not None and self._link.of_parent:
-            self._tracker.abandon(self._link.owner)
-        if not self._tracker.end_early(cancelled()):
+        if not self._record.cancel_unbegun():
             return False
         self._call = None
-        self._drop_payload()
-        if self._link is not None:
-            self._link.ask_cancel(self, 0.0)  # it may have it in its queue
         return True
 
     # --- beyond Qiskit -----------------------------------------------------------------------
@@ -410,31 +372,11 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
         at once, if the job is final already. What it raises is logged on ``primitive_jobs``.
         """
         check_callable("fn", fn)
-        job = self
-        turn = {None: (job,)}
-
-        def call() -> None:
-            try:
-                # Whoever takes the job out calls `fn` in the same breath, so that no interrupt and
-                # no second call of `hand_over`, on any thread, comes between: once it is.
-                next(map(fn, itertools.chain.from_iterable(map(turn.pop, (None,), ((),)))), None)
-            except BaseException as error:
-                report_here(logging.ERROR, "a callback of job %s raised", job, job=job, error=error)
-                own = threading.current_thread() is threading.main_thread()
-                if own and isinstance(error, KeyboardInterrupt):
-                    raise  # the user's Ctrl-C, not the callback's affair
-
-        def hand_over() -> None:
-            link = job._link
-            if link is None:  # cancelled before it had a pool: its canceller's thread is here
-                call()
-            else:
-                link.call_back(call)
-
+        callback = Callback(self._record, functools.partial(fn, self))
         if self._tracker.outcome is not None:
-            call()
-            return
-        self._tracker.call_when_final(hand_over)
+            callback.run()
+        else:
+            self._tracker.call_when_final(callback)
 
     def __await__(self) -> Generator[Any, None, ResultT_co]:
         """Wait in a task of asyncio, trio or anyio, without blocking its event loop.
@@ -465,7 +407,7 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
     @property
     def name(self) -> str:
         """From the options; without, the function's name."""
-        return self._name if self._options.name is None else self._options.name
+        return self._record.name
 
     @property
     def pid(self) -> int | None:
@@ -545,7 +487,7 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
             raise JobError(f"job {self.name} was not submitted: call submit() first")
 
     def _check_may_wait(self) -> None:
-        link = self._link
+        link = self._record.link
         if link is None or self._tracker.outcome is not None:
             return
         if link.of_parent:
@@ -580,21 +522,19 @@ def _rebuild(cls: type[PrimitiveJob[Any]], state: tuple[Any, ...]) -> PrimitiveJ
 
         set_cause(error, RemoteTraceback(cause.strip().strip('"').strip("\n") + "\n"))
     job._call = None
-    job._id = [job_id]
-    job._name = name
-    job._options = DEFAULT_OPTIONS
     job._submits = None
-    job._link = None
     job._loaded = [(value, error)]
     job.metadata = metadata
-    job.number = 0
-    job._payload = None
-    job._key = None
-    job._inner = False
     tracker = StatusTracker()
     tracker._outcome = Outcome(status, None)
     tracker._status = status
     tracker.remember(walk)
     tracker._attempts = attempts
     job._tracker = tracker
+    job._record = JobRecord(name, tracker)
+    job._record._id.append(job_id)
     return job
+
+
+def _let_go(job: PrimitiveJob[Any]) -> None:
+    """Nothing: the job has ended, and goes when this is over."""

@@ -318,7 +318,7 @@ class _Call:
         # Whatever the pool has now: another call, or a resize, may give it more workers.
         self._free = deque([None] * count)
         self._held: deque[PrimitiveJob[Any]] = deque()
-        self._inbox: queue.SimpleQueue[tuple[_Call, PrimitiveJob[Any]] | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[list[_Ended] | None] = queue.SimpleQueue()
         # It has no hold of this while it waits: whoever drops a `Parallel` ends it, too.
         self.end_thread = weakref.finalize(self, self._inbox.put, None)
         self.end_thread.atexit = False
@@ -328,13 +328,14 @@ class _Call:
         from .job import PrimitiveJob
 
         job: PrimitiveJob[Any] = PrimitiveJob(_Batch(batch))
-        job._name = _name_of(batch)
-        job._inner = True
+        job._record.name = _name_of(batch)
+        job._record.inner = True
         seeds = self._pool._dispatcher.seeds
         if seeds is not None:
-            job._key = seeds.next()  # here, where batches come in order
+            job._record.key = seeds.next()  # here, where batches come in order
         self._pending[job] = callback
-        job._tracker.call_when_final(functools.partial(self._inbox.put, (self, job)))
+        # What tells of the end holds nothing once this call's thread has taken it out.
+        job._tracker.call_when_final(functools.partial(self._inbox.put, [(self, job)]))
         if self._aborted:
             job._ask_cancel()
         else:
@@ -388,9 +389,14 @@ class _Call:
         self.end_thread()
 
 
-def _hand_over(inbox: queue.SimpleQueue[tuple[_Call, PrimitiveJob[Any]] | None]) -> None:
+_Ended = tuple[_Call, "PrimitiveJob[Any]"]
+
+
+def _hand_over(inbox: queue.SimpleQueue[list[_Ended] | None]) -> None:
     while (item := inbox.get()) is not None:
-        call, job = item
+        if not item:  # told twice
+            continue
+        call, job = item.pop()
         try:
             call.ended(job)
         except BaseException as error:  # noqa: BLE001 - of the caller's iterable; it is logged

@@ -28,9 +28,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .chunks import CHECKED, FRESH, KEPT, NUMBERS, Unpacker, all_plain, is_packed, reply_of
 from .errors import PoolClosedError, ResultTimeoutError, SerializationError
-from .job import PoolLink, PrimitiveJob
+from .job import PrimitiveJob
 from .naming import call_name
 from .options import JobOptions
+from .record import PoolLink
 from .rows import RowPacker, Rows
 from .serialize import dump_call, let_frames_go, load_exception
 from .status import JobStatus
@@ -144,7 +145,7 @@ class MapRun:
         self._taken = 0  # items
         self._slow = not self._packer.quiet  # whether items come slowly, until two are there
         self._returned: list[Rows] = []  # a heap
-        self._finished: queue.SimpleQueue[_Chunk] = queue.SimpleQueue()
+        self._finished: queue.SimpleQueue[int] = queue.SimpleQueue()  # where chunks start
         self._done: dict[int, _Done] = {}
         self._bytes_done = 0
         self._yielded = 0  # items
@@ -289,26 +290,29 @@ class MapRun:
                 until = due
         try:
             if until is None:
-                chunk = self._finished.get()
+                start = self._finished.get()
             else:
-                chunk = self._finished.get(timeout=max(0.0, until - time.monotonic()))
+                start = self._finished.get(timeout=max(0.0, until - time.monotonic()))
         except queue.Empty:
             if end is None or time.monotonic() < end:
                 return  # it was time to look, and is again
             raise ResultTimeoutError("the next result of map() is not ready in time") from None
-        self._harvest(chunk)
+        self._harvest_at(start)
 
     # --- what comes back ---------------------------------------------------------------------
 
     def _hear(self) -> None:
         with contextlib.suppress(queue.Empty):
             while True:
-                self._harvest(self._finished.get_nowait())
+                self._harvest_at(self._finished.get_nowait())
+
+    def _harvest_at(self, start: int) -> None:
+        chunk = self._running.get(start)
+        if chunk is not None:  # else it was put into the queue twice
+            self._harvest(chunk)
 
     def _harvest(self, chunk: _Chunk) -> None:
         """Take in what a final job has brought, and let go of the job."""
-        if self._running.get(chunk.start) is not chunk:  # it was put into the queue twice
-            return
         values: list[Any] = []
         failure: list[Any] = []
         parts: list[Any] = []
@@ -375,7 +379,7 @@ class MapRun:
             if left <= 0:
                 break
             with contextlib.suppress(queue.Empty):
-                self._harvest(self._finished.get(timeout=left))
+                self._harvest_at(self._finished.get(timeout=left))
         return self._next_place() in self._done
 
     def _may_take(self, most_running: int) -> bool:
@@ -440,9 +444,10 @@ class MapRun:
         first = None if self._key is None else start
         function, args = part.call(limit, first, self._mode)
         job: PrimitiveJob[Reply | bytes] = PrimitiveJob(function, *args)
-        job._name = self._name(start, len(rows))
-        job._key = self._key
-        job._inner = True
+        record = job._record
+        record.name = self._name(start, len(rows))
+        record.key = self._key
+        record.inner = True
         chunk = _Chunk(start, len(rows), part.classes, part if may_be_cut else None, job)
         self._running[start] = chunk  # first, so that an interrupt leaves nothing unseen
         try:
@@ -454,8 +459,9 @@ class MapRun:
             return
         if job.status() is JobStatus.ERROR and self._ended_unsent(part, job):
             return
-        # It holds the queue only: a mapping that is dropped is noticed, and cancels.
-        job._tracker.call_when_final(functools.partial(self._finished.put, chunk))
+        # It holds the queue only: a mapping that is dropped is noticed, and cancels. Nor is the
+        # chunk put there, whose rows are the user's.
+        job._tracker.call_when_final(functools.partial(self._finished.put, start))
 
     def _ended_unsent(self, part: Rows, job: PrimitiveJob[Reply | bytes]) -> bool:
         """Whether a job could not be serialized; then its place is where the results end."""

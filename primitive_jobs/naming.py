@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def call_name(function: Callable[..., object]) -> str:
     """What to call a function in messages: its qualified name, or its type's."""
     if type(function) is types.FunctionType:
-        return function.__qualname__
+        return str.__str__(function.__qualname__)  # which may be of a subclass, with its own ways
     try:
         name = getattr(function, "__qualname__", None)
         if not isinstance(name, str):

@@ -13,7 +13,7 @@ import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from types import FunctionType, MethodType
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 T = TypeVar("T")
 
@@ -209,6 +209,24 @@ def check_columns(iterables: tuple[Iterable[Any], ...]) -> list[Iterator[Any]]:
     return columns
 
 
+class Limits(NamedTuple):
+    """What a pool has to know of a job's options: numbers, and nothing of the user's."""
+
+    priority: int = 0
+    timeout: float | None = None  # s
+    memory_limit: int | None = None  # bytes
+    retries: int = 0
+    grace: float = 0.0  # s
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether nobody has to watch such a job's time or memory."""
+        return self.timeout is None and self.memory_limit is None
+
+
+DEFAULT_LIMITS = Limits()
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class JobOptions:
     """What can be said of one job, besides its function and arguments.
@@ -267,9 +285,11 @@ class JobOptions:
         object.__setattr__(self, "grace", check_grace(self.grace))
 
     @property
-    def unlimited(self) -> bool:
-        """Whether nobody has to watch such a job's time or memory."""
-        return self.timeout is None and self.memory_limit is None
+    def limits(self) -> Limits:
+        """Those of them that the pool sees to."""
+        limit = self.memory_limit
+        assert limit is None or isinstance(limit, int), "made an int when this was made"
+        return Limits(self.priority, self.timeout, limit, self.retries, self.grace)
 
     def replace(self, changes: Mapping[str, Any]) -> JobOptions:
         """Return these options with ``changes`` made; an unknown name is a `TypeError`."""

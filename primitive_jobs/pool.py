@@ -17,7 +17,7 @@ from . import worker
 from .dispatcher import Counts, Dispatcher, check_not_exiting
 from .hints import OF_POOL, OF_VIEW, Hinted, hinted, of_map_keyword, of_pool_keyword
 from .initializer import Initializer
-from .job import PoolLink, PrimitiveJob
+from .job import PrimitiveJob
 from .map_results import MapResults
 from .options import (
     DEFAULT_OPTIONS,
@@ -33,6 +33,7 @@ from .options import (
     check_seconds,
 )
 from .process import WorkerConfig
+from .record import PoolLink
 from .signatures import JobOptionsDict, Seed, Self, Unpack
 from .surroundings import check_surroundings
 from .thread_variables import thread_settings
@@ -364,15 +365,17 @@ class JobPool(_Submitter):
 
     def jobs(self) -> list[PrimitiveJob[Any]]:
         """Return the jobs that are queued or running now, in the order they came in."""
-        return self._dispatcher.unfinished()
+        handles = [record.handle for record in self._dispatcher.unfinished()]
+        jobs = [None if handle is None else handle() for handle in handles]
+        return [job for job in jobs if job is not None]  # else it has ended this moment
 
     def cancel_all(self, *, grace: float | None = None) -> None:
         """Cancel every unfinished job and wait until all are final; ``grace`` as in `cancel`."""
         seconds = None if grace is None else check_grace(grace)
-        jobs = self.jobs()
+        records = self._dispatcher.unfinished()
         self._dispatcher.ask_cancel_all(seconds)
-        for job in jobs:
-            job._tracker.wait()
+        for record in records:
+            record.tracker.wait()
 
     def resize(self, max_workers: int) -> None:
         """Have another number of workers: more as jobs need them, fewer as they get free.

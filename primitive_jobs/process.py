@@ -63,6 +63,11 @@ class WorkerConfig:
         if self.initializer is not None:
             self.initializer.close()
 
+    def let_go(self) -> None:
+        """Hold nothing of the user's any more; to be called where foreign code may run."""
+        if self.initializer is not None:
+            self.initializer.let_go()
+
 
 class WorkerProcess:
     """One started worker.

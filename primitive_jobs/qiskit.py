@@ -65,6 +65,7 @@ from .job import PrimitiveJob
 from .naming import one_line, type_name
 from .options import check_grace, check_seconds
 from .pool import JobPool, PoolView, default_pool
+from .record import JobRecord
 from .serialize import dumps_whole
 from .shared import share
 from .sources import Source
@@ -124,18 +125,18 @@ class _Together:
     """Cancels all parts of a job once one of them has ended without a result."""
 
     def __init__(self, parts: Sequence[PrimitiveJob[Any]]) -> None:
-        self._parts = parts
+        self._records = [part._record for part in parts]
         self._cancelling = False
-        for part in parts:
-            part._tracker.call_when_final(partial(self._ended, part))
+        for record in self._records:
+            record.tracker.call_when_final(partial(self._ended, record))
 
-    def _ended(self, part: PrimitiveJob[Any]) -> None:
-        # Called on the pool's own thread: it only asks, and waits for nothing.
-        if part.status() is JobStatus.DONE or self._cancelling:
+    def _ended(self, part: JobRecord) -> None:
+        # Called on the pool's own thread: it only asks, waits for nothing, and holds no part.
+        if part.tracker.look() is JobStatus.DONE or self._cancelling:
             return
         self._cancelling = True  # those that are cancelled now get here, too
-        for other in self._parts:
-            other._ask_cancel()
+        for other in self._records:
+            other.ask_cancel()
 
 
 # --- the job --------------------------------------------------------------------------------------
@@ -303,8 +304,9 @@ class PooledJob(BasePrimitiveJob):  # type: ignore[misc]  # Any, where Qiskit is
 def _submit_part(part: PrimitiveJob[Any], pool: JobPool | PoolView, name: str) -> None:
     """Submit it, unless one before has ended without a result by now, and had it cancelled."""
     if part.in_final_state():
+        part._call = None
         return
-    part._inner = True
+    part._record.inner = True
     try:
         part.submit(pool, name=name)
     except PoolClosedError:
@@ -374,7 +376,7 @@ class _Pooled:
         options = pool._options
         name = options.name or type_name(self._primitive)
         ranges = _split(
-            [_seconds(pub) for pub in pubs], pool._worker_count(), together=options.unlimited
+            [_seconds(pub) for pub in pubs], pool._worker_count(), together=options.limits.unlimited
         )
         calls = _pack(self._primitive, pubs, ranges)
         job = PooledJob(name, [PrimitiveJob(_run_part, *call) for call in calls])

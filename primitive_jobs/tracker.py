@@ -68,7 +68,10 @@ class Outcome:
 
         To be called before anybody can.
         """
-        self._token = Token.of(unseen, name, self._source, holder)
+        source = self._source
+        if isinstance(source, BaseException) and source.__cause__ is not None:
+            source = copy.copy(source)  # without its cause: that is the user's, perhaps
+        self._token = Token.of(unseen, name, source, holder)
 
     def looked_at(self) -> None:
         """Somebody receives what tells it from a success; or nobody is to hear of it at all."""

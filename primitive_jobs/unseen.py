@@ -96,10 +96,10 @@ class Countable(Protocol):
     def name(self) -> str: ...  # noqa: D102
 
     @property
-    def _inner(self) -> bool: ...
+    def inner(self) -> bool: ...  # noqa: D102
 
     @property
-    def _tracker(self) -> object: ...
+    def tracker(self) -> object: ...  # noqa: D102
 
 
 class _Outcome(Protocol):
@@ -163,8 +163,8 @@ class Unseen:
 
     def note(self, job: Countable, outcome: _Outcome) -> None:
         """Have a failure noticed that nobody will look at; to be called before anybody can."""
-        if outcome.status is JobStatus.ERROR and not job._inner:
-            outcome.watch(self, job.name, job._tracker)
+        if outcome.status is JobStatus.ERROR and not job.inner:
+            outcome.watch(self, job.name, job.tracker)
 
     def died(self, failure: _Failure) -> None:
         """A token has died unread."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import queue
 import time
@@ -17,6 +18,7 @@ from .lock_free import members
 from .options import check_iterable, check_seconds, shown
 from .serialize import LEFT_OUT
 from .status import JobStatus
+from .tracker import StatusTracker, Waiter
 
 T = TypeVar("T")
 
@@ -112,17 +114,23 @@ def too_late(left: int, total: int, timeout: float | None) -> ResultTimeoutError
 
 
 class Watch(Generic[T]):
-    """Jobs whose end is put into a queue."""
+    """Jobs whose end is put into a queue.
+
+    As their trackers: what tells of an end holds no job, which is its caller's to let go.
+    """
 
     def __init__(self, jobs: Iterable[PrimitiveJob[T]]) -> None:
-        self._final: queue.SimpleQueue[PrimitiveJob[T]] = queue.SimpleQueue()
-        self.waiters: dict[PrimitiveJob[T], _Put[T]] = {}
+        self._final: queue.SimpleQueue[StatusTracker] = queue.SimpleQueue()
+        self._jobs: dict[StatusTracker, PrimitiveJob[T]] = {}
+        self.waiters: dict[PrimitiveJob[T], Waiter] = {}
         for job in jobs:
             if job in self.waiters:
                 continue
-            waiter = _Put(self._final, job)
+            tracker = job._tracker
+            waiter = functools.partial(self._final.put, tracker)
+            self._jobs[tracker] = job
             self.waiters[job] = waiter
-            job._tracker.call_when_final(waiter)
+            tracker.call_when_final(waiter)
         _watches.add(self)
 
     def next_final(self, end: float | None) -> PrimitiveJob[T] | None:
@@ -130,8 +138,8 @@ class Watch(Generic[T]):
         try:
             while True:
                 left = None if end is None else max(0.0, end - time.monotonic())
-                job = self._final.get(timeout=left)
-                if job in self.waiters:  # else it was put twice
+                job = self._jobs.pop(self._final.get(timeout=left), None)
+                if job is not None:  # else it was put twice
                     break
         except queue.Empty:
             return None
@@ -148,8 +156,9 @@ class Watch(Generic[T]):
         for job, waiter in list(self.waiters.items()):
             # Most have been ended by their pools: but not one that no list had at that moment,
             # and of one that had just ended nobody else tells.
-            if job._link is not None:  # else it was cancelled before its submit
-                job._tracker.abandon(job._link.owner)
+            link = job._record.link
+            if link is not None:  # else it was cancelled before its submit
+                job._tracker.abandon(link.owner)
             waiter()
 
 
@@ -163,19 +172,6 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-class _Put(Generic[T]):
-    """Puts one job into a queue when called."""
-
-    __slots__ = ("_job", "_queue")
-
-    def __init__(self, final: queue.SimpleQueue[PrimitiveJob[T]], job: PrimitiveJob[T]) -> None:
-        self._queue = final
-        self._job = job
-
-    def __call__(self) -> None:
-        self._queue.put(self._job)
 
 
 def wait(

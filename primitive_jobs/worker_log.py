@@ -11,13 +11,13 @@ import logging
 import signal
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Concatenate, ParamSpec
+from typing import Concatenate, ParamSpec
 
-from .job import PrimitiveJob
 from .logs import Later, Report
 from .messages import Evidence, Reason
 from .naming import one_line
 from .process import WorkerProcess
+from .record import JobRecord
 from .scheduler import LEAVE_TIME, Scheduler, Slot, SlotState
 from .serialize import what_was_raised
 from .wire import Message
@@ -52,9 +52,7 @@ class WorkerLog:
         jobs: The pool's unfinished jobs, by number.
     """
 
-    def __init__(
-        self, report: Report, scheduler: Scheduler, jobs: Mapping[int, PrimitiveJob[Any]]
-    ) -> None:
+    def __init__(self, report: Report, scheduler: Scheduler, jobs: Mapping[int, JobRecord]) -> None:
         self._report = report
         self._scheduler = scheduler
         self._jobs = jobs
@@ -130,7 +128,7 @@ class WorkerLog:
     # --- going -------------------------------------------------------------------------------
 
     @_unfailing
-    def unfit(self, process: WorkerProcess, job: PrimitiveJob[Any]) -> None:
+    def unfit(self, process: WorkerProcess, job: JobRecord) -> None:
         """It holds more memory than a job may."""
         why = "held more memory than a job was allowed to"
         self._leaving[process.slot] = why
@@ -245,7 +243,7 @@ class WorkerLog:
                 logging.WARNING,
                 "job %s is tried again: its worker died in attempt %d; retries left: %d",
                 job,
-                job.attempts,
+                job.tracker.attempts,
                 self._scheduler.jobs[number].retries,
                 job=job,
             )
@@ -259,7 +257,7 @@ class WorkerLog:
 
     # --- helpers -----------------------------------------------------------------------------
 
-    def _job(self, slot: Slot) -> PrimitiveJob[Any] | None:
+    def _job(self, slot: Slot) -> JobRecord | None:
         return None if slot.job is None else self._jobs.get(slot.job.number)
 
     def _vacate(self, pid: int, why: str) -> None:

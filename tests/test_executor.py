@@ -294,7 +294,7 @@ def test_everybody_who_waits_sees_the_cancel(one: JobExecutor) -> None:
     threads = [threading.Thread(target=target) for target in (result, wait, as_completed)]
     for thread in threads:
         thread.start()
-    until(lambda: len(future._waiters) == 2 and len(future.job._tracker._waiters) == 2, "waiters")
+    until(lambda: len(future._waiters) == 2 and len(future.job._tracker._waiters) == 5, "waiters")
     assert future.cancel()
     for thread in threads:
         thread.join()

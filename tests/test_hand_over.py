@@ -19,6 +19,7 @@ from helpers import PATIENCE, descriptors, hold_and_tell, until
 from primitive_jobs import JobPool, JobStatus, PrimitiveJob, WorkerDiedError
 from primitive_jobs.channel import PacketChannel
 from primitive_jobs.dispatcher import Dispatcher
+from primitive_jobs.record import JobRecord
 
 
 def leave_mark(folder: str) -> None:
@@ -265,8 +266,8 @@ def test_a_cancel_before_the_sending(
     hand_over = Dispatcher._hand_over
     job = PrimitiveJob(leave_mark, str(tmp_path))
 
-    def cancelled_first(self: Dispatcher, offer: Any, mine: PrimitiveJob[Any]) -> bool:
-        if mine is job:
+    def cancelled_first(self: Dispatcher, offer: Any, mine: JobRecord) -> bool:
+        if mine is job._record:
             assert job.cancel()
         return hand_over(self, offer, mine)
 

@@ -330,7 +330,7 @@ def test_where_nobody_listens_no_job_is_given_an_id(marks: Path) -> None:
             assert job.cancel()
     finally:
         LOGGER.setLevel(level)
-    assert job._id == []
+    assert job._record._id == []
 
 
 def test_the_dispatcher_fails(said: Listener, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,7 +166,7 @@ def test_a_worker_that_is_hard_to_kill_keeps_its_place(
     slow = SlowEnd(monkeypatch)
     try:
         queued = [single.submit(abs, -2)] if queued_before else []
-        single._dispatcher.ask_cancel(job, 0.0)
+        single._dispatcher.ask_cancel(job._record, 0.0)
         assert slow.begun.wait(PATIENCE)
         queued.append(single.submit(abs, -2))
         assert single.jobs() == [job, *queued]  # the dispatcher has taken them in
@@ -239,7 +239,7 @@ def test_an_offer_is_not_made_beyond_the_number_of_workers(
     until(lambda: spare_is_ready(single), "the spare")
     slow = SlowEnd(monkeypatch)
     try:
-        single._dispatcher.ask_cancel(job, 0.0)
+        single._dispatcher.ask_cancel(job._record, 0.0)
         assert slow.begun.wait(PATIENCE)
         dispatcher: Dispatcher = single._dispatcher
         until(lambda: dispatcher._asleep, "the dispatcher to sleep")

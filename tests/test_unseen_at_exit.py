@@ -142,19 +142,19 @@ with JobPool(1) as pool:
 
 class Part:
     name = "part"
-    _inner = False
+    inner = False
 
     def __init__(self) -> None:
-        self._tracker = StatusTracker()
+        self.tracker = StatusTracker()
 
 
 def failure(unseen: Unseen, text: str = "no") -> StatusTracker:
     message = Message(Kind.RAISED, 1, dump_exception(ValueError(text)))
     outcome, part = Outcome(JobStatus.ERROR, message), Part()
     unseen.note(part, outcome)
-    part._tracker.submitted()
-    part._tracker.end_early(outcome)
-    return part._tracker
+    part.tracker.submitted()
+    part.tracker.end_early(outcome)
+    return part.tracker
 
 
 class Line:
