@@ -15,7 +15,7 @@ messages, randomness, by_value, naming, serialize, culprit, forking, layers, lef
 channel, kept_globals, initializer, sources, shared, unseen, tracker, record, pauses, scheduler,
 memory, guard, interpreter, guardian, orphans, libc, worker, surroundings, former, entry, launch,
 killing, process, reaper, worker_log, fence, dispatcher, awaiting, circles, base_job, job, rows,
-batches, mapping, pool, waiting, groups, pace, progress, executor, joblib, qiskit.
+batches, mapping, base_pool, pool, waiting, groups, pace, progress, executor, joblib, qiskit.
 
 The public names are imported when they are first used, so that a worker, which needs few of the
 modules, starts fast.
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     __version__: str
 
     from .base_job import BasePrimitiveJob
+    from .base_pool import BasePool
     from .errors import (
         InitializerError,
         JobCancelledError,
@@ -69,6 +70,7 @@ _HOMES = {
     "executor": ("JobExecutor",),
     "groups": ("gather", "race"),
     "base_job": ("BasePrimitiveJob",),
+    "base_pool": ("BasePool",),
     "job": ("PrimitiveJob",),
     "options": ("JobOptions",),
     "pool": ("JobPool", "default_pool", "run"),
@@ -87,6 +89,7 @@ _ELSEWHERE = frozenset(
 
 __all__ = [
     "FINAL_STATES",
+    "BasePool",
     "BasePrimitiveJob",
     "InitializerError",
     "JobCancelledError",

@@ -32,6 +32,7 @@ from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from .awaiting import in_trio_task
+from .base_pool import BasePool, PoolView
 from .chunks import CHECKED, Unpacker, is_packed, reply_of
 from .errors import JobError, PoolClosedError, SerializationError
 from .hints import OF_EXECUTOR, Hinted
@@ -47,7 +48,7 @@ from .options import (
     check_seconds,
     shown,
 )
-from .pool import JobPool, PoolView
+from .pool import JobPool
 from .randomness import child
 from .record import Callback, JobRecord, PoolLink
 from .rows import RowPacker
@@ -498,7 +499,7 @@ class JobExecutor(Hinted, Executor):
         initargs: tuple[Any, ...] = _NO_ARGUMENTS,
         *,
         max_tasks_per_child: int | None = None,
-        pool: JobPool | PoolView | None = None,
+        pool: BasePool | PoolView | None = None,
         **pool_options: Unpack[PoolOptionsDict],
     ) -> None:
         _check_context(mp_context)
@@ -513,7 +514,7 @@ class JobExecutor(Hinted, Executor):
                 max_workers, initializer=initializer, initargs=initargs, **pool_options
             )
         else:
-            if not isinstance(pool, (JobPool, PoolView)):
+            if not isinstance(pool, (BasePool, PoolView)):
                 raise TypeError(
                     f"pool must be a JobPool, a JobPool.options(...) or None, not {shown(pool)}"
                 )
@@ -529,7 +530,7 @@ class JobExecutor(Hinted, Executor):
                     raise TypeError(
                         f"pool is given, which is as it was made: so {name} must not be"
                     )
-        self._pool: JobPool | PoolView = pool
+        self._pool: BasePool | PoolView = pool
         self._shut_down = False
         made: list[_Settler] = []  # also by a making that is interrupted
         weakref.finalize(self, _close, made).atexit = False
@@ -561,7 +562,7 @@ class JobExecutor(Hinted, Executor):
             settler.pending[record] = weakref.ref(future)
             self._check_open()
             job._tracker.call_when_final(functools.partial(settler.job_ended, record))
-            job._submit_to(pool._dispatcher, pool._options)
+            job._submit_to(pool._link, pool._options)
         except BaseException:  # an interrupt may be so late that the job was on its way
             if not job._ask_cancel():
                 settler.job_ended(record)
@@ -572,7 +573,7 @@ class JobExecutor(Hinted, Executor):
         if self._shut_down:
             raise PoolClosedError("cannot schedule new futures after shutdown")
         try:
-            self._pool._dispatcher.check_open()
+            self._pool._link.check_open()
         except PoolClosedError as error:
             raise PoolClosedError(f"cannot schedule new futures: {error}") from None
 
@@ -612,7 +613,7 @@ class JobExecutor(Hinted, Executor):
         ahead = None if buffersize is None else check_count("buffersize", buffersize)
         end = None if seconds is None else time.monotonic() + seconds
         columns = check_columns(iterables)
-        seeds = self._pool._dispatcher.seeds
+        seeds = self._pool._link.seeds
         key = None if seeds is None else seeds.next()
         jobs = _jobs(fn, columns, size, self._pool._options.name or call_name(fn), key)
         futures: deque[JobFuture[Any]] = deque()
@@ -684,7 +685,7 @@ class JobExecutor(Hinted, Executor):
             if self._own is not None:
                 self._own._dispatcher.join()
             for record in list(self._settler.pending):
-                self._pool._dispatcher.check_may_wait()
+                self._pool._link.check_may_wait()
                 record.tracker.wait()
             # Without an end it would never come back to a finalizer that interrupts wait() where
             # that holds a lock which the settler needs.

@@ -41,10 +41,10 @@ P = ParamSpec("P")
 
 
 class Submittable(Protocol):
-    """What a job can be submitted to: a `JobPool`, or what `JobPool.options` returns."""
+    """What a job can be submitted to: a `BasePool`, or what `BasePool.options` returns."""
 
     @property
-    def _dispatcher(self) -> PoolLink: ...
+    def _link(self) -> PoolLink: ...
     @property
     def _options(self) -> JobOptions: ...
 

@@ -55,8 +55,9 @@ from .status import JobStatus
 from .threads import make_thread
 
 if TYPE_CHECKING:
+    from .base_pool import BasePool, PoolView
     from .job import PrimitiveJob
-    from .pool import JobPool, PoolView
+    from .pool import JobPool
 
     Callback = Callable[[Any], object]
     Key = tuple[object, ...]
@@ -134,27 +135,27 @@ class PrimitiveJobsBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ign
         nesting_level: int | None = None,
         inner_max_num_threads: int | None = None,
         *,
-        pool: JobPool | PoolView | None = None,
+        pool: BasePool | PoolView | None = None,
         **options: Any,
     ) -> None:
         super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
-        self._given: JobPool | PoolView | None = None
+        self._given: BasePool | PoolView | None = None
         self._options: dict[str, Any] = {}
         self._configure(pool, options)
         self._call: _Call | None = None
-        self._workers: JobPool | PoolView | None = None
+        self._workers: BasePool | PoolView | None = None
         self._let_go: Callable[[], object] = _nothing
         self._ran: float | None = None  # s
 
     def _configure(self, pool: Any, options: dict[str, Any]) -> None:
+        from .base_pool import BasePool, PoolView
         from .options import DEFAULT_OPTIONS, shown
-        from .pool import JobPool, PoolView
 
         DEFAULT_OPTIONS.replace(options)  # or it says what is wrong
         self._options = {**self._options, **options}
         if pool is None:
             return
-        if not isinstance(pool, (JobPool, PoolView)):
+        if not isinstance(pool, (BasePool, PoolView)):
             raise TypeError(
                 f"pool must be a JobPool, a JobPool.options(...) or None, not {shown(pool)}"
             )
@@ -188,7 +189,7 @@ class PrimitiveJobsBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ign
         parallel: Any = None,
         prefer: str | None = None,
         require: str | None = None,
-        pool: JobPool | PoolView | None = None,
+        pool: BasePool | PoolView | None = None,
         **options: Any,
     ) -> int:
         """Get workers for ``parallel``; return how many.
@@ -310,7 +311,7 @@ class _Call:
         failures: Why jobs could not be submitted.
     """
 
-    def __init__(self, pool: JobPool | PoolView, count: int) -> None:
+    def __init__(self, pool: BasePool | PoolView, count: int) -> None:
         self.failures: dict[PrimitiveJob[Any], Exception] = {}
         self._pool = pool
         self._aborted = False
@@ -330,7 +331,7 @@ class _Call:
         job: PrimitiveJob[Any] = PrimitiveJob(_Batch(batch))
         job._record.name = _name_of(batch)
         job._record.inner = True
-        seeds = self._pool._dispatcher.seeds
+        seeds = self._pool._link.seeds
         if seeds is not None:
             job._record.key = seeds.next()  # here, where batches come in order
         self._pending[job] = callback
@@ -345,7 +346,7 @@ class _Call:
 
     def _enlist(self, job: PrimitiveJob[Any]) -> None:
         try:
-            job._submit_to(self._pool._dispatcher, self._pool._options)
+            job._submit_to(self._pool._link, self._pool._options)
         except Exception as error:  # noqa: BLE001 - told by the callback, or joblib waits for ever
             # The job is cancelled, and joblib's callback waits for the lock that this is called
             # under before it asks why.

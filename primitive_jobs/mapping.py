@@ -78,7 +78,7 @@ class Pool(Protocol):
     """What a mapping needs of a pool or a view of one; it keeps the pool alive."""
 
     @property
-    def _dispatcher(self) -> PoolLink: ...
+    def _link(self) -> PoolLink: ...
 
     @property
     def _options(self) -> JobOptions: ...
@@ -140,7 +140,7 @@ class MapRun:
         self._label = pool._options.name or call_name(function)
         self._options = pool._options.replace({"name": None})
         self._lenient = _with_time_for(self._options, LIMIT)
-        seeds = pool._dispatcher.seeds
+        seeds = pool._link.seeds
         self._key = None if seeds is None else seeds.next()
         self._taken = 0  # items
         self._slow = not self._packer.quiet  # whether items come slowly, until two are there
@@ -451,7 +451,7 @@ class MapRun:
         chunk = _Chunk(start, len(rows), part.classes, part if may_be_cut else None, job)
         self._running[start] = chunk  # first, so that an interrupt leaves nothing unseen
         try:
-            job._submit_to(self._pool._dispatcher, self._lenient if may_be_cut else self._options)
+            job._submit_to(self._pool._link, self._lenient if may_be_cut else self._options)
         except PoolClosedError as error:
             del self._running[start]
             let_frames_go(error)

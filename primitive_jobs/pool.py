@@ -5,26 +5,23 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 import weakref
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Literal, NoReturn, ParamSpec, TypeVar, overload
+from typing import Any, Literal, NoReturn, ParamSpec, TypeVar
 
 from . import job as job_module
 from . import worker
+from .base_pool import BasePool, PoolView, Submitter
 from .dispatcher import Counts, Dispatcher, check_not_exiting
-from .hints import OF_POOL, OF_VIEW, Hinted, hinted, of_map_keyword, of_pool_keyword
+from .hints import hinted, of_pool_keyword
 from .initializer import Initializer
 from .job import PrimitiveJob
-from .map_results import MapResults
 from .options import (
     DEFAULT_OPTIONS,
     JobOptions,
     check_bool,
     check_callable,
-    check_columns,
     check_count,
     check_env,
     check_grace,
@@ -34,179 +31,17 @@ from .options import (
 )
 from .process import WorkerConfig
 from .record import PoolLink
-from .signatures import JobOptionsDict, Seed, Self, Unpack
+from .signatures import Seed, Self
 from .surroundings import check_surroundings
 from .thread_variables import thread_settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
-T1 = TypeVar("T1")
-T2 = TypeVar("T2")
-T3 = TypeVar("T3")
 
 IDLE_TIMEOUT = 60.0  # s
 
 
-class _Submitter(Hinted, ABC):
-    """What a pool and its views share; `_dispatcher` and `_options` are theirs."""
-
-    _words = OF_POOL
-    _dispatcher: Dispatcher
-    _options: JobOptions
-
-    def submit(
-        self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> PrimitiveJob[T]:
-        """Queue ``function(*args, **kwargs)`` and return its job at once.
-
-        Raises:
-            PoolClosedError: The pool was shut down, or the interpreter is going down.
-            TypeError: ``function`` cannot be called, or is an async or generator function.
-        """
-        self._dispatcher.check_open()
-        job = PrimitiveJob(function, *args, **kwargs)
-        try:
-            return job._submit_to(self._dispatcher, self._options)
-        except BaseException:  # an interrupt so late that the job was on its way
-            job._ask_cancel()
-            raise
-
-    @overload
-    def map(
-        self,
-        function: Callable[[T1], T],
-        iterable: Iterable[T1],
-        /,
-        *,
-        timeout: float | None = None,
-        chunksize: int | None = None,
-        ordered: bool = True,
-    ) -> MapResults[T]: ...
-    @overload
-    def map(
-        self,
-        function: Callable[[T1, T2], T],
-        iterable: Iterable[T1],
-        iterable2: Iterable[T2],
-        /,
-        *,
-        timeout: float | None = None,
-        chunksize: int | None = None,
-        ordered: bool = True,
-    ) -> MapResults[T]: ...
-    @overload
-    def map(
-        self,
-        function: Callable[[T1, T2, T3], T],
-        iterable: Iterable[T1],
-        iterable2: Iterable[T2],
-        iterable3: Iterable[T3],
-        /,
-        *,
-        timeout: float | None = None,
-        chunksize: int | None = None,
-        ordered: bool = True,
-    ) -> MapResults[T]: ...
-    @overload
-    def map(
-        self,
-        function: Callable[..., T],
-        iterable: Iterable[Any],
-        iterable2: Iterable[Any],
-        iterable3: Iterable[Any],
-        iterable4: Iterable[Any],
-        /,
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int | None = None,
-        ordered: bool = True,
-    ) -> MapResults[T]: ...
-    @hinted("map", of_map_keyword, positional="the function comes first, then iterables")
-    def map(
-        self,
-        function: Callable[..., T],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int | None = None,
-        ordered: bool = True,
-    ) -> MapResults[T]:
-        """Apply ``function`` to the items of ``iterables``, like the built-in `map`, in parallel.
-
-        What it returns is an iterator, which `track` can show the progress of. ``list(pool.map(f,
-        xs))`` is what ``map`` of `multiprocessing.Pool` returns, and ``numpy.array(list(pool.map(f,
-        xs)))`` makes an array of it (`numpy.array` of the iterator itself would be one of shape
-        ()); ``chunksize`` is given by name; ``pool.map(f, *zip(*tuples))`` is its ``starmap``.
-
-        Work starts at once. Items are taken as workers get free, so that the iterables may be
-        endless; at most 1000 jobs, some 10,000 calls and 256 MiB of results are ahead of the
-        consumer (but always as many jobs as keep the workers busy). Where items come slowly, a
-        result that is there, or comes within 10 ms, is handed out before the next item is asked
-        for; items that depend on results of calls need `submit`.
-
-        One job makes one or several calls, a chunk. Without ``chunksize`` it is measured how many:
-        as many as take 10 ms and have not more than 1 MiB of arguments or results. A chunk that
-        takes longer than 20 ms all the same ends after the call it is at, and the rest goes to
-        whichever worker is free. So calls of 10 ms or more are one job each. A call that takes long
-        among short ones holds up those behind it in its chunk: ``chunksize=1`` where calls wait for
-        one another.
-
-        Whatever the chunks, each call means what ``submit(function, *items)`` means: function and
-        arguments are as they were when the items were taken, belong to this call alone, and know
-        each other (``pool.map(model.place, model.parts)`` finds each part in the model); its result
-        is pickled when it returns. To that end each call's arguments are pickled when they are
-        there. The function, and what an `itertools.repeat` gives to each call, are pickled and
-        unpickled once for a chunk, but for each call where somebody changes them: whether the
-        iterables do is looked at with the first items and at each chunk, whether the calls do with
-        the first call of the first chunks. What begins to change later, as a function that notes
-        every tenth call in itself, is seen by the calls behind it in the chunk, and so is what a
-        class leaves out of its pickles (a cache, a connection): ``chunksize=1`` is for those.
-
-        An exception is raised where its result would stand, after the results before it: one of
-        the call, of the iterables, of pickling the one or the other, and a `PoolClosedError` if
-        the pool is shut down meanwhile. A cancel, a limit or a death ends a whole chunk, and is
-        raised where its first result would stand. Then the iterator has ended. `StopIteration`
-        raised by a call comes as a `RuntimeError`, so that it does not look like such an end. At
-        the end, and when the iterator is closed or dropped, the jobs still unfinished are
-        cancelled.
-
-        The pool's options hold for each chunk: ``memory_limit``, ``retries`` (after a worker's
-        death all its calls are made again), a place in ``max_jobs_per_worker``, and ``timeout``
-        if there is a ``chunksize``; without one, ``timeout`` is each call's: a chunk of several has
-        20 ms more. Jobs are named by function (or the option ``name``) and items:
-        "simulate[120:160]".
-
-        Args:
-            function: Called with one item of each iterable.
-            *iterables: The shortest ends it; without any there are no calls and no results, so
-                that ``pool.map(f, *zip(*tuples))`` does for an empty list what it does for others.
-            timeout: Seconds from now in which the next result must come; default None: no limit.
-            chunksize: Calls that make up one job; default None: automatic, as told above.
-            ordered: Whether results come in the order of the items (default), or each chunk's as
-                soon as it has ended, and what ends the iterables after all of them.
-
-        Raises:
-            ResultTimeoutError: From the iterator, when the time is over.
-            PoolClosedError: The pool was shut down, or the interpreter is going down.
-            TypeError, ValueError: An argument is wrong; the message names it.
-        """
-        check_callable("function", function)
-        size = None if chunksize is None else check_count("chunksize", chunksize)
-        seconds = check_seconds("timeout", timeout)
-        check_bool("ordered", ordered)
-        end = None if seconds is None else time.monotonic() + seconds
-        columns = check_columns(iterables)
-        from .mapping import MapRun  # it takes a while, and not everybody maps
-
-        self._dispatcher.check_open()
-        run = MapRun(self, function, columns, size, ordered=ordered)
-        return MapResults(run.start(end), run)
-
-    @abstractmethod
-    def _worker_count(self) -> int:
-        """Return how many jobs run at a time, now."""
-
-
-class JobPool(_Submitter):
+class JobPool(BasePool):
     """A pool of reusable worker processes; each job has one to itself while it runs.
 
     Workers start when jobs need them, serve many jobs, leave when idle and are replaced when they
@@ -341,7 +176,7 @@ class JobPool(_Submitter):
         # making was interrupted.
         made: list[Dispatcher] = []
         weakref.finalize(self, _shut_down, made).atexit = False
-        self._dispatcher = Dispatcher(
+        self._link = self._dispatcher = Dispatcher(
             count,
             leave_after,
             config,
@@ -354,14 +189,6 @@ class JobPool(_Submitter):
 
     def _worker_count(self) -> int:
         return self._max_workers
-
-    def options(self, **options: Unpack[JobOptionsDict]) -> PoolView:
-        """Return a view of this pool whose jobs have these options; see `JobOptions`.
-
-        Raises:
-            TypeError, ValueError: An option is unknown or wrong.
-        """
-        return PoolView(self, self._options.replace(options))
 
     def jobs(self) -> list[PrimitiveJob[Any]]:
         """Return the jobs that are queued or running now, in the order they came in."""
@@ -499,27 +326,6 @@ class JobPool(_Submitter):
         return table(type(self).__name__, "", self._state(), rows)
 
 
-class PoolView(_Submitter):
-    """A pool with options for the jobs submitted through it; made by `JobPool.options`."""
-
-    _words = OF_VIEW
-
-    def __init__(self, pool: JobPool, options: JobOptions) -> None:
-        self._pool = pool
-        self._options = options
-        self._dispatcher = pool._dispatcher
-
-    def _worker_count(self) -> int:
-        return self._pool._max_workers  # which a resize() changes
-
-    def options(self, **options: Unpack[JobOptionsDict]) -> PoolView:
-        """Return a view with these options added to those of this one."""
-        return PoolView(self._pool, self._options.replace(options))
-
-    def __repr__(self) -> str:
-        return f"<{self._pool!r} with {self._options}>"
-
-
 def _described(counts: Counts) -> tuple[str, str]:
     """Jobs and workers as text; of those that ended badly only if there are any."""
     jobs = [f"{counts.queued} queued, {counts.running} running, {counts.done} done"]
@@ -582,12 +388,12 @@ def run(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Primi
 def _find_pool(pool: Any) -> tuple[PoolLink, JobOptions]:
     if pool is None:
         pool = default_pool()
-    if not isinstance(pool, _Submitter):
+    if not isinstance(pool, Submitter):
         raise TypeError(
             f"pool must be a JobPool, a JobPool.options(...) or None, not {type(pool).__name__}"
         )
-    pool._dispatcher.check_open()
-    return pool._dispatcher, pool._options
+    pool._link.check_open()
+    return pool._link, pool._options
 
 
 job_module.find_pool = _find_pool

@@ -53,6 +53,7 @@ except ModuleNotFoundError as error:
         f"{error}"
     ) from error
 
+from .base_pool import BasePool, PoolView
 from .dispatcher import file_limit
 from .errors import (
     JobCancelledError,
@@ -64,7 +65,7 @@ from .errors import (
 from .job import PrimitiveJob
 from .naming import one_line, type_name
 from .options import check_grace, check_seconds
-from .pool import JobPool, PoolView, default_pool
+from .pool import default_pool
 from .record import JobRecord
 from .serialize import dumps_whole
 from .shared import share
@@ -165,7 +166,7 @@ class PooledJob(BasePrimitiveJob):  # type: ignore[misc]  # Any, where Qiskit is
         self.parts = tuple(parts)
         self._results: list[Any] = []  # the first one counts
         self._unwarned = [True]  # empty: the warnings were given
-        self._todo: list[tuple[JobPool | PoolView, list[str]]] = []  # until it is submitted
+        self._todo: list[tuple[BasePool | PoolView, list[str]]] = []  # until it is submitted
         _Together(self.parts)
 
     def _submit(self) -> None:
@@ -301,7 +302,7 @@ class PooledJob(BasePrimitiveJob):  # type: ignore[misc]  # Any, where Qiskit is
         return _rebuild, state
 
 
-def _submit_part(part: PrimitiveJob[Any], pool: JobPool | PoolView, name: str) -> None:
+def _submit_part(part: PrimitiveJob[Any], pool: BasePool | PoolView, name: str) -> None:
     """Submit it, unless one before has ended without a result by now, and had it cancelled."""
     if part.in_final_state():
         part._call = None
@@ -337,14 +338,14 @@ class _Pooled:
     """What both wrappers share: the wrapped primitive's attributes are theirs."""
 
     _primitive: Any
-    _pool: JobPool | PoolView | None
+    _pool: BasePool | PoolView | None
 
-    def __init__(self, primitive: object, pool: JobPool | PoolView | None, base: Any) -> None:
+    def __init__(self, primitive: object, pool: BasePool | PoolView | None, base: Any) -> None:
         if not isinstance(primitive, base):
             raise TypeError(
                 f"{type(self).__name__} wraps a {base.__name__}, not a {type_name(primitive)}"
             )
-        if pool is not None and not isinstance(pool, (JobPool, PoolView)):
+        if pool is not None and not isinstance(pool, (BasePool, PoolView)):
             raise TypeError(
                 f"pool must be a JobPool, a JobPool.options(...) or None, not {type_name(pool)}"
             )
@@ -409,7 +410,7 @@ class PooledSampler(_Pooled, BaseSamplerV2):  # type: ignore[misc]
         TypeError: ``sampler`` is no V2 sampler, or ``pool`` no pool.
     """
 
-    def __init__(self, sampler: Any, pool: JobPool | PoolView | None = None) -> None:
+    def __init__(self, sampler: Any, pool: BasePool | PoolView | None = None) -> None:
         super().__init__(sampler, pool, BaseSamplerV2)
 
     def run(self, pubs: Iterable[Any], *, shots: int | None = None) -> PooledJob:
@@ -448,7 +449,7 @@ class PooledEstimator(_Pooled, BaseEstimatorV2):  # type: ignore[misc]
         TypeError: ``estimator`` is no V2 estimator, or ``pool`` no pool.
     """
 
-    def __init__(self, estimator: Any, pool: JobPool | PoolView | None = None) -> None:
+    def __init__(self, estimator: Any, pool: BasePool | PoolView | None = None) -> None:
         super().__init__(estimator, pool, BaseEstimatorV2)
 
     def run(self, pubs: Iterable[Any], *, precision: float | None = None) -> PooledJob:

@@ -382,6 +382,8 @@ def test_the_table_is_complete() -> None:
                 names = list(inspect.signature(JobPool).parameters)
             elif name in _FREE or function in (primitive_jobs.BasePrimitiveJob, JobOptions.replace):
                 names = []
+            elif getattr(function, "__isabstractmethod__", False):
+                names = []  # those that are called stand in the table
             else:
                 names = [name]
             missing += [(function, n) for n in names if (function, n) not in TABLE]

@@ -72,6 +72,7 @@ LAYERS = [
     "rows",
     "batches",
     "mapping",
+    "base_pool",
     "pool",
     "waiting",
     "groups",
