@@ -16,6 +16,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+from .imported import imported
+
 Waiter = Callable[[], object]
 End = tuple[Callable[[Waiter], object], Callable[[Waiter], object]]
 """Something that ends: have a waiter called then (at once if it is over, and on any thread; perhaps
@@ -38,7 +40,7 @@ async def until_over(cancel: Callable[[], object], *ends: End) -> None:
 
 def in_trio_task() -> bool:
     """Whether a task of trio's is running on this thread."""
-    trio: Any = sys.modules.get("trio")
+    trio = imported("trio")
     if trio is None:
         return False
     try:
@@ -128,7 +130,7 @@ async def _in_asyncio(cancel: Callable[[], object], ends: tuple[End, ...]) -> No
 
 def _shield() -> AbstractContextManager[object]:
     """Keep anyio from cancelling in each turn of the loop what is about to end anyway."""
-    anyio: Any = sys.modules.get("anyio")
+    anyio = imported("anyio")
     if anyio is None or not hasattr(anyio, "CancelScope"):
         return contextlib.nullcontext()
     scope: AbstractContextManager[object] = anyio.CancelScope(shield=True)

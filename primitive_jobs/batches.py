@@ -13,7 +13,6 @@ from __future__ import annotations
 import io
 import os
 import pickle
-import sys
 import types
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import chunks, naming, serialize
 from .chunks import all_plain
+from .imported import imported
 from .layers import _MAIN, WHOLE, Writer, fast_pickler
 from .leftovers import after_call
 from .rows import Need, _is_by_name
@@ -200,7 +200,7 @@ def _identity(function: Any) -> object:
 
 
 def _address(buffer: memoryview) -> int:
-    numpy: Any = sys.modules.get("numpy")
+    numpy = imported("numpy")
     if numpy is None:
         return id(buffer.obj)
     array = numpy.frombuffer(buffer, dtype=numpy.uint8)

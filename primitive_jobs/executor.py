@@ -36,6 +36,7 @@ from .base_pool import BasePool, PoolView
 from .chunks import CHECKED, Unpacker, is_packed, reply_of
 from .errors import JobError, PoolClosedError, SerializationError
 from .hints import OF_EXECUTOR, Hinted
+from .imported import imported
 from .job import PrimitiveJob
 from .lock_free import members
 from .logs import Later, report_here
@@ -315,7 +316,7 @@ def _patience(link: PoolLink | None) -> float | None:
     """Seconds that a cancel may wait on this thread; None: as long as it takes."""
     if in_trio_task():
         return PATIENCE_IN_TASK
-    asyncio: Any = sys.modules.get("asyncio")
+    asyncio = imported("asyncio")
     if asyncio is not None and asyncio._get_running_loop() is not None:
         return 0.0 if asyncio.current_task() is None else PATIENCE_IN_TASK
     try:

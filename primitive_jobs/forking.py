@@ -8,10 +8,10 @@ back, from a process that has got them. Imported where a job imports ``multiproc
 from __future__ import annotations
 
 import functools
-import sys
 import types
 
 from . import serialize
+from .imported import imported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def _has_lost_its_name(obj: Any) -> bool:
 
 
 def _load(body: bytes) -> Any:
-    process: Any = sys.modules.get("multiprocessing.process")
+    process = imported("multiprocessing.process")
     # The second: what the process is to do is still being unpickled.
     if process is not None and (
         process.parent_process() is not None

@@ -8,6 +8,8 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from .imported import imported
+
 _REMEDY = "multiprocessing.set_executable(path) says which Python interpreter workers run on"
 
 
@@ -17,7 +19,7 @@ def executable() -> str:
     It is multiprocessing's: what `multiprocessing.set_executable` was given, else the
     ``sys.executable`` that multiprocessing found when it first looked.
     """
-    spawn: Any = sys.modules.get("multiprocessing.spawn")
+    spawn = imported("multiprocessing.spawn")
     chosen = None if spawn is None else spawn.get_executable()
     path = os.fsdecode(chosen or sys.executable or "")
     return path and os.path.abspath(path)  # noqa: PTH100 - the guard changes its directory

@@ -62,6 +62,7 @@ from .errors import (
     ResultTimeoutError,
     SerializationError,
 )
+from .imported import imported
 from .job import PrimitiveJob
 from .naming import one_line, type_name
 from .options import check_grace, check_seconds
@@ -655,7 +656,7 @@ def _streams_from(name: str, stream: Any, count: int) -> list[_Seed]:
 def _seeds_each_pub_alike(primitive: Any) -> bool:
     """Whether it gives each pub the seed that it has itself; else one goes on after another."""
     alike: list[Any] = [StatevectorSampler, StatevectorEstimator]
-    aer = sys.modules.get("qiskit_aer.primitives")  # there, if the primitive is one of them
+    aer = imported("qiskit_aer.primitives")  # there, if the primitive is one of them
     if aer is not None:
         alike.append(aer.EstimatorV2)
     return isinstance(primitive, tuple(alike))

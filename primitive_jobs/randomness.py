@@ -13,6 +13,8 @@ from __future__ import annotations
 import itertools
 import sys
 
+from .imported import imported
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,7 +88,7 @@ def child(key: Key, number: int) -> Key:
 
 
 def _is_seed_sequence(seed: object) -> TypeGuard[SeedSequence]:
-    random: Any = sys.modules.get("numpy.random")
+    random = imported("numpy.random")
     return random is not None and isinstance(seed, random.SeedSequence)
 
 
@@ -133,9 +135,9 @@ def _seed_by(key: Key) -> None:
 def reseed() -> None:
     """Have what is random begin anew, but for the generator of `job_rng`."""
     for name, seed in _SEEDERS.items():
-        module = sys.modules.get(name)
-        if module is not None:
-            seed(module)
+        if sys.modules.get(name) is not None:
+            __import__(name)  # waits for a thread that is in the middle of it
+            seed(sys.modules[name])
 
 
 def _hook() -> None:

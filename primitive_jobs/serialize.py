@@ -16,6 +16,7 @@ import os
 import sys
 import types
 
+from .imported import imported
 from .naming import call_name, message_of, one_line, type_name
 from .wire import Lent
 
@@ -197,7 +198,7 @@ def _is_plain_call(
 
 def _some_are_by_value() -> bool:
     """Whether modules are registered with cloudpickle to be pickled by value."""
-    cloudpickle: Any = sys.modules.get("cloudpickle.cloudpickle")
+    cloudpickle = imported("cloudpickle.cloudpickle")
     return cloudpickle is not None and bool(cloudpickle.list_registry_pickle_by_value())
 
 

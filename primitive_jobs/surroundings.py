@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
-from typing import Any
 
 from . import worker
+from .imported import imported
 from .interpreter import check_not_frozen
 
 MAX_DEPTH = 3  # of workers in workers, unless the environment says otherwise
@@ -56,7 +55,7 @@ def _max_depth() -> int:
 
 def check_unpatched() -> None:
     """Raise `RuntimeError` where gevent or eventlet have patched what a pool needs."""
-    gevent: Any = sys.modules.get("gevent.monkey")
+    gevent = imported("gevent.monkey")
     if gevent is not None:
         names = [name for name in _NEEDED_OF_GEVENT if gevent.is_module_patched(name)]
         if names:
@@ -64,7 +63,7 @@ def check_unpatched() -> None:
             raise _patched(
                 "gevent", names, f"patch_all({keep})", "gevent.get_hub().threadpool.apply"
             )
-    eventlet: Any = sys.modules.get("eventlet.patcher")
+    eventlet = imported("eventlet.patcher")
     if eventlet is not None:
         names = [name for name in ("thread", "select") if eventlet.is_monkey_patched(name)]
         if names:
