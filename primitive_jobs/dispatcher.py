@@ -107,6 +107,7 @@ from .messages import (
     Started,
     StartFailed,
     Submitted,
+    Suspended,
     Terminate,
     Tick,
     TimedOut,
@@ -137,6 +138,7 @@ if TYPE_CHECKING:
     from .randomness import Seeds
 
 _MOST_FAILURES = 3  # turns of the dispatcher in a row that may fail, before it is given up
+_SUSPENSION_PAUSE = 0.02  # s between two looks whether the workers, too, go on after Ctrl-Z
 MEMORY_PAUSE = 0.1  # s between two looks at the memory of running jobs that have a limit
 _MANY_FINAL = 16  # jobs at most whose ends are told together, while the workers are busy
 _LONGEST = 86400.0  # s of sleep: what is due later is looked at again then
@@ -295,7 +297,8 @@ class Dispatcher:
         # What follows from the scheduler's state; all but the numbers stays as it is while one job
         # after the other is handed over and answered.
         self._planned = False
-        self._deadline: float | None = None  # that of the scheduler, or an earlier one
+        self._deadline: float | None = None  # that of the scheduler, or another one
+        self._stops = 0  # by Ctrl-Z, that the scheduler knows of
         self._hungry = False  # a job that comes while it sleeps should wake it
         self._offer: _Offer | None = None  # set while it sleeps
         self._next_offer: _Offer | None = None
@@ -650,8 +653,22 @@ class Dispatcher:
             handler = self._handlers.get(fd)
             if handler is not None:
                 handler(mask)
-        if deadline is not None and time.monotonic() >= deadline:
+        if deadline is not None and time.monotonic() >= deadline and not self._suspended():
             self._feed(Tick())
+
+    def _suspended(self) -> bool:
+        """Have limits not count what was stopped with this program; return whether that matters.
+
+        It does if workers still are stopped: nothing of theirs is due before they go on.
+        """
+        stops, still = the_guard.stops(self._stops)
+        for since, until in stops:
+            self._feed(Suspended(since, until))
+        self._stops += len(stops)
+        if still:
+            self._deadline = time.monotonic() + _SUSPENSION_PAUSE
+            self._planned = True
+        return still or bool(stops)
 
     def _empty_inbox(self) -> None:
         for _ in range(len(self._inbox)):

@@ -1,7 +1,8 @@
 """A small process that outlives the pool's: it kills what jobs forked once that one is dead, and
 sends the signals that the pool's process has lost the right to send (after a ``setuid``).
 
-Run as a script of its own (``python -I -S guard.py PARENT_PID``); imports nothing of the package.
+Run as a script of its own (``python -I -S guard.py PARENT_PID``), in a session of its own or, for
+the sake of Ctrl-Z, in the parent's group; imports nothing of the package.
 Standard input is a stream socket. It reads lines from it: ``+GROUP`` and ``-GROUP``, the process
 groups of the workers, and ``!PID SIGNAL``, a wish, with which a socket for the answer may come:
 that is an errno in decimals, 0 where the signal was sent. A negative PID is a group.
@@ -13,6 +14,12 @@ these groups, so they are killed at once, before their numbers can be somebody e
 
 It may have more rights than the parent has by then. So it takes in no group but that of a child of
 the parent's, and signals nothing but these children, their groups, and what is below them.
+
+It leads a session of its own, so that what is sent to the parent's group, as SIGKILL, does not
+reach it. If it was in that group first, a fork of it, the listener, stays there and tells of each
+SIGTSTP (Ctrl-Z). Once the parent has stopped, the guard stops the workers, and
+continues them when the parent goes on. The parent itself handles no signal: a handler would have to
+wait for its main thread, which may be waiting for a child that the same Ctrl-Z has stopped.
 """
 
 import _socket
@@ -22,10 +29,15 @@ import os
 import select
 import signal
 import sys
+import time
 
 _ROOM = 65536  # bytes that are read at a time
 _DESCRIPTOR = 4  # bytes: an int of C
 _MOST = 4  # descriptors that come at a time: one, in fact
+_STOPS_WITHIN = 2.0  # s after SIGTSTP, if the parent stops at all: it may tidy up first
+_STOP_PAUSE = 0.01  # s between two looks meanwhile
+_END_PAUSE = 0.05  # s between two looks whether a stopped parent goes on
+_PASSES = 5  # over all processes, for those that were forked during the one before
 
 
 class Guard:
@@ -39,7 +51,7 @@ class Guard:
     def __init__(self, parent: int, link: _socket.socket) -> None:
         self.groups: set[int] = set()
         self.at_end = False  # of the input
-        self._parent = parent
+        self.parent = parent
         self._link = link
         self._rest = b""
 
@@ -71,11 +83,16 @@ class Guard:
                     os.write(fd, b"%d" % code)
                 os.close(fd)
 
+    def tell(self, line: str) -> None:
+        """Say something to the parent, unless it has not listened for very long."""
+        with contextlib.suppress(OSError):
+            self._link.send(line.encode() + b"\n", _socket.MSG_DONTWAIT | _QUIET)
+
     def _obey(self, line: bytes) -> int:
         words = line[1:].split()
         number = int(words[0])
         if line[:1] == b"+":
-            if _parent_of(number) in (self._parent, None):
+            if _parent_of(number) in (self.parent, None):
                 self.groups.add(number)
         elif line[:1] == b"-":
             self.groups.discard(number)
@@ -107,44 +124,229 @@ class Guard:
         A number is nobody else's while its group has a member, and a leader that is dead, but not
         reaped yet, is one. So only one whose leader is no child of the parent's is another's.
         """
-        self.groups = {g for g in self.groups if _parent_of(g) in (self._parent, None)}
+        self.groups = {g for g in self.groups if _parent_of(g) in (self.parent, None)}
         self.kill_groups()
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+NAME = "primitive_guard"  # as ps and top show it: 15 bytes at most
+LISTENER_NAME = "primitive_tstp"
+
+
+def _call_self(name: str) -> None:
+    with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as file:  # noqa: PTH123
+        file.write(name)
+
+
+class Process:
+    """What the system says of a process."""
+
+    __slots__ = ("began", "group", "is_guard", "parent", "pid", "state")
+
+    def __init__(self, pid: int, stat: bytes) -> None:
+        head, _, tail = stat.rpartition(b")")  # its name may hold anything
+        words = tail.split()
+        self.pid = pid
+        self.is_guard = head.endswith(b"(" + NAME.encode())
+        self.state = words[0].decode()
+        self.parent, self.group = int(words[1]), int(words[2])
+        self.began = int(words[19])  # with the pid it is nobody else's
+
+    @property
+    def runs(self) -> bool:
+        """Whether it is neither dead nor stopped, be it by a debugger."""
+        return self.state not in "TtZXx"
+
+
+def process_of(pid: int, thread: str = "") -> Process | None:
+    """Return what is known of a process; None if there is none, or the system does not tell."""
+    try:
+        with open(f"/proc/{pid}/{thread}stat", "rb") as file:  # noqa: PTH123 - no pathlib: it is dear
+            return Process(pid, file.read())
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def is_stopped(pid: int) -> bool:
+    """Return whether a process was stopped by a signal.
+
+    One thread tells, since all stop together; but one that waits for a child that is stopped
+    between vfork(2) and execve(2) is said to sleep.
+    """
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208
+            found = process_of(pid, f"task/{thread}/")
+            if found is not None and found.state == "T":
+                return True
+    return False
+
+
+def below(groups: set[int]) -> list[Process]:
+    """Return the members of groups and all that is below them, but for guards of pools there."""
+    with contextlib.suppress(OSError):
+        processes = [process_of(int(name)) for name in os.listdir("/proc") if name.isdecimal()]  # noqa: PTH208
+        rest = [p for p in processes if p is not None and not p.is_guard]
+        found = [p for p in rest if p.group in groups]
+        for process in found:  # it grows
+            found += [p for p in rest if p.parent == process.pid and p not in found]
+        return found
+    return []
+
+
+def _parent_of(pid: int) -> int | None:
+    process = process_of(pid)
+    return None if process is None else process.parent
+
+
+class Suspension:
+    """What is stopped as long as the parent is."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._stops_by = 0.0  # by when the parent stops, if it does; 0: no SIGTSTP has come
+        self._stopped: list[Process] | None = None  # by us; None: the parent is not stopped
+
+    def patience(self) -> float | None:
+        """Return in how many milliseconds the next `step` is due; None: when a signal comes."""
+        if self._stopped is not None:
+            return _END_PAUSE * 1000
+        return _STOP_PAUSE * 1000 if self._stops_by else None
+
+    def step(self, *, signalled: bool) -> None:
+        """Stop the workers, or continue them, if the parent has stopped, or goes on."""
+        now = time.monotonic()
+        if signalled:
+            self._stops_by = now + _STOPS_WITHIN
+        if self._stopped is None and not self._stops_by:
+            return
+        parent_is_stopped = is_stopped(self._guard.parent)
+        if self._stopped is None:
+            if parent_is_stopped:
+                self._stop()
+            elif now > self._stops_by:
+                self._stops_by = 0.0
+        elif not parent_is_stopped:
+            self._go_on(self._stopped)
+
+    def _stop(self) -> None:
+        # Told first: whoever finds a worker stopped finds why, see `guardian.Guard.stops`.
+        self._guard.tell(f"<{time.monotonic()!r}")
+        self._stops_by, self._stopped = 0.0, []
+        for _ in range(_PASSES):
+            known = {process.pid for process in self._stopped}
+            new = [p for p in below(self._guard.groups) if p.runs and p.pid not in known]
+            for process in new:
+                with contextlib.suppress(OSError):
+                    os.kill(process.pid, signal.SIGSTOP)
+                    self._stopped.append(process)
+            if not new:
+                return
+
+    def _go_on(self, stopped: list[Process]) -> None:
+        """Continue what was stopped here; what others have stopped before stays so."""
+        self._guard.tell(f">{time.monotonic()!r}")
+        self._stopped = None
+        for process in stopped:
+            now = process_of(process.pid)
+            if now is not None and now.began == process.began:
+                with contextlib.suppress(OSError):
+                    os.kill(process.pid, signal.SIGCONT)
 
 
 def main(parent: int) -> None:
     """Watch until the parent dies, or closes our input."""
-    with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as name:  # noqa: PTH123
-        name.write(NAME)
+    listener = Listener()
+    with contextlib.suppress(OSError):  # it leads one already
+        os.setsid()
+    _call_self(NAME)
     guard = Guard(parent, _socket.socket(fileno=0))
+    suspension = Suspension(guard)
     poller = select.poll()
     poller.register(0, select.POLLIN)
+    if listener.fd is not None:
+        poller.register(listener.fd, select.POLLIN)
     if hasattr(os, "pidfd_open"):
         with contextlib.suppress(OSError):  # it is dead already
             poller.register(os.pidfd_open(parent), select.POLLIN)
     while os.getppid() == parent and not guard.at_end:
-        poller.poll()
+        ready = [fd for fd, _ in poller.poll(suspension.patience())]
         guard.read()
+        signals = b""
+        if listener.fd is not None and listener.fd in ready:
+            signals = os.read(listener.fd, _ROOM)
+            if not signals:  # somebody killed it
+                poller.unregister(listener.fd)
+                listener.end()
+        suspension.step(signalled=bool(signals))
     guard.read()  # what it said last
     if os.getppid() == parent:
         guard.kill_own_groups()
     else:
         guard.kill_groups()
+    suspension.step(signalled=False)  # what left those groups is not killed, nor stopped
+    listener.end()
 
 
-NAME = "primitive_guard"  # as ps and top show it: 15 bytes at most
+class Listener:
+    """A process that stays in the parent's group, and writes a byte at each SIGTSTP.
+
+    Attributes:
+        fd: Where the bytes come from; None where no terminal could send the signal, or no process
+            is to be had.
+    """
+
+    def __init__(self) -> None:
+        self.fd: int | None = None
+        self._pid = 0
+        if os.getsid(0) == os.getpid():
+            return  # it was started away from the parent's group, as there is no terminal
+        ours, theirs = _socket.socketpair()
+        with contextlib.closing(theirs):
+            try:
+                self._pid = os.fork()
+            except OSError:
+                ours.close()
+                return
+            if self._pid == 0:
+                try:
+                    ours.close()
+                    os.close(0)  # or the parent would not see the guard's end
+                    _listen(theirs)
+                finally:
+                    os._exit(0)
+        self.fd = ours.detach()
+
+    def end(self) -> None:
+        """End it, if it is there, and leave no zombie to the parent."""
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
+            with contextlib.suppress(OSError):
+                os.kill(self._pid, signal.SIGKILL)
+                os.waitpid(self._pid, 0)
 
 
-def _parent_of(pid: int) -> int | None:
-    """Its parent; None if there is no such process, or the system does not tell."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 - no pathlib: it is dear
-            return int(file.read().rpartition(b")")[2].split()[1])
-    except (OSError, ValueError, IndexError):
-        return None
+def _listen(link: _socket.socket) -> None:
+    """Be the listener until the guard is gone."""
+    _call_self(LISTENER_NAME)
+    link.setblocking(False)
+    signal.set_wakeup_fd(link.fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGTSTP, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTSTP])
+    poller = select.poll()
+    poller.register(link, 0)  # its end comes without being asked for
+    poller.poll()
+
+
+_QUIET: int = getattr(_socket, "MSG_NOSIGNAL", 0)  # no SIGPIPE
 
 
 if __name__ == "__main__":
-    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ignored, signal.SIG_IGN)
+    # What a terminal sends to the group that it is in till now.
+    ignored = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ignored)
     main(int(sys.argv[1]))
     os._exit(0)  # its pool waits for it: nothing is left that an interpreter's end would do

@@ -11,10 +11,11 @@ import errno
 import logging
 import os
 import select
+import signal
 import struct
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 from . import guard
 from .interpreter import executable, script, unstartable
@@ -45,6 +46,11 @@ class Guard:
         self._process: subprocess.Popen[bytes] | None = None
         self._link: socket.socket | None = None  # to it; with `_process`
         self._unstartable: OSError | None = None  # why the system does not execute it
+        self._hearing = threading.Lock()  # of dispatchers alone; has what follows
+        self._heard: socket.socket | None = None  # the link that the next two are of
+        self._told = b""  # the begin of a line
+        self._stopped_at: float | None = None  # monotonic s, while the workers are stopped
+        self._stops: list[tuple[float, float]] = []
 
     def open(self, user: object, report: Report = report_here) -> None:
         """A pool has begun."""
@@ -99,6 +105,38 @@ class Guard:
         if code:
             raise OSError(code, os.strerror(code))  # the subclass that belongs to the code
 
+    def stops(self, first: int) -> tuple[list[tuple[float, float]], bool]:
+        """Return when Ctrl-Z had the workers stopped, and whether they still are.
+
+        From when to when, in seconds of `time.monotonic`, without the ``first`` ones. A worker that
+        runs has been continued after that was told.
+        """
+        with self._hearing:
+            link = self._link
+            if link is not self._heard:  # another guard, and nothing is stopped by one that is gone
+                self._heard, self._told, self._stopped_at = link, b"", None
+            while link is not None:
+                try:
+                    told = link.recv(4096, socket.MSG_DONTWAIT)
+                except BlockingIOError:
+                    break
+                except OSError:  # it was killed
+                    told = b""
+                if not told:
+                    self._stopped_at = None
+                    break
+                *lines, self._told = (self._told + told).split(b"\n")
+                for line in lines:
+                    self._take_in(line[:1], float(line[1:]))
+            return self._stops[first:], self._stopped_at is not None
+
+    def _take_in(self, word: bytes, when: float) -> None:
+        if word == b"<":
+            self._stopped_at = when
+        elif self._stopped_at is not None:
+            self._stops.append((self._stopped_at, when))
+            self._stopped_at = None
+
     def _wish(self, wish: Callable[[], None]) -> None:
         self._wishes.append(wish)
         while self._wishes and self._lock.acquire(blocking=False):
@@ -142,13 +180,14 @@ class Guard:
         # No pipe: a word to a guard that was killed would raise SIGPIPE, which may end a program.
         ours, theirs = socket.socketpair()
         try:
-            with contextlib.closing(theirs):
+            with contextlib.closing(theirs), _holding_back(_SIGNALS):
                 self._process = subprocess.Popen(
                     [executable(), "-I", "-S", *script(guard), str(os.getpid())],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
-                    start_new_session=True,
+                    # Else it leaves this process' group once it has left its listener there.
+                    start_new_session=not _has_terminal(),
                     cwd="/",
                 )
         except BaseException:
@@ -176,6 +215,35 @@ class Guard:
         if self._process is not None:
             self._process.returncode = 0  # not ours to wait for
         self.__init__()  # type: ignore[misc]
+
+
+# What a terminal, or its end, sends to the group that the guard is in at first.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP)
+
+
+def _has_terminal() -> bool:
+    """Whether there is one that could stop this process."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _holding_back(signals: Iterable[signal.Signals]) -> Iterator[None]:
+    """Have the process that is started meanwhile inherit them blocked.
+
+    Not on the main thread, where an interrupt could leave them so.
+    """
+    if threading.current_thread() is threading.main_thread():
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _QUIET: int = getattr(socket, "MSG_NOSIGNAL", 0)  # no SIGPIPE: it may be at its default

@@ -294,6 +294,13 @@ class Tick(Fact):
     """Time passed, and something may be due."""
 
 
+class Suspended(Fact):
+    """All workers were stopped with the program, from when to when in monotonic seconds."""
+
+    since: float
+    until: float
+
+
 class Resized(Fact):
     """The pool shall have another number of workers."""
 
@@ -332,6 +339,7 @@ Event = (
     | Gone
     | Tick
     | Resized
+    | Suspended
     | RestartAsked
     | ShutDown
 )

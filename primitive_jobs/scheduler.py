@@ -54,6 +54,7 @@ from .messages import (
     Started,
     StartFailed,
     Submitted,
+    Suspended,
     Terminate,
     Tick,
     TimedOut,
@@ -134,6 +135,7 @@ class Slot:
         "fault",
         "idle_since",
         "job",
+        "limited_at",
         "number",
         "peak",
         "reason",
@@ -160,6 +162,7 @@ class Slot:
         self.fault: BaseException | None = None  # of ours, for which it is killed
         self.unclear = False  # so it ended before it was ready; why, is told when it is gone
         self.deadline: float | None = None
+        self.limited_at = 0.0  # when that was set
         self.idle_since = 0.0
         self.served = 0  # jobs that it answered
         self.retiring = False  # it is replaced, after its present job
@@ -316,6 +319,7 @@ class Scheduler:
             Gone: self._on_gone,
             Tick: self._on_tick,
             Resized: self._on_resized,
+            Suspended: self._on_suspended,
             RestartAsked: self._on_restart,
             ShutDown: self._on_shut_down,
         }
@@ -614,7 +618,7 @@ class Scheduler:
         return slot if slot is not None and slot.attempt == attempt else None
 
     def _set_deadline(self, slot: Slot, deadline: float | None) -> None:
-        slot.deadline = deadline
+        slot.deadline, slot.limited_at = deadline, self._now
         if deadline is None:
             self._limited.discard(slot)
         else:
@@ -783,6 +787,12 @@ class Scheduler:
         if self.idle_timeout is not None and self.running < self.max_workers:
             while self._idle and self._idle[0].idle_since + self.idle_timeout <= now:
                 self._ask_to_leave(self._idle[0])
+
+    def _on_suspended(self, event: Suspended) -> None:
+        for slot in self._limited:
+            missed = event.until - max(event.since, slot.limited_at)
+            if slot.deadline is not None and missed > 0:
+                slot.deadline += missed
 
     def _on_resized(self, event: Resized) -> None:
         self.max_workers = event.max_workers

@@ -44,6 +44,7 @@ from primitive_jobs.messages import (
     Started,
     StartFailed,
     Submitted,
+    Suspended,
     Terminate,
     Tick,
     TimedOut,
@@ -320,6 +321,24 @@ def test_a_time_limit_leaves_the_grace_and_stays_passed() -> None:
             assert play(Answered(1, 2, answer)) == [Kill(1)]
         fate = settled(play(Gone(1, Evidence(1, -9, noted=2))))
         assert fate == {1: TimedOut(3.0)}
+
+
+def test_limits_do_not_count_what_was_stopped_with_the_program() -> None:
+    play = Script(3)
+    play.warm(3)
+    play(Submitted(1, timeout=3.0))
+    play.now = 1.0
+    play(Submitted(2, timeout=10.0, grace=5.0), CancelAsked(2, 5.0))
+    play.now = 21.5
+    play(Submitted(3, timeout=2.0))  # it goes on, its workers do not yet
+    play.now = 22.0
+    assert play(Suspended(1.0, 22.0)) == []
+    deadlines = {s.job.number: s.deadline for s in play.scheduler.slots.values() if s.job}
+    assert deadlines == {1: 3.0 + 21.0, 2: 1.0 + 5.0 + 21.0, 3: 21.5 + 2.0 + 0.5}
+    assert play(Suspended(0.0, 0.5)) == []  # before 2 and 3
+    assert play.scheduler.next_deadline() == 24.0
+    play.now = 24.4
+    assert play(Tick()) == [Kill(1, ask_stack=True)]  # of 3, which got the last idle one
 
 
 def test_a_cancel_in_the_grace_of_a_time_limit_ends_it_and_changes_nothing() -> None:
@@ -950,6 +969,11 @@ class World(RuleBasedStateMachine):
         self.shown.discard(job)
         self.ends[job] += 1  # by its canceller
         self.tell(Withdrawn(slot, attempt))
+
+    @rule(seconds=st.floats(0.0, 40.0))
+    def suspend(self, seconds: float) -> None:
+        since, self.now = self.now, self.now + seconds
+        self.tell(Suspended(since, self.now))
 
     @precondition(lambda self: self.watched)
     @rule(data=st.data())
