@@ -33,7 +33,7 @@ from primitive_jobs import (
     shared,
     worker_log,
 )
-from primitive_jobs.channel import PacketChannel
+from primitive_jobs.channel import HAVE_PACKETS, PacketChannel, StreamChannel
 from primitive_jobs.dispatcher import Dispatcher
 from primitive_jobs.process import WorkerProcess
 from primitive_jobs.tracker import StatusTracker
@@ -169,7 +169,7 @@ def assign_status(scene: Scene) -> None:
 
 
 def assign_sending(scene: Scene) -> None:
-    scene.fault(PacketChannel, "send", RuntimeError("no sending"))
+    scene.fault(CHANNEL, "send", RuntimeError("no sending"))
     assert scene.submit(abs, -5, timeout=PATIENCE).result(PATIENCE) == 5
 
 
@@ -180,13 +180,13 @@ def assign_sharing(scene: Scene) -> None:
 
 
 def assign_waiting_for_room(scene: Scene) -> None:
-    send = PacketChannel.send
+    send: Callable[..., Any] = CHANNEL.send
 
-    def send_and_wait(self: PacketChannel, *message: Any) -> None:
+    def send_and_wait(self: Any, *message: Any) -> None:
         send(self, *message)
         self.wants_write = not scene.faults[0].hits
 
-    scene.patch.setattr(PacketChannel, "send", send_and_wait)
+    scene.patch.setattr(CHANNEL, "send", send_and_wait)
     scene.fault(scene.dispatcher._poller, "modify", OSError(errno.ENOMEM, "no memory"))
     job = scene.submit(abs, -5, timeout=PATIENCE)
     error = job.exception(PATIENCE)  # it was sent: perhaps it began
@@ -280,7 +280,7 @@ def spawn(scene: Scene) -> None:
 
 
 def leave(scene: Scene) -> None:
-    scene.fault(PacketChannel, "send", RuntimeError("no sending"))
+    scene.fault(CHANNEL, "send", RuntimeError("no sending"))
     scene.pool.restart_workers()
     until(lambda: scene.faults[0].hits, "the fault")
 
@@ -359,7 +359,7 @@ def forgetting(scene: Scene) -> None:
     data = share(b"x" * 10**6)
     assert scene.submit(len, data).result(PATIENCE) == 10**6
     sent = {number for p in scene.dispatcher._workers.values() for number in p.shared}
-    scene.fault(PacketChannel, "send", RuntimeError("no sending"))
+    scene.fault(CHANNEL, "send", RuntimeError("no sending"))
     scene.dispatcher.forget(*sent)
     until(lambda: scene.faults[0].hits, "the fault")
 
@@ -491,6 +491,9 @@ OTHERS: list[Callable[[Scene], None]] = [
 ]
 
 
+CHANNEL = PacketChannel if HAVE_PACKETS else StreamChannel
+
+
 @pytest.mark.parametrize("happen", ACTIONS + EVENTS + OTHERS, ids=lambda f: f.__name__)
 def test_one_fault_costs_one_worker(
     happen: Callable[[Scene], None],
@@ -498,6 +501,8 @@ def test_one_fault_costs_one_worker(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    if happen in (taking_over, taking_over_what_is_done) and not HAVE_PACKETS:
+        pytest.skip("nothing is handed over here")
     caplog.set_level(logging.INFO, "primitive_jobs")
     with JobPool(2, spare_workers=0) as pool:
         try:
