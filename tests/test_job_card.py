@@ -160,10 +160,11 @@ def send_nonsense() -> None:
     """Send, in the place of the answer, one that no worker would send."""
     import gc
 
-    from primitive_jobs.channel import PacketChannel
+    from primitive_jobs.channel import PacketChannel, StreamChannel
     from primitive_jobs.wire import Kind
 
-    channel = next(thing for thing in gc.get_objects() if type(thing) is PacketChannel)
+    kinds = PacketChannel, StreamChannel
+    channel = next(thing for thing in gc.get_objects() if type(thing) in kinds)
     channel.send(Kind.RAISED, 1, b"no pickle at all")
     os._exit(0)
 

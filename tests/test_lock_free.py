@@ -30,7 +30,7 @@ from primitive_jobs import (
     unseen,
 )
 from primitive_jobs import dispatcher as dispatcher_module
-from primitive_jobs.channel import INLINE_LIMIT, Parcel
+from primitive_jobs.channel import HAVE_PACKETS, INLINE_LIMIT, Parcel
 from primitive_jobs.errors import JobError, WorkerDiedError
 from primitive_jobs.lock_free import members, snapshot
 from primitive_jobs.messages import Forget
@@ -213,6 +213,7 @@ class Descriptors(list[int]):
         return count
 
 
+@pytest.mark.skipif(not HAVE_PACKETS, reason="nothing is held in files here")
 @pytest.mark.parametrize("use", [Parcel.close, lambda parcel: parcel.fd], ids=["close", "fd"])
 def test_a_parcel_is_closed_by_two(use: Callable[[Parcel], object]) -> None:
     before = descriptors()

@@ -17,6 +17,7 @@ from test_parent import in_state
 from test_scarcity import HOARD
 
 from primitive_jobs import InitializerError, JobError, JobPool, WorkerDiedError
+from primitive_jobs.channel import HAVE_PACKETS
 from primitive_jobs.dispatcher import Dispatcher
 from primitive_jobs.guardian import the_guard
 
@@ -319,6 +320,7 @@ def test_the_guard_may_be_entered_again(tmp_path: Path) -> None:
 # --- an address space too small for a result is told as a lack of descriptors ------------------
 
 
+@pytest.mark.skipif(not HAVE_PACKETS, reason="nothing is held in files here")
 def test_without_memory_for_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
     with JobPool(1) as pool:
         with monkeypatch.context() as patch:

@@ -63,6 +63,7 @@ from primitive_jobs import (
     WorkerDiedError,
 )
 from primitive_jobs import qiskit as ours
+from primitive_jobs.channel import HAVE_PACKETS
 from primitive_jobs.qiskit import PooledEstimator, PooledJob, PooledSampler, combined_status
 from primitive_jobs.status import TRANSITIONS
 
@@ -915,6 +916,7 @@ def test_a_circuit_is_sent_once(two: JobPool) -> None:
     assert [one.data.meas.num_shots for one in job.result(PATIENCE)] == [1, 2]
 
 
+@pytest.mark.skipif(not HAVE_PACKETS, reason="nothing is held in files here")
 def test_runs_that_wait_hold_few_descriptors(
     one: JobPool, marks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
