@@ -40,35 +40,29 @@ import collections
 import contextlib
 import functools
 import logging
-import math
 import os
-import queue
 import select
 import signal
-import sys
 import threading
 import time
-import weakref
 from _thread import allocate_lock  # of threads, whoever patches `threading` later
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from . import lifetime
 from .bell import Bell, Poller
+from .callbacks import Callbacks
 from .channel import ChannelClosed, Content, PacketChannel, Parcel, pack
 from .errors import (
-    InitializerError,
     JobError,
-    JobMemoryError,
-    JobTimeoutError,
     PoolClosedError,
-    SerializationError,
-    WorkerDiedError,
 )
 from .fence import Fence, Unfenced, bare
 from .guardian import the_guard
 from .lock_free import members, snapshot
-from .logs import Report, report_here
-from .memory import Unmeasurable, measurable, resident, tree_memory
+from .logs import Report
+from .memory import Unmeasurable, measurable, resident
+from .memory_watch import MemoryWatch
 from .messages import (
     Action,
     Answered,
@@ -77,7 +71,6 @@ from .messages import (
     CancelAllAsked,
     CancelAsked,
     CancelJob,
-    Cancelled,
     Close,
     Died,
     Event,
@@ -92,10 +85,8 @@ from .messages import (
     Kill,
     Leave,
     Lost,
-    NotInitialized,
     NotTaken,
     OutOfMemory,
-    OverMemory,
     Postpone,
     Ready,
     Requeue,
@@ -110,9 +101,7 @@ from .messages import (
     Suspended,
     Terminate,
     Tick,
-    TimedOut,
     TurnedAway,
-    Unkilled,
     Unspawn,
     Unwatch,
     Watch,
@@ -126,20 +115,21 @@ from .record import JobRecord
 from .reloads import code_watch
 from .scheduler import IDLE, STARTING, WARMING, Scheduler
 from .sources import Source
+from .spawner import HasProcess, Spawner
 from .status import JobStatus
 from .surroundings import check_unpatched
 from .threads import make_thread
-from .tracker import HandOver, Outcome, StatusTracker, Unstopped, cancelled, of_the_parent
-from .unseen import Unseen, tell_all_at_exit
+from .tracker import HandOver, Outcome, StatusTracker, of_the_parent
+from .unseen import Unseen
+from .verdicts import finished, outcome_of
 from .wire import Kind, Message
-from .worker_log import WorkerLog, cause_of_death
+from .worker_log import WorkerLog
 
 if TYPE_CHECKING:
     from .randomness import Seeds
 
 _MOST_FAILURES = 3  # turns of the dispatcher in a row that may fail, before it is given up
 _SUSPENSION_PAUSE = 0.02  # s between two looks whether the workers, too, go on after Ctrl-Z
-MEMORY_PAUSE = 0.1  # s between two looks at the memory of running jobs that have a limit
 _MANY_FINAL = 16  # jobs at most whose ends are told together, while the workers are busy
 _LONGEST = 86400.0  # s of sleep: what is due later is looked at again then
 _DONE = JobStatus.DONE
@@ -172,25 +162,6 @@ class _Offer(HandOver):
         self.over = False
 
 
-class _Order:
-    """A process to be started; `wanted` is cleared by the dispatcher when it is called off."""
-
-    __slots__ = ("slot", "wanted")
-
-    def __init__(self, slot: int) -> None:
-        self.slot = slot
-        self.wanted = True
-
-
-class _HasProcess:
-    """The spawner's report."""
-
-    __slots__ = ("process",)
-
-    def __init__(self, process: WorkerProcess) -> None:
-        self.process = process
-
-
 class _ThreadDied:
     """A thread of the pool, without which it cannot go on, has ended by an exception."""
 
@@ -207,29 +178,6 @@ class _NewCode:
 
     def __init__(self, number: int) -> None:
         self.number = number
-
-
-class _Watched:
-    """A worker whose job has a memory limit."""
-
-    __slots__ = ("_attempt", "_limit", "failed", "pid", "slot")
-
-    def __init__(self, watch: Watch, pid: int) -> None:
-        self.failed = False  # the last look
-        self.slot = watch.slot
-        self._attempt = watch.attempt
-        self._limit = watch.limit
-        self.pid = pid
-
-    def look(self, tell: Callable[[Any], None]) -> None:
-        """Measure, and tell if it is too much."""
-        try:
-            held = tree_memory(self.pid, self._limit)
-        except Unmeasurable:
-            tell(OverMemory(self.slot, self._attempt, None))
-            return
-        if held > self._limit:
-            tell(OverMemory(self.slot, self._attempt, held))
 
 
 class Counts(NamedTuple):
@@ -274,7 +222,7 @@ class Dispatcher:
         seeds: Seeds | None = None,
         made: list[Dispatcher] | None = None,
     ) -> None:
-        _register_exit_hook()  # first: it may refuse
+        lifetime.register_exit_hook()  # first: it may refuse
         code_watch.install()
         # Callers': up to where they have looked at it, and what they have told of.
         self._tick = code_watch.tick
@@ -287,7 +235,6 @@ class Dispatcher:
         self._scheduler = Scheduler(max_workers, idle_timeout, max_jobs_per_worker, spare_workers)
         self._jobs: dict[int, JobRecord] = {}
         self._workers: dict[int, WorkerProcess] = {}
-        self._orders: dict[int, _Order] = {}
         self._job_count = 0
         self._ended_jobs = [0, 0, 0]  # DONE, ERROR, CANCELLED
         self._in_files: set[int] = set()  # jobs whose payload holds a descriptor
@@ -313,10 +260,10 @@ class Dispatcher:
         self._end_waiters: list[Callable[[], object]] = []
         self._gone_waiters: list[Callable[[], object]] = []
         self._left: list[None] = []  # by the two threads that end last
-        self._to_spawn: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
-        self._callbacks = _Callbacks()
-        self._to_watch: queue.SimpleQueue[_Watched | Unwatch | None] = queue.SimpleQueue()
+        self._callbacks = Callbacks()
         self._report = Report(self._callbacks.call)
+        self._spawner = Spawner(config, self._tell, self._report)
+        self._memory_watch = MemoryWatch(self._tell, self._report)
         self.unseen = Unseen(functools.partial(_call_late, self._callbacks), self._ended_jobs)
         self._log = WorkerLog(self._report, self._scheduler, self._jobs)
         self._fence = Fence(self, self._workers, self._report)
@@ -336,9 +283,9 @@ class Dispatcher:
             make_thread(name, target)
             for name, target in (
                 ("dispatcher", self._dispatch),
-                ("spawner", functools.partial(self._be_thread, self._spawn)),
-                ("reaper", functools.partial(self._be_thread, self._reap)),
-                ("memory", functools.partial(self._be_thread, self._watch_memory)),
+                ("spawner", functools.partial(self._be_thread, self._spawner.run, signals=True)),
+                ("reaper", functools.partial(self._be_thread, self._reaper.run)),
+                ("memory", functools.partial(self._be_thread, self._memory_watch.run)),
                 ("callbacks", self._callbacks.run),
             )
         ]
@@ -349,7 +296,7 @@ class Dispatcher:
     def _start_threads(self) -> None:
         try:
             the_guard.open(self, self._report)
-            _dispatchers.add(self)
+            lifetime.pools.add(self)
             # The dispatcher comes last: it ends the others.
             for thread in reversed(self._threads):
                 thread.start()
@@ -438,7 +385,7 @@ class Dispatcher:
             )
         if not self.accepting:
             raise PoolClosedError("the pool was shut down: it takes no job any more")
-        check_not_exiting()
+        lifetime.check_not_exiting()
 
     def ask_cancel(self, record: JobRecord, grace: float) -> None:
         """Have a job stopped; returns at once."""
@@ -765,7 +712,7 @@ class Dispatcher:
             and message.kind in _OUTCOMES
             and self._scheduler.served(process.slot, offer.attempt, time.monotonic())
         ):
-            outcome = _finished(job, message)
+            outcome = finished(job, message)
             if outcome.status is not _DONE:
                 self.unseen.note(job, outcome)
             job.tracker.ran(offer, outcome)
@@ -799,7 +746,7 @@ class Dispatcher:
             case Ask(answer=answer, done=done):
                 answer += self._jobs.values()
                 done()
-            case _HasProcess(process=process):
+            case HasProcess(process=process):
                 self._has_process(process)
             case Gone(slot=slot):
                 self._on_gone(slot, command)
@@ -813,7 +760,7 @@ class Dispatcher:
                 raise Unfenced from error
             case _:
                 if isinstance(command, StartFailed):
-                    self._orders.pop(command.slot, None)
+                    self._spawner.told(command.slot)
                     self._log.not_started(command.slot, command.evidence.error)
                 elif isinstance(command, ShutDown):
                     what = "cancelled" if command.cancel else "waited for"
@@ -826,7 +773,7 @@ class Dispatcher:
         if number <= self._renewed:  # several callers noticed
             return
         self._renewed = number
-        if self._workers or self._orders:
+        if self._workers or self._spawner.busy:
             text = "code was reloaded: the pool's workers are replaced, busy ones later"
             self._report(logging.INFO, text)
             self._feed(RestartAsked())
@@ -871,9 +818,9 @@ class Dispatcher:
             case Settle(job=number, fate=fate):
                 self._settle(number, fate)
             case Watch(slot=slot):
-                self._to_watch.put(_Watched(action, self._workers[slot].pid))
+                self._memory_watch.watch(action, self._workers[slot].pid)
             case Unwatch():
-                self._to_watch.put(action)
+                self._memory_watch.unwatch(action)
             case Requeue(job=number, began=began):
                 tracker = self._jobs[number].tracker
                 if tracker.status is JobStatus.RUNNING:  # else it did not come to that
@@ -881,13 +828,11 @@ class Dispatcher:
                 self._log.requeued(number, began=began)
             case Spawn(slot=slot):
                 self._log.ordered(slot)
-                self._orders[slot] = order = _Order(slot)
-                self._to_spawn.put(order)
+                self._spawner.order(slot)
             case Postpone(seconds=seconds, spare=spare):
                 self._log.postponed(seconds, spare=spare)
             case Unspawn(slot=slot):
-                if slot in self._orders:
-                    self._orders[slot].wanted = False
+                self._spawner.call_off(slot)
             case Leave(slot=slot):
                 self._log.leaves(self._workers[slot])
                 self._send(self._workers[slot], Kind.STOP)  # where it fails, its death is coming
@@ -983,7 +928,7 @@ class Dispatcher:
 
     def _settle(self, number: int, fate: Fate) -> None:
         job = self._jobs[number]
-        outcome = _finished(job, fate) if type(fate) is Message else _outcome_of(job, fate)
+        outcome = finished(job, fate) if type(fate) is Message else outcome_of(job, fate)
         if outcome.status is not _DONE:
             self.unseen.note(job, outcome)
         status = outcome.status
@@ -1029,7 +974,7 @@ class Dispatcher:
 
     def _has_process(self, process: WorkerProcess) -> None:
         slot = process.slot
-        self._orders.pop(slot, None)
+        self._spawner.told(slot)
         self._workers[slot] = process
         fault: Exception | None = None
         try:
@@ -1164,9 +1109,9 @@ class Dispatcher:
 
     def _end(self) -> None:
         self.accepting = False
-        self._to_spawn.put(None)
+        self._spawner.end()
         self._reaper.end()
-        self._to_watch.put(None)
+        self._memory_watch.end()
         for thread in self._threads[1:4]:
             if thread.ident is not None:
                 thread.join()
@@ -1180,7 +1125,7 @@ class Dispatcher:
         self._fence.step("closing", None, self._reaper.close)
         self._fence.step("closing", None, self._poller.close)
         self._fence.step("releasing the guard", None, lambda: the_guard.release(self))
-        _dispatchers.discard(self)
+        lifetime.pools.discard(self)
         self._own_threads.clear()
         self._ended = True
         self._refuse()
@@ -1201,13 +1146,13 @@ class Dispatcher:
                 return
             match command:
                 case JobRecord():
-                    outcome = _outcome_of(command, TurnedAway())
+                    outcome = outcome_of(command, TurnedAway())
                     self.unseen.note(command, outcome)
                     if command.tracker.end_early(outcome):
                         command.drop_payload()
                 case Ask(done=done):
                     done()
-                case _HasProcess(process=process):  # only after a bug in here: see _fail
+                case HasProcess(process=process):  # only after a bug in here: see _fail
                     process.end()
                     process.close()
                 case _:
@@ -1244,121 +1189,24 @@ class Dispatcher:
 
     # --- the other threads -------------------------------------------------------------------
 
-    def _be_thread(self, run: Callable[[], None]) -> None:
+    def _be_thread(self, run: Callable[[], None], *, signals: bool = False) -> None:
+        self._own_threads.add(threading.get_ident())
+        if not signals:  # what is started on the thread would inherit that they are blocked
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             run()
         except BaseException as error:  # noqa: BLE001 - the dispatcher logs it
             self._tell(_ThreadDied(error))
 
-    def _spawn(self) -> None:
-        self._own_threads.add(threading.get_ident())
-        while (order := self._to_spawn.get()) is not None:
-            if not order.wanted:
-                self._tell(StartFailed(order.slot, Evidence(noted=0)))
-                continue
-            try:
-                with _start_lock:
-                    process = WorkerProcess(order.slot, self._config, self._report)
-            except BaseException as error:  # noqa: BLE001 - it is the jobs' that wait for it
-                self._tell(StartFailed(order.slot, Evidence(noted=0, error=error)))
-            else:
-                self._tell(_HasProcess(process))
-                del process
 
-    def _reap(self) -> None:
-        self._own_threads.add(threading.get_ident())
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        self._reaper.run()
-
-    def _watch_memory(self) -> None:
-        self._own_threads.add(threading.get_ident())
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        watched: dict[int, _Watched] = {}
-        look = math.inf  # when the next one is due
-        while True:
-            pause = max(0.0, look - time.monotonic()) if watched else None
-            try:
-                order = self._to_watch.get(timeout=pause)
-            except queue.Empty:
-                for item in watched.values():
-                    self._look(item)
-                look = time.monotonic() + MEMORY_PAUSE
-                continue
-            if order is None:
-                return
-            if not watched:
-                look = time.monotonic() + MEMORY_PAUSE
-            if isinstance(order, Unwatch):
-                watched.pop(order.slot, None)
-            else:
-                watched[order.slot] = order
-
-    def _look(self, item: _Watched) -> None:
-        try:
-            item.look(self._tell)
-            item.failed = False
-        except Exception as error:  # noqa: BLE001 - it is logged, once in a row
-            if not item.failed:
-                text = "the memory of worker %d cannot be measured"
-                report = self._report.about(item.pid, item.slot)
-                report(logging.ERROR, text, item.pid, error=error)
-            item.failed = True
-
-
-class _Callbacks:
-    """The thread for callbacks: what it is given, it calls. It does not hold the pool."""
-
-    def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
-        self._ended = False
-        self._then: Callable[[], object] | None = None
-
-    def call(self, callback: Callable[[], object]) -> None:
-        """Have it called; here and now, if the thread has ended."""
-        self._queue.put(callback)
-        if self._ended:
-            self._run_late()
-
-    def end(self, then: Callable[[], object]) -> None:
-        """Have the thread end, after what was given before; the last thing it calls is ``then``."""
-        self._then = then
-        self._queue.put(None)
-
-    def run(self) -> None:
-        """Be the thread."""
-        while (callback := self._queue.get()) is not None:
-            self._call(callback)
-            del callback
-        self._ended = True
-        self._run_late()
-        then, self._then = self._then, None
-        if then is not None:
-            then()
-
-    def _run_late(self) -> None:
-        """Whoever takes a callback out of the queue runs it, on any thread."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                callback = self._queue.get_nowait()
-                if callback is not None:
-                    self._call(callback)
-
-    @staticmethod
-    def _call(callback: Callable[[], object]) -> None:
-        try:
-            callback()  # raises nothing: see JobRecord.add_done_callback
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - it is logged
-            report_here(logging.ERROR, "a callback failed", error=error)
-
-
-def _call_late(callbacks: _Callbacks, callback: Callable[[], object]) -> None:
+def _call_late(callbacks: Callbacks, callback: Callable[[], object]) -> None:
     """Have it called, however late, but not on a thread of any pool where no foreign code may run.
 
     The collector may let go of a job there whose own pool has ended long ago.
     """
     me = threading.get_ident()
-    for pool in members(_dispatchers):
-        if me in pool._own_threads:
+    for pool in members(lifetime.pools):
+        if isinstance(pool, Dispatcher) and me in pool._own_threads:
             callbacks = pool._callbacks
     callbacks.call(callback)
 
@@ -1397,216 +1245,3 @@ def file_limit() -> int:
     except OSError:  # a sandbox refuses it
         soft = 1024
     return 1 << 16 if soft == resource.RLIM_INFINITY else soft // 4
-
-
-# --- from fates to outcomes -----------------------------------------------------------------------
-
-
-def _finished(job: JobRecord, message: Message) -> Outcome:
-    if message.lost:
-        failure = f"the outcome of job {job.name} was not received: {message.lost}"
-        return Outcome(JobStatus.ERROR, SerializationError(failure))
-    return Outcome(_DONE if message.kind == _RETURNED else JobStatus.ERROR, message)
-
-
-def _outcome_of(job: JobRecord, fate: Fate) -> Outcome:
-    match fate:
-        case Message():
-            return _finished(job, fate)
-        case Cancelled():
-            return cancelled()
-        case Unkilled(evidence=evidence):
-            return Unstopped(JobStatus.ERROR, _unkilled(job, evidence))
-        case TimedOut(limit=limit, stack=stack, left=left):
-            end = "stopped" if job.limits.grace else "killed"  # it may have ended in its grace
-            error: BaseException = JobTimeoutError(
-                f"job {job.name} ({job.job_id()}) ran longer than its timeout of {limit:g} s "
-                f"and was {end}{_but(left)}{_below(stack)}",
-                stack=stack,
-            )
-        case OutOfMemory(limit=bytes_allowed, peak=None, left=left):
-            error = JobError(
-                f"job {job.name} ({job.job_id()}) may not run: its memory_limit of "
-                f"{_megabytes(bytes_allowed)} cannot be kept, since the memory of its processes "
-                f"cannot be measured: /proc is missing, or hides them{_but(left)}"
-            )
-        case OutOfMemory(limit=bytes_allowed, peak=peak, stack=stack, left=left):
-            error = JobMemoryError(
-                f"job {job.name} ({job.job_id()}) passed its memory_limit of "
-                f"{_megabytes(bytes_allowed)}: its processes held {_megabytes(peak or 0)} and were "
-                f"killed{_but(left)}{_below(stack)}",
-                limit=bytes_allowed,
-                peak=peak or 0,
-                stack=stack,
-            )
-        case Lost(evidence=evidence):
-            error = _died(job, evidence)
-        case NotInitialized(message=message, evidence=evidence):
-            if message is not None:
-                return Outcome(JobStatus.ERROR, message)
-            assert evidence is not None
-            error = _died_initializing(job, evidence)
-        case TurnedAway():
-            error = PoolClosedError(f"job {job.name}: the pool was shut down meanwhile")
-    return Outcome(JobStatus.ERROR, error)
-
-
-def _unkilled(job: JobRecord, evidence: Evidence) -> JobError:
-    error = JobError(
-        f"job {job.name} ({job.job_id()}) was cancelled, but could not be stopped: "
-        f"{evidence.left}; its status is ERROR, and it may go on"
-    )
-    error.__cause__ = evidence.error
-    return error
-
-
-def _but(left: str | None) -> str:
-    return "" if left is None else f", but may go on: {left}"
-
-
-def _died(job: JobRecord, evidence: Evidence) -> WorkerDiedError:
-    label = f"job {job.name} ({job.job_id()})"
-    if evidence.pid is None:
-        error = evidence.error
-        if isinstance(error, InitializerError):
-            failure: WorkerDiedError = InitializerError(f"{label}: {error}")
-        elif error is None:
-            failure = WorkerDiedError(f"{label}: it could not be sent to any worker")
-        else:
-            failure = WorkerDiedError(
-                f"{label}: no worker process could be started for it: {one_line(error)}"
-            )
-        failure.__cause__ = error
-        return failure
-    ran: float | None = None
-    if job.tracker.status is JobStatus.RUNNING:
-        ran = job.tracker.seconds_in_status()
-        what = f"its worker process {evidence.pid} died after {ran:.3g} s: {_how(evidence)}"
-    else:
-        what = f"worker process {evidence.pid} died, not ready for a job: {_how(evidence, '')}"
-    failure = WorkerDiedError(
-        f"{label}: {what}",
-        pid=evidence.pid,
-        exitcode=evidence.exitcode,
-        stack=evidence.stack,
-        ran=ran,
-        peak_memory=evidence.peak_memory,
-    )
-    failure.__cause__ = evidence.error
-    return failure
-
-
-def _how(evidence: Evidence, when: str = " in the middle of the job") -> str:
-    peak = (
-        ""
-        if evidence.peak_memory is None
-        else f"; its peak memory was {_megabytes(evidence.peak_memory)}"
-    )
-    return cause_of_death(evidence, when) + peak + _but(evidence.left) + _below(evidence.stack)
-
-
-def _below(stack: str | None) -> str:
-    return f"\n{stack}" if stack else ""
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"
-
-
-def _died_initializing(job: JobRecord, evidence: Evidence) -> InitializerError:
-    return InitializerError(
-        f"job {job.name}: worker {evidence.pid} died in the pool's preload or initializer: "
-        f"{_how(evidence, '')}",
-        pid=evidence.pid,
-        exitcode=evidence.exitcode,
-        stack=evidence.stack,
-        peak_memory=evidence.peak_memory,
-    )
-
-
-# --- the process's own end ------------------------------------------------------------------------
-
-_dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
-_hook_for: list[int] = []  # the pid that has its exit hook
-_exiting = False
-
-
-def check_not_exiting() -> None:
-    """Raise `PoolClosedError` when the interpreter is going down."""
-    if _exiting or sys.is_finalizing():
-        raise PoolClosedError("the interpreter is going down: no job can be submitted")
-
-
-def _register_exit_hook() -> None:
-    if _hook_for[:1] == [os.getpid()]:
-        return
-    try:
-        # Runs before threads are joined and before multiprocessing's own atexit function.
-        threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
-    except RuntimeError as error:
-        raise PoolClosedError("the interpreter is going down: no pool can be started") from error
-    _hook_for[:] = [os.getpid()]
-
-
-def _at_exit() -> None:
-    """Wait for every job, as concurrent.futures does; a Ctrl-C ends them at once."""
-    global _exiting
-    _exiting = True
-    interrupted = _ended_by_interrupt()
-    pools = members(_dispatchers)
-    with contextlib.ExitStack() as awaited:
-        for pool in pools:
-            awaited.enter_context(pool.unseen.awaited())
-        try:
-            _end_all(pools, interrupted=interrupted)
-        finally:
-            tell_all_at_exit()
-
-
-def _end_all(pools: list[Dispatcher], *, interrupted: bool) -> None:
-    try:
-        for pool in pools:
-            pool.shut_down(cancel=interrupted or pool.cancel_at_exit, at_once=interrupted)
-        for pool in pools:
-            pool.join()
-    except KeyboardInterrupt:
-        for pool in pools:
-            pool.shut_down(cancel=True, at_once=True)
-        for pool in pools:
-            pool.join()
-        raise
-
-
-def _ended_by_interrupt() -> bool:
-    # In a REPL an interrupt that was shown long ago says nothing about the end of the session.
-    interactive = hasattr(sys, "ps1") or sys.flags.interactive
-    return getattr(sys, "last_type", None) is KeyboardInterrupt and not interactive
-
-
-_start_lock = threading.RLock()
-"""Held while a process is started: a fork waits for it, or it would find the locks of the resource
-trackers and of imports held by a thread that it does not have."""
-
-
-def _before_fork() -> None:
-    _start_lock.acquire()
-
-
-def _after_fork_in_parent() -> None:
-    _start_lock.release()
-
-
-def _after_fork_in_child() -> None:
-    global _start_lock
-    _start_lock = threading.RLock()
-    for dispatcher in members(_dispatchers):
-        with contextlib.suppress(Exception):
-            dispatcher.abandon()
-    _dispatchers.clear()
-
-
-os.register_at_fork(
-    before=_before_fork,
-    after_in_parent=_after_fork_in_parent,
-    after_in_child=_after_fork_in_child,
-)

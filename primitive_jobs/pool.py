@@ -13,10 +13,11 @@ from typing import Any, Literal, NoReturn, ParamSpec, TypeVar
 from . import job as job_module
 from . import worker
 from .base_pool import BasePool, PoolView, Submitter
-from .dispatcher import Counts, Dispatcher, check_not_exiting
+from .dispatcher import Counts, Dispatcher
 from .hints import hinted, of_pool_keyword
 from .initializer import Initializer
 from .job import PrimitiveJob
+from .lifetime import check_not_exiting
 from .options import (
     DEFAULT_OPTIONS,
     JobOptions,

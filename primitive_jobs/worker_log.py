@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import signal
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Concatenate, ParamSpec
@@ -20,6 +19,7 @@ from .process import WorkerProcess
 from .record import JobRecord
 from .scheduler import LEAVE_TIME, Scheduler, Slot, SlotState
 from .serialize import what_was_raised
+from .verdicts import cause_of_death
 from .wire import Message
 
 _MOST_VACANT = 64  # workers remembered as gone and not replaced
@@ -276,28 +276,4 @@ _WITHOUT_JOB = {
 }
 
 
-def cause_of_death(evidence: Evidence, when: str = " in the middle of the job") -> str:
-    """What is known of it, in words; ``when`` it was is told of an exit."""
-    code = evidence.exitcode
-    if evidence.error is not None:
-        return f"the pool could not use it any more: {one_line(evidence.error)}"
-    if evidence.cut_off:
-        return "the job closed or broke its link to the pool, and was killed"
-    if code is None:
-        return "its exit code is unknown (something else in this program reaped it)"
-    if code >= 0:
-        text = f"it exited with code {code}{when}"
-        return text if evidence.hint is None else f"{text}: {evidence.hint}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = str(-code)
-    if evidence.out_of_memory:
-        return (
-            f"killed by signal {name}, it seems by the kernel's OOM killer: "
-            f"{evidence.out_of_memory}"
-        )
-    return f"killed by signal {name}"
-
-
-__all__ = ["WorkerLog", "cause_of_death"]
+__all__ = ["WorkerLog"]

@@ -29,6 +29,7 @@ from primitive_jobs import (
     WorkerDiedError,
     dispatcher,
     logs,
+    memory_watch,
     share,
     shared,
     worker_log,
@@ -105,9 +106,9 @@ class Scene:
         self.patch.setattr(owner, name, fault)
         self.faults.append(fault)
 
-    def queue_fault(self, name: str, error: BaseException, **how: Any) -> None:
-        """The same for the putting into a queue of the dispatcher's."""
-        queue = getattr(self.dispatcher, name)
+    def queue_fault(self, owner: Any, name: str, error: BaseException, **how: Any) -> None:
+        """The same for the putting into a queue of one of the dispatcher's helpers."""
+        queue = getattr(owner, name)
         fault = Fault(queue.put, error, **how)
         self.faults.append(fault)
 
@@ -115,7 +116,7 @@ class Scene:
             get = queue.get
             put = fault
 
-        self.patch.setattr(self.dispatcher, name, Queue)
+        self.patch.setattr(owner, name, Queue)
 
     def submit(self, function: Callable[..., Any], *args: Any, **options: Any) -> PrimitiveJob[Any]:
         job = self.pool.options(**options).submit(function, *args)
@@ -209,7 +210,7 @@ def settle_an_answer(scene: Scene) -> None:
     first = scene.submit(hold_and_tell, gate)
     second = scene.submit(abs, -5)
     assert scene.pool.jobs() == [scene.neighbour, first, second]
-    scene.fault(dispatcher, "_finished", ValueError("no outcome"))
+    scene.fault(dispatcher, "finished", ValueError("no outcome"))
     gate.touch()
     with pytest.raises(JobError, match="how it ended could not be told: ValueError: no outcome"):
         first.result(PATIENCE)
@@ -218,13 +219,13 @@ def settle_an_answer(scene: Scene) -> None:
 
 def settle_a_cancel(scene: Scene) -> None:
     job = scene.hold()
-    scene.fault(dispatcher, "_outcome_of", ValueError("no outcome"))
+    scene.fault(dispatcher, "outcome_of", ValueError("no outcome"))
     assert job.cancel() is False
     assert job.status() is JobStatus.ERROR
 
 
 def watch(scene: Scene) -> None:
-    scene.queue_fault("_to_watch", MemoryError())
+    scene.queue_fault(scene.dispatcher._memory_watch, "_orders", MemoryError())
     job = scene.submit(hold_and_tell, scene.folder / "never", memory_limit="1 GB")
     # It was sent, and would run without its limit; whether it began is a matter of luck.
     until(lambda: scene.faults[0].hits, "the fault")
@@ -238,7 +239,7 @@ def watch(scene: Scene) -> None:
 
 def unwatch(scene: Scene) -> None:
     job = scene.hold("soon", memory_limit="1 GB")
-    scene.queue_fault("_to_watch", MemoryError())
+    scene.queue_fault(scene.dispatcher._memory_watch, "_orders", MemoryError())
     (scene.folder / "soon").touch()
     assert job.result(PATIENCE)
 
@@ -273,7 +274,7 @@ def kill_that_never_works(scene: Scene) -> None:
 
 def spawn(scene: Scene) -> None:
     victim = scene.hold()
-    scene.queue_fault("_to_spawn", MemoryError())
+    scene.queue_fault(scene.dispatcher._spawner, "_queue", MemoryError())
     queued = scene.submit(abs, -5)
     assert victim.cancel()
     assert queued.result(PATIENCE) == 5
@@ -419,7 +420,7 @@ def a_cause_in_words(scene: Scene) -> None:
 
 
 def measuring(scene: Scene) -> None:
-    scene.fault(dispatcher, "tree_memory", psutil.AccessDenied(1), times=3)
+    scene.fault(memory_watch, "tree_memory", psutil.AccessDenied(1), times=3)
     job = scene.submit(hold_and_tell, scene.folder / "soon", memory_limit="1 GB")
     until(lambda: scene.faults[0].hits == 3, "three looks")
     (scene.folder / "soon").touch()
@@ -546,7 +547,7 @@ def test_a_thread_that_dies_hangs_nobody(
     with JobPool(1) as pool:
         job = pool.submit(hold_and_tell, tmp_path / "gate")
         until(lambda: job.pid, "RUNNING")
-        pool._dispatcher._to_watch.put(object())  # type: ignore[arg-type]
+        pool._dispatcher._memory_watch._orders.put(object())  # type: ignore[arg-type]
         with pytest.raises(JobError, match="the pool's dispatcher failed"):
             job.result(PATIENCE)
     failed = [r for r in caplog.records if "dispatcher failed" in r.getMessage()]

@@ -168,11 +168,12 @@ print(in_child(use), job.result(20))
 
 def test_fork_when_a_worker_has_just_started(tmp_path: Path) -> None:
     source = """
-from primitive_jobs.dispatcher import Dispatcher, _HasProcess
+from primitive_jobs.dispatcher import Dispatcher
+from primitive_jobs.spawner import HasProcess
 real, lying, forked = Dispatcher._tell, threading.Event(), threading.Event()
 pids = []
 def tell(self, command):
-    if isinstance(command, _HasProcess) and not pids:
+    if isinstance(command, HasProcess) and not pids:
         pids.append(command.process.pid)
         self._inbox.append(command)  # and before the dispatcher is awake:
         lying.set()
@@ -284,9 +285,9 @@ def test_ctrl_c_while_a_pool_is_made(monkeypatch: pytest.MonkeyPatch, where: str
         until(lambda: set(threading.enumerate()) <= before, "the end of its threads")
         assert the_guard._users == users
     finally:  # or every later test fails
-        from primitive_jobs.dispatcher import _dispatchers
+        from primitive_jobs.lifetime import pools
 
-        for dispatcher in list(_dispatchers):
+        for dispatcher in list(pools):
             dispatcher.shut_down(cancel=True)
             dispatcher.join()
         the_guard._users = users

@@ -287,7 +287,7 @@ with JobPool(2) as pool:
 def test_nor_one_of_a_worker_that_is_just_being_started(tmp_path: Path) -> None:
     source = """
 made, go_on = threading.Event(), threading.Event()
-from primitive_jobs import dispatcher
+from primitive_jobs import dispatcher, spawner
 
 class Report:  # of the spawner to the dispatcher
     def __init__(self, process):
@@ -295,12 +295,12 @@ class Report:  # of the spawner to the dispatcher
         made.set()
         go_on.wait()
 
-dispatcher._HasProcess, really = Report, dispatcher._HasProcess
+spawner.HasProcess, really = Report, spawner.HasProcess
 pool = JobPool(1, spare_workers=0)
 job = pool.submit(abs, -1)
 made.wait()
 fork_and_look()
-dispatcher._HasProcess = really
+spawner.HasProcess = really
 
 really_take = dispatcher.Dispatcher._take
 def take(self, command):

@@ -13,7 +13,7 @@ import cloudpickle
 import pytest
 from helpers import until
 
-from primitive_jobs import JobExecutor, JobFailuresWarning, JobPool, dispatcher
+from primitive_jobs import JobExecutor, JobFailuresWarning, JobPool, lifetime
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -57,8 +57,8 @@ def test_one_that_dies_while_pools_come_and_go(
     caplog.set_level(logging.WARNING, "primitive_jobs")
     pool = JobPool(1)
     jobs = [pool.submit(print, threading.Lock()) for _ in range(2)]
-    changing = _Changing(dispatcher._dispatchers)
-    monkeypatch.setattr(dispatcher, "_dispatchers", changing)
+    changing = _Changing(lifetime.pools)
+    monkeypatch.setattr(lifetime, "pools", changing)
     jobs.pop()  # unread
     assert not changing.changes
     monkeypatch.undo()
