@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import multiprocessing.context
-import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -258,30 +257,11 @@ def _shown(bad: Any) -> str:
         return "BadRepr"
 
 
-CASES = [
-    (function, argument, error, bad)
-    for (function, argument), (kind, _) in TABLE.items()
-    for error, several in ((TypeError, kind.types), (ValueError, kind.values))
-    for bad in several
-]
-
-
-def _label(value: Any) -> str | None:
-    if isinstance(value, str):
-        return re.sub(r"\W", "_", value)
-    return getattr(value, "__qualname__", None) or re.sub(r"\W", "_", _shown(value))
-
-
-@pytest.mark.parametrize(("function", "argument", "error", "bad"), CASES, ids=_label)
-def test_wrong_argument(
-    live: tuple[JobPool, PrimitiveJob[Any]],
-    function: Any,
-    argument: str,
-    error: type[Exception],
-    bad: Any,
+def check_refusal(
+    pool: JobPool, job: PrimitiveJob[Any], case: tuple[Any, str], error: type[Exception], bad: Any
 ) -> None:
-    kind, call = TABLE[function, argument]
-    pool, job = live
+    kind, call = TABLE[case]
+    argument = case[1]
     with pytest.raises(error) as caught:
         call(pool, job, bad)
     assert type(caught.value) is error
@@ -297,6 +277,21 @@ def test_wrong_argument(
     assert pool.jobs() == []
     assert job.result() == 5
     assert pool.submit(use, 7).result(PATIENCE) == 7
+
+
+@pytest.mark.parametrize(
+    "function", dict.fromkeys(function for function, _ in TABLE), ids=lambda f: f.__qualname__
+)
+def test_wrong_arguments(live: tuple[JobPool, PrimitiveJob[Any]], function: Any) -> None:
+    """Each argument with each wrong value; the last line of a failure tells with which."""
+    cases = [(case, kind) for case, (kind, _) in TABLE.items() if case[0] is function]
+    for case, kind in cases:
+        for error, values in ((TypeError, kind.types), (ValueError, kind.values)):
+            for bad in values:
+                try:
+                    check_refusal(*live, case, error, bad)
+                except (Exception, pytest.fail.Exception) as failure:
+                    raise AssertionError(f"{case[1]}={_shown(bad)}") from failure
 
 
 def test_unfinished_job_refuses_as_well() -> None:
