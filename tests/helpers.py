@@ -18,12 +18,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import cloudpickle
 import psutil
 
 from primitive_jobs import FINAL_STATES, JobPool, JobStatus, PrimitiveJob
+
+if TYPE_CHECKING:
+    import pytest
 
 PATIENCE = 30.0  # s, after which what is waited for will not come
 MARKER = "PRIMITIVE_JOBS_TEST"
@@ -54,6 +57,17 @@ def gone(pid: int) -> bool:
 def descriptors() -> int:
     """How many this process has."""
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@contextlib.contextmanager
+def case(name: object) -> Iterator[None]:
+    """One of several that a test goes through: its name is the last line of a failure."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # what pytest raises is no Exception
+        raise AssertionError(f"in the case {name}") from error
 
 
 # --- jobs ----------------------------------------------------------------------------------------
@@ -209,7 +223,7 @@ def expect(
 
 # --- Ctrl-C --------------------------------------------------------------------------------------
 
-STRIDE = 3  # opcodes between two places that are tried
+SOAK = 900.0  # s that a test may take which tries each place
 MISSES = 5  # places in a row that a call did not come to, before it is taken to have no more
 
 
@@ -261,7 +275,18 @@ def _traced(
     yield
 
 
-def interrupt_everywhere(attempt: Callable[[int], bool], stride: int = STRIDE) -> int:
+def sampled(stride: int) -> pytest.MarkDecorator:
+    """Give a test its ``stride``: the opcodes between two places that are tried.
+
+    With ``-m soak`` each place is.
+    """
+    import pytest  # no worker's business
+
+    everywhere = pytest.param(1, marks=[pytest.mark.soak, pytest.mark.timeout(SOAK)], id="all")
+    return pytest.mark.parametrize("stride", [pytest.param(stride, id="some"), everywhere])
+
+
+def interrupt_everywhere(attempt: Callable[[int], bool], stride: int) -> int:
     """Call ``attempt(place)`` for one place after the other; return how many were hit.
 
     How far a call goes depends on what the other threads have done by then, so that the end is

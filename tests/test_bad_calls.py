@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
-from helpers import PATIENCE
+from helpers import PATIENCE, case
 
 import primitive_jobs
 from primitive_jobs import (
@@ -258,10 +258,10 @@ def _shown(bad: Any) -> str:
 
 
 def check_refusal(
-    pool: JobPool, job: PrimitiveJob[Any], case: tuple[Any, str], error: type[Exception], bad: Any
+    pool: JobPool, job: PrimitiveJob[Any], where: tuple[Any, str], error: type[Exception], bad: Any
 ) -> None:
-    kind, call = TABLE[case]
-    argument = case[1]
+    kind, call = TABLE[where]
+    argument = where[1]
     with pytest.raises(error) as caught:
         call(pool, job, bad)
     assert type(caught.value) is error
@@ -284,14 +284,12 @@ def check_refusal(
 )
 def test_wrong_arguments(live: tuple[JobPool, PrimitiveJob[Any]], function: Any) -> None:
     """Each argument with each wrong value; the last line of a failure tells with which."""
-    cases = [(case, kind) for case, (kind, _) in TABLE.items() if case[0] is function]
-    for case, kind in cases:
+    kinds = {where: kind for where, (kind, _) in TABLE.items() if where[0] is function}
+    for where, kind in kinds.items():
         for error, values in ((TypeError, kind.types), (ValueError, kind.values)):
             for bad in values:
-                try:
-                    check_refusal(*live, case, error, bad)
-                except (Exception, pytest.fail.Exception) as failure:
-                    raise AssertionError(f"{case[1]}={_shown(bad)}") from failure
+                with case(f"{where[1]}={_shown(bad)}"):
+                    check_refusal(*live, where, error, bad)
 
 
 def test_unfinished_job_refuses_as_well() -> None:

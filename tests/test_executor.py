@@ -27,7 +27,7 @@ from typing import Any
 import cloudpickle
 import psutil
 import pytest
-from helpers import PATIENCE, expect, hold, interrupt_everywhere, interrupted, meet, until
+from helpers import PATIENCE, expect, hold, interrupt_everywhere, interrupted, meet, sampled, until
 
 from primitive_jobs import (
     InitializerError,
@@ -872,7 +872,8 @@ def test_many_threads(two: JobExecutor) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_interrupts_lose_nothing(one: JobExecutor, marks: Path) -> None:
+@sampled(5)
+def test_interrupts_lose_nothing(one: JobExecutor, marks: Path, stride: int) -> None:
     one.submit(abs, -1).result(PATIENCE)
     futures: list[JobFuture[int]] = []
 
@@ -888,11 +889,14 @@ def test_interrupts_lose_nothing(one: JobExecutor, marks: Path) -> None:
         assert futures[-1].result(PATIENCE) == 1
         return hit
 
-    assert interrupt_everywhere(lambda n: interrupted(lambda: one.submit(abs, -1), n), 5) > 20
-    interrupt_everywhere(cancel, 5)  # of jobs that run, or have ended
-    assert interrupt_everywhere(result, 5) > 1
+    def submit(place: int) -> bool:
+        return interrupted(lambda: one.submit(abs, -1), place)
+
+    assert interrupt_everywhere(submit, stride) * stride > 100
+    interrupt_everywhere(cancel, stride)  # of jobs that run, or have ended
+    assert interrupt_everywhere(result, stride) * stride > 5
     futures.append(running(one.submit(hold, marks / "gate", 1)))
-    assert interrupt_everywhere(cancel) > 10
+    assert interrupt_everywhere(cancel, stride) * stride > 30
     (marks / "gate").touch()
     assert wait_futures(futures, PATIENCE).not_done == set()
     until(lambda: not one._settler.pending, "nothing pending")

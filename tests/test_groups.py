@@ -23,6 +23,7 @@ from helpers import (
     interrupt_everywhere,
     interrupted,
     meet,
+    sampled,
     until,
 )
 
@@ -395,8 +396,9 @@ def error_of(call: Callable[..., object], jobs: list[PrimitiveJob[Any]]) -> Base
 # Python reports what is raised in a finalizer that way; it cannot be raised anywhere else.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("call", [gather, race])
+@sampled(23)
 def test_an_interrupt_while_it_waits_cancels_nothing(
-    pool: JobPool, tmp_path: Path, call: Callable[..., Any]
+    pool: JobPool, tmp_path: Path, call: Callable[..., Any], stride: int
 ) -> None:
     jobs: list[PrimitiveJob[int]] = []
 
@@ -417,7 +419,7 @@ def test_an_interrupt_while_it_waits_cancels_nothing(
         until(lambda: not job._tracker._waiters or hit, "nobody is left to be told")
         return hit
 
-    assert interrupt_everywhere(attempt, 23) > 10
+    assert interrupt_everywhere(attempt, stride) * stride > 230
     check_well(pool, jobs)
 
 
@@ -450,7 +452,8 @@ def test_a_failure_while_it_looks_for_the_others(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_interrupt_while_it_stops_the_others(two: JobPool) -> None:
+@sampled(41)
+def test_an_interrupt_while_it_stops_the_others(two: JobPool, stride: int) -> None:
     jobs: list[PrimitiveJob[Any]] = []
     done = two.submit(double, 1)
     done.wait(PATIENCE)
@@ -460,7 +463,7 @@ def test_an_interrupt_while_it_stops_the_others(two: JobPool) -> None:
         jobs.extend(others)
         return interrupted(lambda: race([*others, done]), place)
 
-    assert interrupt_everywhere(attempt, 41) > 10
+    assert interrupt_everywhere(attempt, stride) * stride > 410
     check_well(two, jobs)
 
 

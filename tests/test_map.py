@@ -15,9 +15,20 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
-from helpers import PATIENCE, double, hold, interrupt_everywhere, interrupted, raise_it, until
+from helpers import (
+    PATIENCE,
+    case,
+    double,
+    hold,
+    interrupt_everywhere,
+    interrupted,
+    raise_it,
+    sampled,
+    until,
+)
 
 from primitive_jobs import (
     JobCancelledError,
@@ -28,6 +39,7 @@ from primitive_jobs import (
     ResultTimeoutError,
     SerializationError,
     WorkerDiedError,
+    chunks,
     mapping,
     share,
     wait,
@@ -35,22 +47,45 @@ from primitive_jobs import (
 from primitive_jobs.chunks import all_plain, run_chunk
 from primitive_jobs.mapping import GROWTH, MOST_BYTES, MOST_CALLS, TARGET, ChunkSize
 
+# Or each worker would import pytest first.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
 
 @pytest.fixture
-def fifty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Automatic chunks have fifty calls from the first to the last."""
+def fifty(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Automatic chunks have fifty calls from the first to the last. Returns how many each made."""
+    made: list[int] = []
 
     def start(size: ChunkSize) -> None:
         size.calls = 50
 
     monkeypatch.setattr(ChunkSize, "__init__", start)
-    monkeypatch.setattr(ChunkSize, "learn", lambda *_: None)
+    monkeypatch.setattr(ChunkSize, "learn", lambda _, count, *__: made.append(count))
+    return made
 
 
 def note(folder: Path, item: int) -> int:
     """Leave a trace of each call, and so of a second one with the same item."""
     (folder / str(item)).touch(exist_ok=False)
     return item
+
+
+class Clock:
+    """One that goes on as told."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.perf_counter() + self.ahead
+
+
+def pass_time(seconds: float) -> None:
+    """In a worker: put on the clock that its chunks are timed by."""
+    clock = vars(chunks)["perf_counter"]
+    if not isinstance(clock, Clock):
+        clock = vars(chunks)["perf_counter"] = Clock()
+    clock.ahead += seconds
 
 
 def noted(folder: Path) -> list[int]:
@@ -296,55 +331,61 @@ def test_a_fork_in_a_call_makes_no_other(
     assert noted(tmp_path) == [i for i in range(20) if i != 2]
 
 
-@pytest.mark.usefixtures("fifty")
-def test_what_is_left_of_a_chunk_is_done_once(pool: JobPool, tmp_path: Path) -> None:
+def test_what_is_left_of_a_chunk_is_done_once(
+    pool: JobPool, tmp_path: Path, fifty: list[int]
+) -> None:
     def call(i: int) -> int:
         if i >= 40:
-            time.sleep(0.025)
+            pass_time(0.025)
         return note(tmp_path, i)
 
     assert list(pool.map(call, range(60))) == list(range(60))
     assert noted(tmp_path) == list(range(60))
+    assert sum(fifty) == 60
+    assert fifty.count(1) >= 19
     assert sorted(pool.map(lambda i: call(i) - 100, range(100, 160), ordered=False)) == list(
         range(60)
     )
 
 
-@pytest.mark.usefixtures("fifty")
-def test_shared_data_for_what_is_left(pool: JobPool) -> None:
+def test_shared_data_for_what_is_left(pool: JobPool, fifty: list[int]) -> None:
     table = share([1, 2])
 
     def call(data: list[int], i: int) -> int:
-        time.sleep(0.015)
+        pass_time(0.015)
         return data[i]
 
     rows = pool.map(call, itertools.repeat(table), [i % 2 for i in range(20)])
     del table
     assert list(rows) == [1, 2] * 10
+    assert max(fifty) == 2
 
 
 # --- an exception stands where its result would --------------------------------------------------
 
 
-@pytest.mark.parametrize("ordered", [True, False])
 @every_chunksize
 def test_the_results_before_an_exception(
-    one: JobPool, tmp_path: Path, chunksize: int | None, ordered: bool
+    one: JobPool, tmp_path: Path, chunksize: int | None
 ) -> None:
-    def call(i: int) -> float:
-        note(tmp_path, i)
+    def call(folder: Path, i: int) -> float:
+        note(folder, i)
         return 6 / (2 - i)
 
-    results = one.map(call, range(50), chunksize=chunksize, ordered=ordered)
-    got, error = take(results)
-    assert got == [3, 6]
-    assert type(error) is ZeroDivisionError
-    text = str(error.__cause__)
-    assert "return 6 / (2 - i)" in text
-    assert "run_chunk" not in text
-    until(lambda: not one.jobs(), "the rest cancelled")
-    if chunksize == 100:
-        assert noted(tmp_path) == [0, 1, 2]
+    for ordered in (True, False):
+        with case(f"ordered={ordered}"):
+            folder = tmp_path / str(ordered)
+            folder.mkdir()
+            calls = functools.partial(call, folder)
+            got, error = take(one.map(calls, range(50), chunksize=chunksize, ordered=ordered))
+            assert got == [3, 6]
+            assert type(error) is ZeroDivisionError
+            text = str(error.__cause__)
+            assert "return 6 / (2 - i)" in text
+            assert "run_chunk" not in text
+            until(lambda: not one.jobs(), "the rest cancelled")
+            if chunksize == 100:
+                assert noted(folder) == [0, 1, 2]
 
 
 class Unpicklable:
@@ -391,37 +432,41 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", BAD)
 @every_chunksize
-def test_what_comes_of_one_call(
-    two: JobPool, tmp_path: Path, chunksize: int | None, kind: str
-) -> None:
-    make, expected, message = BAD[kind]
+def test_what_comes_of_one_call(two: JobPool, tmp_path: Path, chunksize: int | None) -> None:
+    for kind, (make, expected, message) in BAD.items():
+        folder = tmp_path / kind
+        folder.mkdir()
 
-    def call(i: int) -> Any:
-        note(tmp_path, i)
-        return make() if i == 7 else i
+        def call(i: int, folder: Path = folder, make: Callable[[], Any] = make) -> Any:
+            note(folder, i)
+            return make() if i == 7 else i
 
-    call.__qualname__ = "call"
-    got, error = take(two.map(call, range(30), chunksize=chunksize))
-    assert got == list(range(7))
-    with pytest.raises(expected, match=message):
-        raise error
-    assert noted(tmp_path)[:8] == list(range(8))
+        call.__qualname__ = "call"
+        with case(kind):
+            got, error = take(two.map(call, range(30), chunksize=chunksize))
+            assert got == list(range(7))
+            with pytest.raises(expected, match=message):
+                raise error
+            assert noted(folder)[:8] == list(range(8))
 
 
-@pytest.mark.parametrize("ordered", [True, False])
 @every_chunksize
 def test_an_argument_that_cannot_be_pickled(
-    two: JobPool, tmp_path: Path, chunksize: int | None, ordered: bool
+    two: JobPool, tmp_path: Path, chunksize: int | None
 ) -> None:
-    call = functools.partial(lambda folder, i, _: note(folder, i), tmp_path)
     locks = [[], [], [], threading.Lock(), [], []]
-    got, error = take(two.map(call, range(6), locks, chunksize=chunksize, ordered=ordered))
-    assert sorted(got) == [0, 1, 2]
-    with pytest.raises(SerializationError, match=r"item 3 of map\(\): argument 2 of .* a lock"):
-        raise error
-    assert noted(tmp_path) == [0, 1, 2]
+    message = r"item 3 of map\(\): argument 2 of .* a lock"
+    for ordered in (True, False):
+        with case(f"ordered={ordered}"):
+            folder = tmp_path / str(ordered)
+            folder.mkdir()
+            call = functools.partial(lambda folder, i, _: note(folder, i), folder)
+            got, error = take(two.map(call, range(6), locks, chunksize=chunksize, ordered=ordered))
+            assert sorted(got) == [0, 1, 2]
+            with pytest.raises(SerializationError, match=message):
+                raise error
+            assert noted(folder) == [0, 1, 2]
 
 
 @every_chunksize
@@ -442,17 +487,18 @@ def test_a_function_that_cannot_be_pickled(pool: JobPool, chunksize: int | None)
         raise error
 
 
-@pytest.mark.parametrize("ordered", [True, False])
 @every_chunksize
-def test_an_iterable_that_raises(two: JobPool, chunksize: int | None, ordered: bool) -> None:
+def test_an_iterable_that_raises(two: JobPool, chunksize: int | None) -> None:
     def items() -> Iterator[int]:
         yield from range(10)
         raise LookupError("no more")
 
-    got, error = take(two.map(double, items(), chunksize=chunksize, ordered=ordered))
-    assert sorted(got) == list(range(0, 20, 2))
-    assert type(error) is LookupError
-    assert error.__traceback__ is not None
+    for ordered in (True, False):
+        with case(f"ordered={ordered}"):
+            got, error = take(two.map(double, items(), chunksize=chunksize, ordered=ordered))
+            assert sorted(got) == list(range(0, 20, 2))
+            assert type(error) is LookupError
+            assert error.__traceback__ is not None
 
 
 @every_chunksize
@@ -517,7 +563,7 @@ def test_the_pool_is_shut_down_meanwhile(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("fifty")
 def test_an_automatic_chunk_may_take_longer_than_the_timeout_of_a_call(pool: JobPool) -> None:
-    naps = pool.options(timeout=1.5).map(time.sleep, [0.06] * 50)  # 3 s
+    naps = pool.options(timeout=0.5).map(time.sleep, [0.02] * 50)  # 1 s
     assert list(naps) == [None] * 50
 
 
@@ -530,9 +576,9 @@ def test_a_call_passes_its_timeout(one: JobPool) -> None:
 
 
 def test_a_timeout_is_for_a_given_chunk(one: JobPool) -> None:
-    view = one.options(timeout=1)
+    view = one.options(timeout=0.5)
     assert list(view.map(time.sleep, [0.0] * 3, chunksize=3)) == [None] * 3
-    got, error = take(view.map(time.sleep, [0.9] * 3, chunksize=3))
+    got, error = take(view.map(time.sleep, [0.4] * 3, chunksize=3))
     assert got == []
     assert isinstance(error, JobTimeoutError)
 
@@ -629,9 +675,11 @@ def test_a_slow_iterable_makes_small_chunks(pool: JobPool, monkeypatch: pytest.M
 
     def items() -> Iterator[int]:
         for i in range(40):
-            time.sleep(0.005)
+            clock.ahead += 0.005
             yield i
 
+    clock = Clock()
+    monkeypatch.setattr(mapping, "perf_counter", clock)
     monkeypatch.setattr(ChunkSize, "learn", spy)
     assert list(pool.map(abs, items())) == list(range(40))
     assert max(calls) <= 3
@@ -700,7 +748,10 @@ def test_the_rest_is_cancelled(one: JobPool, tmp_path: Path, end: str) -> None:
     assert all(job.cancelled() for job in jobs)
 
 
-def test_interrupts(two: JobPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@sampled(61)
+def test_interrupts(
+    two: JobPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stride: int
+) -> None:
     # What is raised in a finalizer goes there; pytest would keep it, and with it the iterator.
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
     never = tmp_path / "never"
@@ -717,6 +768,6 @@ def test_interrupts(two: JobPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         until(lambda: not two.jobs(), f"nothing runs after an interrupt at {place}")
         return hit
 
-    assert interrupt_everywhere(start, 9) > 50
-    assert interrupt_everywhere(consume, 9) > 50
+    assert interrupt_everywhere(start, stride) * stride > 450
+    assert interrupt_everywhere(consume, stride) * stride > 450
     assert list(two.map(double, range(100))) == list(range(0, 200, 2))
