@@ -52,6 +52,7 @@ release.touch()
 assert outcomes(jobs) == ["held", "queued", "quick"]
 pool.shutdown()
 """
+# What a child prints, and how it ends.
 ENDED = "['parent', 'parent', 'quick']\nchild 0\n"
 
 BEGUN = {
@@ -61,17 +62,20 @@ BEGUN = {
 }
 
 
-@pytest.mark.parametrize("way", BEGUN)
-def test_an_iteration_that_has_begun_goes_on(tmp_path: Path, way: str) -> None:
+def test_an_iteration_that_has_begun_goes_on(tmp_path: Path) -> None:
     source = f"""
-going_on = iter({BEGUN[way]})
-assert next(going_on) is quick
-in_child(lambda: print(outcomes([quick, *going_on])))
-assert not jobs[1].in_final_state()
+ways = {{name: iter(eval(way)) for name, way in {BEGUN}.items()}}
+for name, going_on in ways.items():
+    print(name, flush=True)
+    assert next(going_on) is quick
+    in_child(lambda: print(outcomes([quick, *going_on])))
+    assert not jobs[1].in_final_state()
 release.touch()
-assert set(going_on) == set(jobs[1:])
+for name, going_on in ways.items():
+    assert set(going_on) == set(jobs[1:]), name
 """
-    expect(tmp_path, BEGIN + JOBS + source + END, ENDED)
+    output = "".join(f"{name}\n{ENDED}" for name in BEGUN)
+    expect(tmp_path, BEGIN + JOBS + source + END, output)
 
 
 def test_futures_that_were_begun_with(tmp_path: Path) -> None:
@@ -125,23 +129,30 @@ assert len(list(results)) == 2 + ("[Path" in {MAPS[way]!r})
     expect(tmp_path, BEGIN + source + END, "['parent']\nchild 0\n")
 
 
+TOLD = "['parent', 'parent', 'quick']\n"
+# What to do in the child, and what it prints there.
 FRESH = {
-    "wait": "print(outcomes(wait(jobs).done))",
-    "as_completed": "print(outcomes(as_completed(jobs)))",
-    "track": "print(outcomes(track(jobs, disable=True)))",
-    "gather": "failed(lambda: gather(jobs))",
-    "gather all": "failed(lambda: gather(jobs, fail_fast=False))",
-    "race": "failed(lambda: race(jobs[1:]))",
-    "result": "[failed(job.result) for job in jobs[2:]]; print(outcomes(jobs))",
-    "wait of a job": "print([job.wait() for job in jobs], outcomes(jobs))",
-    "cancel": "print([job.cancel() for job in jobs], outcomes(jobs))",
-    "await": "[failed(lambda: asyncio.run(awaited(job))) for job in jobs[1:]]",
+    "wait": ("print(outcomes(wait(jobs).done))", TOLD),
+    "as_completed": ("print(outcomes(as_completed(jobs)))", TOLD),
+    "track": ("print(outcomes(track(jobs, disable=True)))", TOLD),
+    "gather": ("failed(lambda: gather(jobs))", "parent\n"),
+    "gather all": ("failed(lambda: gather(jobs, fail_fast=False))", "parent\n"),
+    "race": ("failed(lambda: race(jobs[1:]))", "parent\n"),
+    "result": ("failed(jobs[2].result); print(outcomes(jobs))", "parent\n" + TOLD),
+    "wait of a job": (
+        "print([job.wait() for job in jobs], outcomes(jobs))",
+        "[True, True, True] " + TOLD,
+    ),
+    "cancel": (
+        "print([job.cancel() for job in jobs], outcomes(jobs))",
+        "[False, False, False] " + TOLD,
+    ),
+    "await": ("for job in jobs[1:]: failed(lambda: asyncio.run(awaited(job)))", "parent\n" * 2),
 }
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["known", "in the dispatcher's hands"])
-@pytest.mark.parametrize("way", FRESH)
-def test_what_waits_in_the_child_only_ends(tmp_path: Path, way: str, known: bool) -> None:
+def test_what_waits_in_the_child_only_ends(tmp_path: Path, known: bool) -> None:
     """Also for a job that the dispatcher's thread had in its hands, off every list."""
     source = f"""
 async def awaited(job):
@@ -157,22 +168,13 @@ assert len(pool.jobs()) == 2  # the dispatcher has taken them in
 listed = pool._dispatcher._jobs.copy()
 if not {known}:
     pool._dispatcher._jobs.clear()
-def go():
-    {FRESH[way]}
-in_child(go)
+for name, (code, _) in {FRESH}.items():
+    print(name, flush=True)
+    in_child(exec, code, globals())
 pool._dispatcher._jobs.update(listed)
 """
-    tail = "['parent', 'parent', 'quick']\n"
-    outputs = {
-        "gather": "parent\n",
-        "gather all": "parent\n",
-        "race": "parent\n",
-        "result": "parent\n" + tail,
-        "wait of a job": "[True, True, True] " + tail,
-        "cancel": "[False, False, False] " + tail,
-        "await": "parent\nparent\n",
-    }
-    expect(tmp_path, BEGIN + JOBS + source + END, outputs.get(way, tail) + "child 0\n")
+    output = "".join(f"{name}\n{told}child 0\n" for name, (_, told) in FRESH.items())
+    expect(tmp_path, BEGIN + JOBS + source + END, output)
 
 
 BLOCKED = {
