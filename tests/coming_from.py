@@ -36,7 +36,7 @@ import primitive_jobs
 from primitive_jobs import JobExecutor, JobPool
 
 PATIENCE = 20.0  # s, after which what is waited for will not come
-IN_VAIN = 1.0  # s, after which a peer's result is taken to come never
+IN_VAIN = 0.5  # s, after which a peer's result is taken to come never
 MANY = 100_000  # items: more than is taken ahead by a pool that leaves any
 CHUNK = 500  # of these in one call of a peer
 NEEDED = ("cloudpickle", "pathlib", "work")  # by calls: loaded before, it takes none of their time

@@ -91,9 +91,8 @@ def _nothing_left(_trackers_run: None) -> Iterator[None]:
         pool._default.shutdown(cancel=True)
         pool._default = None
     end = time.monotonic() + SETTLE
-    while _leftovers(threads, children, descriptors) and time.monotonic() < end:
+    while (left := _leftovers(threads, children, descriptors)) and time.monotonic() < end:
         time.sleep(0.01)
-    left = _leftovers(threads, children, descriptors)
     assert not left, f"left behind: {left}"
 
 

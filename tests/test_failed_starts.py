@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 from helpers import PATIENCE, hold, until, wait_for
 from hypothesis import settings
@@ -43,6 +45,9 @@ from primitive_jobs.messages import (
 from primitive_jobs.pauses import FIRST_PAUSE, LONGEST_PAUSE
 from primitive_jobs.scheduler import MAX_STARTS, Scheduler, SlotState
 from primitive_jobs.wire import Kind, Message
+
+# Or each worker would import pytest and hypothesis first.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 RETURNED = Message(Kind.RETURNED)
 FAILED = Message(Kind.INIT_FAILED)

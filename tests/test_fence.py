@@ -12,11 +12,13 @@ import logging
 import os
 import select
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import psutil
 import pytest
 from helpers import PATIENCE, expect, hold_and_tell, until
@@ -39,6 +41,9 @@ from primitive_jobs.dispatcher import Dispatcher
 from primitive_jobs.process import WorkerProcess
 from primitive_jobs.tracker import StatusTracker
 from primitive_jobs.worker_log import WorkerLog
+
+# Or each worker would import pytest first.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 NO_DESCRIPTOR = OSError(errno.EMFILE, "Too many open files")
 

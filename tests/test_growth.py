@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, ClassVar
 
+import cloudpickle
 import pytest
 from helpers import PATIENCE, double
 
@@ -27,8 +28,12 @@ from primitive_jobs import (
 )
 from primitive_jobs.tracker import Outcome, StatusTracker
 
+# Or each worker would import pytest first.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
 FEW = 200
 TIMES = 4
+TURNS = 6  # in which what is kept for each would show
 LINEAR = 5.5  # times as much for TIMES as many: a quadratic part of a third would be seen
 
 # --- waiting for many -----------------------------------------------------------------------------
@@ -246,9 +251,9 @@ def test_the_age_of_a_pool_costs_nothing() -> None:
             dropped = share([1])
             assert pool.submit(sum, dropped).result(PATIENCE) == 1
 
-        objects, sizes = _grows(step, 12)
-    assert all(count < 12 for count in objects.values()), objects
-    assert sizes < 12
+        objects, sizes = _grows(step, TURNS)
+    assert all(count < TURNS for count in objects.values()), objects
+    assert sizes < TURNS
 
 
 def wait_for_ever() -> None:
@@ -266,6 +271,6 @@ def test_the_pools_that_a_process_has_had_cost_nothing() -> None:
         with JobExecutor(1, spare_workers=0) as executor:
             assert executor.submit(double, 2).result(PATIENCE) == 4
 
-    objects, sizes = _grows(step, 8)
-    assert all(count < 8 for count in objects.values()), objects
-    assert sizes < 8
+    objects, sizes = _grows(step, TURNS)
+    assert all(count < TURNS for count in objects.values()), objects
+    assert sizes < TURNS

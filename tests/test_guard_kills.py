@@ -90,7 +90,7 @@ def test_a_program_that_gave_up_its_rights(reachable: Path, how: str) -> None:
     source = f"""
 with JobPool(2, spare_workers=0) as pool:
     name = marks / "job"
-    job = pool.options(timeout={4.0 if how == "timeout" else None}).submit(breed, name)
+    job = pool.options(timeout={2.0 if how == "timeout" else None}).submit(breed, name)
     pids = grown(name)
     demote()
     {ends[how]}

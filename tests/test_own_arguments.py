@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import pickle
 import threading
@@ -195,8 +194,10 @@ def test_a_map_over_it_meanwhile(pool: JobPool) -> None:
 
 @pytest.mark.parametrize("length", [2, 3])
 def test_jobs_that_wait_for_each_other_in_several_threads(pool: JobPool, length: int) -> None:
-    barrier = threading.Barrier(length)
-    meeting = _Doing(lambda: _meet(barrier))
+    met = threading.Event()
+    barrier = threading.Barrier(length, action=met.set)
+    # Not again when the culprit is looked for.
+    meeting = _Doing(lambda: met.is_set() or barrier.wait(PATIENCE))
     boxes: list[list[Any]] = [[meeting] for _ in range(length)]
     jobs = [PrimitiveJob(count, box) for box in boxes]
     for place, box in enumerate(boxes):
@@ -210,11 +211,6 @@ def test_jobs_that_wait_for_each_other_in_several_threads(pool: JobPool, length:
     assert all(job.wait(PATIENCE) for job in jobs)
     errors = [job.exception() for job in jobs]
     assert any(isinstance(error, SerializationError) and OWN in str(error) for error in errors)
-
-
-def _meet(barrier: threading.Barrier) -> None:
-    with contextlib.suppress(threading.BrokenBarrierError):  # when the culprit is looked for
-        barrier.wait(2.0)
 
 
 def test_what_ends_is_waited_for(one: JobPool, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from helpers import PATIENCE, Script, expect, script, until
 
 SEED = 20240607
-MOMENTS = 10  # at which Ctrl-C is pressed
+MOMENTS, MORE = 5, 60  # at which Ctrl-C is pressed; and in a soak
 MAIN_WORK = 0.6  # s, about, of the program in which it is pressed
 END = 3.0  # s that the program has after it
 GONE = 2.0  # s in which a killed program's processes must be gone
@@ -199,7 +199,10 @@ run(work, 0.1)
 IMPORTING = re.compile(r"<frozen importlib|^ +(from \S+ )?import ", re.MULTILINE)
 
 
-@pytest.mark.parametrize("moment", range(MOMENTS))
+@pytest.mark.parametrize(
+    "moment",
+    [*range(MOMENTS), *(pytest.param(n, marks=pytest.mark.soak) for n in range(MOMENTS, MORE))],
+)
 def test_ctrl_c_at_a_random_moment(moment: int) -> None:
     ours, theirs = os.openpty()
     pause = random.Random(SEED + moment).uniform(0, MAIN_WORK + 0.5)

@@ -8,13 +8,18 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 
 from primitive_jobs import JobExecutor, JobPool, PrimitiveJob, as_completed, job_rng, run, wait
+
+# Or each worker would import pytest first.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 PATIENCE = 30.0  # s
 SEED = 20261125
@@ -31,7 +36,7 @@ def draw(item: object = None) -> Draws:
 def draw_later(gate: Path) -> Draws:
     """Not before ``gate`` is there."""
     while not gate.exists():
-        pass
+        time.sleep(0.001)
     return draw()
 
 
