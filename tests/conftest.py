@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from arena import Arena
 from helpers import PATIENCE, meet
 
 from primitive_jobs import JobPool
@@ -143,3 +144,18 @@ def two() -> Iterator[JobPool]:
 def packets(request: pytest.FixtureRequest) -> bool:
     """Whether the channel is of the fast kind, or the portable one."""
     return bool(request.param)
+
+
+@pytest.fixture(scope="module")
+def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
+    arena = Arena(tmp_path_factory.mktemp("arena"))
+    yield arena
+    arena.close()
+
+
+@pytest.fixture
+def attacked(arena: Arena, capfd: pytest.CaptureFixture[str]) -> Iterator[JobPool]:
+    """The arena's pool; after the attack all is well in it, and nothing was printed."""
+    yield arena.pool
+    arena.check()
+    assert capfd.readouterr() == ("", "")

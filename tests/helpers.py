@@ -128,6 +128,30 @@ def raise_it(error: BaseException) -> NoReturn:
     raise error
 
 
+def hold_with_child(gate: Path, pids: Path) -> None:
+    child = os.fork()
+    if not child:
+        hold(gate)
+        os._exit(0)
+    draft = pids.with_suffix(".draft")
+    draft.write_text(f"{os.getpid()} {child}")
+    draft.rename(pids)
+    hold(gate)
+
+
+def pids_in(file: Path) -> list[int]:
+    until(file.exists, "the job's pids")
+    return [int(pid) for pid in file.read_text().split()]
+
+
+class Mine(Exception):
+    """One with a weak reference."""
+
+
+def raise_mine() -> None:
+    raise Mine
+
+
 # --- running scripts -----------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Runs code in a Jupyter kernel, in a process of its own: `python notebooks.py MODE FOLDER`.
+"""`run_cells` runs code in a Jupyter kernel, in a process of its own: this file, as a program.
 
 So that the packages of Jupyter are not loaded where the tests are, nor their threads and warnings.
 It reads `cells.json` in the folder, a list of texts, and writes `outputs.json`, their outputs.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,6 +21,26 @@ from typing import Any
 
 PATIENCE = 40.0  # s
 AGAIN = 5.0  # s after which an interrupt that did nothing is repeated
+
+
+def run_cells(mode: str, folder: Path, cells: list[str]) -> list[Any]:
+    """Start that process; return the outputs of each cell."""
+    (folder / "cells.json").write_text(json.dumps(cells), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, __file__, mode, str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads((folder / "outputs.json").read_text(encoding="utf-8"))
+    assert len(found) == len(cells)
+    return list(found)
+
+
+def text_of(outputs: list[Any]) -> str:
+    return "".join(output["text"] for output in outputs if output["output_type"] == "stream")
 
 
 def prepare(folder: Path) -> None:

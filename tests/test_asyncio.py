@@ -20,8 +20,8 @@ from typing import Any
 
 import cloudpickle
 import pytest
-from helpers import double, fail, gone, hold
-from test_groups import Mine, hold_with_child, pids_in, raise_mine
+from event_loops import Family, kills_that_need, threads_of_pools
+from helpers import Mine, double, fail, gone, hold, hold_with_child, pids_in, raise_mine
 
 from primitive_jobs import (
     JobCancelledError,
@@ -32,13 +32,11 @@ from primitive_jobs import (
     PoolClosedError,
     PrimitiveJob,
 )
-from primitive_jobs.process import WorkerProcess
 
 PATIENCE = 30.0  # s, after which what is waited for will not come
 LONGEST = 0.02  # s that anything of ours may hold a loop up
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-cloudpickle.register_pickle_by_value(sys.modules["test_groups"])
 
 Main = Callable[[], Coroutine[Any, Any, None]]
 needs_311 = pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio has it since 3.11")
@@ -61,34 +59,6 @@ def two() -> Iterator[JobPool]:
     with JobPool(2) as fresh:
         yield fresh
         fresh.shutdown(cancel=True)
-
-
-class Family:
-    """A job that runs for ever, with a child of its own."""
-
-    def __init__(self, pool: Any, folder: Path, name: str = "pids") -> None:
-        self.job: PrimitiveJob[None] = pool.submit(hold_with_child, folder / "never", folder / name)
-        self.pids = pids_in(folder / name)
-
-    def is_gone(self) -> bool:
-        return all(gone(pid) for pid in self.pids)
-
-
-@contextlib.contextmanager
-def kills_that_need(alive: threading.Event, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No process is killed before ``alive`` is set: whoever should set it must not be blocked."""
-    end = WorkerProcess.end
-
-    def slow_end(process: WorkerProcess, **options: Any) -> Any:
-        assert alive.wait(PATIENCE), "what would have set it was held up by the kill"
-        return end(process, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(WorkerProcess, "end", slow_end)
-        try:
-            yield
-        finally:
-            alive.set()
 
 
 # --- results --------------------------------------------------------------------------------------
@@ -382,10 +352,6 @@ def test_run_in_executor_and_wrap_future(tmp_path: Path) -> None:
 
 
 # --- async with -----------------------------------------------------------------------------------
-
-
-def threads_of_pools() -> list[str]:
-    return [t.name for t in threading.enumerate() if t.name.startswith("primitive_jobs")]
 
 
 Maker = Callable[[], Any]

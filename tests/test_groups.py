@@ -20,9 +20,12 @@ from helpers import (
     fail,
     gone,
     hold,
+    hold_with_child,
     interrupt_everywhere,
     interrupted,
     meet,
+    pids_in,
+    raise_mine,
     sampled,
     until,
 )
@@ -82,32 +85,8 @@ class Plain:
     """An object with a weak reference."""
 
 
-class Mine(Exception):
-    """One with a weak reference."""
-
-
-def raise_mine() -> None:
-    raise Mine
-
-
 def raise_fatal() -> None:
     raise Fatal
-
-
-def hold_with_child(gate: Path, pids: Path) -> None:
-    child = os.fork()
-    if not child:
-        hold(gate)
-        os._exit(0)
-    draft = pids.with_suffix(".draft")
-    draft.write_text(f"{os.getpid()} {child}")
-    draft.rename(pids)
-    hold(gate)
-
-
-def pids_in(file: Path) -> list[int]:
-    until(file.exists, "the job's pids")
-    return [int(pid) for pid in file.read_text().split()]
 
 
 def in_thread(call: Callable[[], object]) -> tuple[threading.Thread, list[Any]]:

@@ -326,3 +326,28 @@ def test_the_guard_has_a_name() -> None:
         process = psutil.Process(the_guard._process.pid)
         until(lambda: process.name() == guard_script.NAME, "its name")
     assert shutil.which("sleep")
+
+
+# --- its lock, and a finalizer or a signal handler that makes a pool -----------------------------
+
+
+def test_the_guard_may_be_entered_again(tmp_path: Path) -> None:
+    source = """
+        import os, subprocess
+        from primitive_jobs import JobPool, run
+        from primitive_jobs.guardian import the_guard
+
+        real = subprocess.Popen
+        def popen(*args, **kwargs):  # as a finalizer would that the collector runs in here
+            subprocess.Popen = real
+            JobPool(1).shutdown()
+            return real(*args, **kwargs)
+        subprocess.Popen = popen
+        pool = JobPool(1)
+        try:
+            print(pool.submit(abs, -1).result(20))
+        except TimeoutError as error:
+            print(error, flush=True)
+            os._exit(1)
+    """
+    expect(tmp_path, source, "1\n")

@@ -24,6 +24,7 @@ import cloudpickle
 import numpy as np
 import psutil
 import pytest
+from arena import hold
 from helpers import PATIENCE, raise_it, until
 
 from primitive_jobs import (
@@ -47,60 +48,13 @@ Attack = Callable[[], object]
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
-def hold(folder: Path, name: str) -> int:
-    """Run until released."""
-    (folder / name).touch()
-    end = time.monotonic() + 20 * PATIENCE
-    while not (folder / f"release {name}").exists() and time.monotonic() < end:
-        time.sleep(0.005)
-    return os.getpid()
-
-
 def raise_key_error() -> NoReturn:
     raise KeyError("it broke")
 
 
-class Arena:
-    """A pool of two with a neighbour in it, shared by the tests: its start costs the most."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.pool = JobPool(max_workers=2, spare_workers=0)
-        self.neighbour = self.pool.submit(hold, folder, "neighbour")
-        until((folder / "neighbour").exists, "the neighbour")
-        self.pid = self.neighbour.pid
-
-    def check(self) -> None:
-        """Nothing may have happened to the neighbour, nor to what comes next."""
-        assert self.pool.submit(abs, -4).result(PATIENCE) == 4
-        assert type(self.pool.submit(raise_key_error).exception(PATIENCE)) is KeyError
-        assert (self.neighbour.status(), self.neighbour.pid) == (JobStatus.RUNNING, self.pid)
-        job = self.pool.submit(time.sleep, 1000)
-        until(job.running, "RUNNING")
-        assert job.cancel() is True  # and with it goes the worker that was attacked
-        assert [job.status() for job in self.pool.jobs()] == [JobStatus.RUNNING]
-
-    def close(self) -> None:
-        try:
-            (self.folder / "release neighbour").touch()
-            assert self.neighbour.result(PATIENCE) == self.pid
-        finally:
-            self.pool.shutdown(cancel=True)
-
-
-@pytest.fixture(scope="module")
-def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
-    arena = Arena(tmp_path_factory.mktemp("arena"))
-    yield arena
-    arena.close()
-
-
 @pytest.fixture
-def pool(arena: Arena, capfd: pytest.CaptureFixture[str]) -> Iterator[JobPool]:
-    """The arena's pool; after the attack all is well in it, and nothing was printed."""
-    yield arena.pool
-    arena.check()
-    assert capfd.readouterr() == ("", "")
+def pool(attacked: JobPool) -> JobPool:
+    return attacked
 
 
 def ids(value: object) -> str | None:

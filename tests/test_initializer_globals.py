@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from helpers import expect
-from test_notebook import run_cells, text_of
+from notebooks import run_cells, text_of
 
 BODY = """
 import functools, math, multiprocessing, pickle, sqlite3, sys, threading

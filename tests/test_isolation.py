@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import multiprocessing
@@ -9,6 +10,7 @@ import os
 import pickle
 import resource
 import signal
+import struct
 import sys
 import threading
 import time
@@ -109,6 +111,32 @@ def test_a_death_costs_one_job(
         assert type(copy) is WorkerDiedError
         assert str(copy) == str(error)
         assert (copy.pid, copy.exitcode, copy.signal) == (error.pid, error.exitcode, error.signal)
+
+
+def write_to_every_socket(message: bytes) -> None:
+    for fd in range(3, 2000):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/self/fd/{fd}").readlink().name.startswith("socket:"):
+                os.write(fd, message)
+    time.sleep(1000)
+
+
+@pytest.mark.parametrize("kind", [3, 4, 200])
+def test_garbage_in_the_channel(attacked: JobPool, kind: int) -> None:
+    garbage = struct.pack("<BBHIQQ", kind, 0, 0, 100_000, 1, 10) + bytes(10)
+    job = attacked.submit(write_to_every_socket, garbage)
+    assert isinstance(job.exception(PATIENCE), WorkerDiedError)
+
+
+def quiet_close() -> None:
+    os.closerange(3, 2000)
+
+
+def test_a_worker_that_the_pool_gave_up_was_not_killed_by_a_signal(attacked: JobPool) -> None:
+    """The pool's own SIGKILL is shown as the cause of the death."""
+    error = attacked.submit(quiet_close).exception(PATIENCE)
+    assert isinstance(error, WorkerDiedError)
+    assert error.signal is not signal.SIGKILL
 
 
 def sleep_long(mark: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import PATIENCE
+from helpers import PATIENCE, raise_it
 
 from primitive_jobs import JobPool, WorkerDiedError
 
@@ -291,6 +291,51 @@ def test_a_handler_of_alarms(pool: JobPool) -> None:
         signal.signal(signal.SIGALRM, lambda *_: None)
 
     same_after(pool, lambda: signal.getsignal(signal.SIGALRM) is signal.SIG_DFL, leave)
+
+
+def leave_an_alarm() -> None:
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+
+
+def leave_a_raising_alarm() -> None:
+    signal.signal(signal.SIGALRM, lambda *_: raise_it(ValueError("the alarm of another job")))
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+
+
+@pytest.mark.parametrize("attack", [leave_an_alarm, leave_a_raising_alarm])
+def test_an_alarm_left_ticking(attacked: JobPool, attack: Callable[[], None]) -> None:
+    attacked.submit(attack).result(PATIENCE)
+    assert attacked.submit(time.sleep, 0.3).result(PATIENCE) is None
+
+
+def test_an_alarm_in_an_idle_worker(attacked: JobPool) -> None:
+    pid = attacked.submit(os.getpid).result(PATIENCE)
+    attacked.submit(leave_a_raising_alarm).result(PATIENCE)
+    end = time.monotonic() + 0.3  # nothing tells that the alarm was nobody's
+    while time.monotonic() < end:
+        time.sleep(0.01)
+    assert attacked.submit(os.getpid).result(PATIENCE) == pid
+
+
+def block_all_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+
+def clean_up(folder: Path) -> None:
+    try:
+        (folder / "started").touch()
+        time.sleep(1000)
+    finally:
+        (folder / "cleaned").touch()
+
+
+def test_blocked_signals_cost_the_next_job_its_grace(attacked: JobPool, marks: Path) -> None:
+    attacked.submit(block_all_signals).result(PATIENCE)
+    job = attacked.submit(clean_up, marks)
+    while not (marks / "started").exists():
+        time.sleep(0.002)
+    assert job.cancel(grace=PATIENCE) is True
+    assert (marks / "cleaned").exists()
 
 
 def disable_stacks() -> None:

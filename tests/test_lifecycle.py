@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 import loky
@@ -18,6 +20,8 @@ import pytest
 from helpers import PATIENCE, Script, expect, marked, script, until, wait_for
 
 from primitive_jobs import JobPool, JobStatus, PoolClosedError, PrimitiveJob, default_pool
+from primitive_jobs.dispatcher import Dispatcher
+from primitive_jobs.guardian import the_guard
 
 # Or each worker would import pytest first.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -127,6 +131,23 @@ def test_a_strict_interpreter_has_nothing_to_say(tmp_path: Path) -> None:
         JobPool(1).submit(abs, -1)
     """
     expect(tmp_path, source, "[1]\n55\nTrue\n1000000\n", flags="-X dev -W error")
+
+
+@pytest.mark.parametrize("stream", ["None", "closed"])
+def test_without_standard_output(tmp_path: Path, stream: str) -> None:
+    source = f"""
+        import os, sys
+        from primitive_jobs import run
+
+        if {stream == "None"}:
+            sys.stdout = None  # as Python itself has it where there is none
+        else:
+            sys.stdout = open(os.devnull, "w")
+            sys.stdout.close()
+        os.write(1, b"%d\\n" % run(abs, -1).result(20))
+        sys.stdout = sys.__stdout__
+    """
+    expect(tmp_path, source, "1\n")
 
 
 def test_a_fork_of_the_program_has_a_pool_of_its_own(tmp_path: Path) -> None:
@@ -244,6 +265,38 @@ def test_a_killed_program_leaves_nothing(marks: Path, number: signal.Signals) ->
         assert started.process.wait(PATIENCE) == -number
         started.assert_nothing_left()
         assert started.finish() == (-number, "", "")
+
+
+def interrupt_after(real: Callable[..., Any]) -> Callable[..., Any]:
+    def function(*args: Any, **kwargs: Any) -> Any:
+        real(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    return function
+
+
+@pytest.mark.parametrize("where", ["the guard knows of it", "its threads run"])
+def test_ctrl_c_while_a_pool_is_made(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    before, users = set(threading.enumerate()), the_guard._users
+    with monkeypatch.context() as patch:
+        if where == "its threads run":
+            real = Dispatcher._start_threads
+            patch.setattr(Dispatcher, "_start_threads", interrupt_after(real))
+        else:
+            patch.setattr(the_guard, "open", interrupt_after(the_guard.open))
+        with pytest.raises(KeyboardInterrupt):
+            JobPool(1)
+    gc.collect()
+    try:
+        until(lambda: set(threading.enumerate()) <= before, "the end of its threads")
+        assert the_guard._users == users
+    finally:  # or every later test fails
+        from primitive_jobs.lifetime import pools
+
+        for dispatcher in list(pools):
+            dispatcher.shut_down(cancel=True)
+            dispatcher.join()
+        the_guard._users = users
 
 
 # --- the life of a pool ---------------------------------------------------------------------------

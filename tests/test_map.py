@@ -724,6 +724,13 @@ def test_a_worker_loads_no_more_for_a_chunk(one: JobPool) -> None:
     assert not {"primitive_jobs.mapping", "primitive_jobs.pool", "numpy"} & set(loaded)
 
 
+def test_map_loses_nothing() -> None:
+    with JobPool(2) as pool:
+        results = pool.map(abs, range(-100, 0))
+        until(lambda: not pool.jobs(), "the end of the jobs that map submits ahead")
+        assert list(results) == list(range(100, 0, -1))
+
+
 # --- ends before the last result -----------------------------------------------------------------
 
 

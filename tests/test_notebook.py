@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 import html.parser
-import json
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import until
+from notebooks import run_cells, text_of
 
 from primitive_jobs import JobPool, JobStatus, PrimitiveJob
 from primitive_jobs.markup import bar, seconds
 
 PATIENCE = 30.0  # s
-DRIVER = Path(__file__).parent / "notebooks.py"
-
-
-def run_cells(mode: str, folder: Path, cells: list[str]) -> list[Any]:
-    """The outputs of each cell."""
-    (folder / "cells.json").write_text(json.dumps(cells), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(DRIVER), mode, str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads((folder / "outputs.json").read_text(encoding="utf-8"))
-    assert len(found) == len(cells)
-    return list(found)
 
 
 NOTEBOOK = {
@@ -102,10 +83,6 @@ print(pool.submit(lambda: edited.version()).result(), told(2))
     "unchanged": "print(pool.submit(edited.version).result(), told(2))",
     "end": "pool.shutdown()\nprint(repr(pool))",
 }
-
-
-def text_of(outputs: list[Any]) -> str:
-    return "".join(output["text"] for output in outputs if output["output_type"] == "stream")
 
 
 def test_a_notebook_end_to_end(tmp_path: Path) -> None:

@@ -168,6 +168,93 @@ def test_forks_in_a_storm_of_jobs(tmp_path: Path) -> None:
     expect(tmp_path, source, "True\n")
 
 
+# At a bad moment.
+BAD_MOMENT = """
+import os, threading, time, warnings
+from primitive_jobs import JobError, JobPool, run
+warnings.filterwarnings("ignore", "This process", DeprecationWarning)  # of forks, from 3.12 on
+
+def in_child(call):
+    child = os.fork()
+    if child == 0:
+        try:
+            call()
+        except BaseException as error:
+            print(type(error).__name__, flush=True)
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+"""
+
+
+def test_fork_while_a_worker_starts(tmp_path: Path) -> None:
+    source = """
+from multiprocessing import util
+real, inside, forked = util.spawnv_passfds, threading.Event(), threading.Event()
+def slow(*args):  # called for the resource trackers, with their lock held
+    inside.set()
+    forked.wait(1)
+    return real(*args)
+util.spawnv_passfds = slow
+job = run(abs, -1)
+inside.wait()
+def use():
+    forked.set()
+    assert run(abs, -2).result(20) == 2
+print(in_child(use), job.result(20))
+"""
+    expect(tmp_path, BAD_MOMENT + source, "0 1\n")
+
+
+def test_fork_when_a_worker_has_just_started(tmp_path: Path) -> None:
+    source = """
+from primitive_jobs.dispatcher import Dispatcher
+from primitive_jobs.spawner import HasProcess
+real, lying, forked = Dispatcher._tell, threading.Event(), threading.Event()
+pids = []
+def tell(self, command):
+    if isinstance(command, HasProcess) and not pids:
+        pids.append(command.process.pid)
+        self._inbox.append(command)  # and before the dispatcher is awake:
+        lying.set()
+        forked.wait(20)
+        self._wake()
+    else:
+        real(self, command)
+Dispatcher._tell = tell
+pool = JobPool(1)
+job = pool.submit(os.getpid)
+lying.wait()
+def use():
+    pool.shutdown()
+code = in_child(use)
+forked.set()
+print(code, [job.result(20)] == pids)
+"""
+    expect(tmp_path, BAD_MOMENT + source, "0 True\n")
+
+
+def test_fork_while_a_job_is_submitted(tmp_path: Path) -> None:
+    source = """
+from primitive_jobs import PrimitiveJob
+inside, forked = threading.Event(), threading.Event()
+class Slow:
+    def __reduce__(self):
+        inside.set()
+        forked.wait(20)
+        return int, (7,)
+job = PrimitiveJob(abs, Slow())
+thread = threading.Thread(target=job.submit)
+thread.start()
+inside.wait()
+code = in_child(lambda: job.result(2))  # it can never come: a clear error, no waiting
+forked.set()
+thread.join()
+print(code, job.result(20))
+"""
+    expect(tmp_path, BAD_MOMENT + source, "JobError\n1 7\n")
+
+
 # --- signals --------------------------------------------------------------------------------------
 
 INTERRUPTED = f"""
@@ -302,6 +389,27 @@ def test_a_program_killed_in_any_state(marks: Path, state: str, number: signal.S
         assert started.process.wait(PATIENCE) == -number
         started.assert_nothing_left(GONE)
         assert started.finish() == (-number, "", "")
+
+
+# The worker has not yet got its data.
+def test_killed_in_the_middle_of_a_start(marks: Path) -> None:
+    source = """
+from multiprocessing import resource_tracker
+from loky.backend import fork_exec, popen_loky_posix, resource_tracker as loky_tracker
+resource_tracker.ensure_running(), loky_tracker.ensure_running()
+real = fork_exec.fork_exec
+def start(*args, **kwargs):
+    real(*args, **kwargs)
+    ready()  # its data is not sent yet
+    time.sleep(1000)
+fork_exec.fork_exec = start
+pool = JobPool(1)
+pool.submit(abs, -1)
+"""
+    with in_state(marks, source) as started:
+        started.process.kill()
+        assert started.finish() == (-9, "", "")
+        started.assert_nothing_left()
 
 
 HANDLED = """

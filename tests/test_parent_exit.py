@@ -212,6 +212,40 @@ def test_first_pool_in_a_thread(tmp_path: Path, where: str, attempt: int) -> Non
         started.assert_nothing_left()
 
 
+def test_a_pool_refused_at_exit_leaves_no_socket(tmp_path: Path) -> None:
+    source = """
+        import atexit
+        from primitive_jobs import PoolClosedError, run
+
+        @atexit.register
+        def late():
+            try:
+                run(abs, -1)
+            except PoolClosedError:
+                print("closed")
+    """
+    expect(tmp_path, source, "closed\n", flags="-X dev")
+
+
+@pytest.mark.parametrize("warm", [True, False])
+def test_run_in_a_finalizer_at_exit(tmp_path: Path, warm: bool) -> None:
+    source = f"""
+        import os
+        from primitive_jobs import PoolClosedError, run
+
+        class Late:
+            def __del__(self, run=run, abs=abs, write=os.write, Closed=PoolClosedError):
+                try:
+                    run(abs, -1)
+                except Closed:
+                    write(1, b"closed\\n")
+        if {warm}:
+            run(abs, -1).result()
+        late = Late()
+    """
+    expect(tmp_path, source, "closed\n")
+
+
 # --- threads, callbacks, finalizers ---------------------------------------------------------------
 
 

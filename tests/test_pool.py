@@ -612,6 +612,15 @@ def test_many_threads(pool: JobPool) -> None:
     assert results == {n: [2 * (n * 100 + i) for i in range(20)] for n in range(16)}
 
 
+def test_a_very_long_patience(pool: JobPool) -> None:
+    assert pool.submit(abs, -1).result(1e300) == 1
+    for wait_for in (lambda job: wait([job], 1e300), lambda job: list(as_completed([job], 1e300))):
+        job = pool.submit(time.sleep, 0.1)
+        wait_for(job)
+        assert job.done()
+    assert list(pool.map(abs, [-1], timeout=1e300)) == [1]
+
+
 # --- Ctrl-C --------------------------------------------------------------------------------------
 
 

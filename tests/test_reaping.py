@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,14 @@ import cloudpickle
 import pytest
 from helpers import PATIENCE, ROOT, expect, gone, hold, until, write_mark
 
-from primitive_jobs import JobError, JobPool, JobStatus, WorkerDiedError
+from primitive_jobs import (
+    JobError,
+    JobPool,
+    JobStatus,
+    PrimitiveJob,
+    WorkerDiedError,
+    killing,
+)
 from primitive_jobs.process import WorkerProcess
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -311,3 +320,48 @@ job.result()
 pool.shutdown()
 """
     expect(tmp_path, FORKED + source, "nothing\n")
+
+
+# --- a tree that grows while it is killed --------------------------------------------------------
+
+
+def flee(folder: Path) -> None:
+    """A chain of processes, each in a session of its own and gone at once."""
+    if os.fork():
+        time.sleep(1000)
+    end = time.monotonic() + 2 * PATIENCE
+    number = 0
+    while time.monotonic() < end and not (folder / "stop").exists():
+        if os.fork():
+            os._exit(0)
+        os.setsid()
+        number += 1
+        if number == 20:
+            (folder / "flees").touch()
+
+
+def test_a_chain_of_processes_that_flee(marks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look for new processes never ends, and so no other worker is reaped either."""
+    monkeypatch.setattr(killing, "GIVE_UP", 1.0)
+    pool = JobPool(max_workers=2)
+    ended = []
+
+    def cancel(job: PrimitiveJob[None]) -> None:
+        with contextlib.suppress(JobError):  # it is told where some may be left
+            assert job.cancel()
+
+    try:
+        for number in range(5):  # the kill may win a race
+            folder = marks / str(number)
+            folder.mkdir()
+            job = pool.submit(flee, folder)
+            while not (folder / "flees").exists():
+                time.sleep(0.001)
+            thread = threading.Thread(target=cancel, args=(job,))
+            thread.start()
+            ended.append(job.wait(PATIENCE))
+            (folder / "stop").touch()
+            thread.join()
+    finally:
+        pool.shutdown(cancel=True)
+    assert ended == [True] * 5

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -14,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import PATIENCE, expect, until, wait_for
+from helpers import PATIENCE, expect, script, until, wait_for
 
 from primitive_jobs import (
+    JobError,
     JobPool,
     JobStatus,
     PoolClosedError,
@@ -113,6 +116,27 @@ def test_without_a_descriptor(tmp_path: Path) -> None:
 
 
 # --- no process -----------------------------------------------------------------------------------
+
+
+# cancel() says True only where the worker is gone, and not merely stopped.
+def test_cancel_of_a_running_job_without_a_descriptor(tmp_path: Path) -> None:
+    attack = """
+import logging, time
+logging.basicConfig()
+job = late.submit(time.sleep, 1000)
+"""
+    # Its worker is started before the descriptors are gone.
+    source = HOARD.replace("limit(60)\n", f"{attack}while not job.running(): pass\nlimit(60)\n")
+    source += """
+pid = job.pid
+assert job.cancel()
+print(os.path.exists(f"/proc/{pid}"))
+"""
+    with script("-c", source) as started:
+        status, out, err = started.finish()
+        assert (status, out) == (0, "False\n")
+        assert "outside of its process group" in err
+        started.assert_nothing_left()
 
 
 def test_without_a_process_or_a_thread(tmp_path: Path) -> None:
@@ -248,6 +272,62 @@ def test_without_memory_for_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
                 with pytest.raises(WorkerDiedError, match=os.strerror(errno.ENOMEM)):
                     job.result(PATIENCE)
         assert pool.submit(abs, -1).result(PATIENCE) == 1
+
+
+def descriptors() -> set[str]:
+    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
+
+
+def refuse(code: int) -> Callable[..., Any]:
+    def function(*args: object, **kwargs: object) -> Any:
+        raise OSError(code, os.strerror(code))
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("where", "code"),
+    [
+        ("loky.backend.fork_exec.fork_exec", errno.EAGAIN),
+        ("os.ftruncate", errno.EFBIG),
+        ("loky.backend.popen_loky_posix.os.pipe", errno.EMFILE),
+    ],
+    ids=["fork", "page", "pipe"],
+)
+def test_a_failed_start(monkeypatch: pytest.MonkeyPatch, where: str, code: int) -> None:
+    import loky.backend.fork_exec
+    import loky.backend.popen_loky_posix  # noqa: F401
+
+    with JobPool(1) as pool:
+        the_guard.be_there()  # as from the first start on
+        before = descriptors()
+        with monkeypatch.context() as patch:
+            patch.setattr(where, refuse(code))
+            error = pool.submit(abs, -1).exception(PATIENCE)
+        assert isinstance(error, WorkerDiedError)
+        assert os.strerror(code) in str(error)
+        gc.collect()
+        assert descriptors() == before
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning")
+def test_a_pool_without_a_descriptor_leaves_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(select, "epoll", refuse(errno.EMFILE))
+        with pytest.raises(OSError, match="Too many open files"):
+            JobPool(1)
+    gc.collect()  # pytest makes an error of what a finalizer warns of
+
+
+@in_files
+def test_without_memory_for_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    with JobPool(1) as pool:
+        with monkeypatch.context() as patch:
+            patch.setattr("primitive_jobs.channel.map_file", refuse(errno.ENOMEM))
+            error = pool.submit(bytes, 10**6).exception(PATIENCE)
+        assert isinstance(error, JobError)
+        assert "memory" in str(error)
+        assert "descriptor" not in str(error)
 
 
 @in_files

@@ -16,9 +16,8 @@ import cloudpickle
 import pytest
 import trio
 import trio.testing
-from helpers import double, fail, gone, hold
-from test_asyncio import Family, kills_that_need, threads_of_pools
-from test_groups import hold_with_child, pids_in
+from event_loops import Family, kills_that_need, threads_of_pools
+from helpers import double, fail, gone, hold, hold_with_child, pids_in
 
 from primitive_jobs import (
     JobCancelledError,
