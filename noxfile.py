@@ -1,0 +1,133 @@
+"""The checks of this repository, each in an environment of its own.
+
+``nox`` runs those that have to hold before a change goes in, ``nox -s tests-3.13 -- -k cancel`` a
+part of the suite on one interpreter, ``nox -l`` lists all.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import nox
+
+PACKAGE = "primitive_jobs"
+# In the order in which they run: the one of daily work, the oldest, the newest, the others.
+VERSIONS = ("3.13", "3.10", "3.14", "3.12", "3.11")
+
+
+def find_interpreter(version: str) -> Path | None:
+    """A Python of this version that runs.
+
+    A name on PATH proves nothing: a version manager's shim may stand there for a Python that is not
+    installed. What pyenv has installed, but not switched on, serves as well.
+    """
+    name = f"python{version}"
+    candidates = [Path(folder, name) for folder in os.get_exec_path()]
+    if shutil.which("pyenv"):
+        root = subprocess.run(["pyenv", "root"], capture_output=True, text=True, check=True)
+        candidates += sorted(Path(root.stdout.strip()).glob(f"versions/{version}.*/bin/{name}"))
+    for candidate in candidates:
+        if os.access(candidate, os.X_OK):
+            ask = [candidate, "-c", "import sys, venv; print(sys.executable)"]
+            told = subprocess.run(ask, capture_output=True, text=True, check=False)
+            if told.returncode == 0:
+                return Path(told.stdout.strip())
+    return None
+
+
+INTERPRETERS = {version: path for version in VERSIONS if (path := find_interpreter(version))}
+if not INTERPRETERS:
+    sys.exit(f"none of Python {', '.join(VERSIONS)} was found")
+# Where nox looks for them.
+os.environ["PATH"] = os.pathsep.join(
+    [*(str(path.parent) for path in INTERPRETERS.values()), *os.get_exec_path()]
+)
+# An interpreter that is missing is no reason to load one from somewhere.
+os.environ["UV_PYTHON_DOWNLOADS"] = "never"
+# The installations are editable, so that nobody has compiled the package: with this variable each
+# worker process would do so again, which takes a third of the suite's time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ["UV_COMPILE_BYTECODE"] = "1"
+
+nox.needs_version = ">=2024.4.15"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.sessions = ["lint", "types", "wheel", "tests"]
+
+PROJECT = nox.project.load_toml("pyproject.toml")["project"]
+
+
+def install(session: nox.Session, extras: str) -> None:
+    """Install the package with these extras, editable.
+
+    The tests and every process they start, in whatever folder, then see the same tree: beside a
+    copy in site-packages one process would have the tree and the next one the copy.
+    """
+    session.install("--editable", f".[{extras}]")
+
+
+def requirement(extra: str, name: str) -> str:
+    """What an extra asks for of one of its packages."""
+    asked: list[str] = PROJECT["optional-dependencies"][extra]
+    (found,) = (one for one in asked if one.startswith(name))
+    return found
+
+
+@nox.session(python=list(INTERPRETERS))
+def tests(session: nox.Session) -> None:
+    """Run the suite on each interpreter found; arguments go to pytest."""
+    install(session, "test,qiskit")
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Run what is too long for every change: repetition under load, every place of a sample."""
+    install(session, "test,qiskit")
+    session.run("python", "-m", "pytest", "-m", "soak", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Lint, and check the format."""
+    session.install(requirement("test", "ruff"))
+    session.run("ruff", "check", "--no-cache", ".")
+    session.run("ruff", "format", "--no-cache", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types."""
+    install(session, "test")
+    mypy = ["mypy", "--strict", "--cache-dir", session.create_tmp()]
+    session.run(*mypy, PACKAGE, "tests")
+    session.run(*mypy, "benchmarks")
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Build what is shipped: the package, complete with its type marker, and no more."""
+    session.install("build")
+    folder = Path(session.create_tmp()).resolve()
+    for old in folder.glob("*.whl"):
+        old.unlink()
+    session.run("python", "-m", "build", "--wheel", "--outdir", str(folder))
+    (built,) = folder.glob("*.whl")
+    names = zipfile.ZipFile(built).namelist()
+    shipped = {name for name in names if ".dist-info/" not in name}
+    in_tree = {path.as_posix() for path in Path(PACKAGE).rglob("*.py")} | {f"{PACKAGE}/py.typed"}
+    if shipped != in_tree:
+        missing, surplus = sorted(in_tree - shipped), sorted(shipped - in_tree)
+        session.error(f"{built.name} lacks {missing} and should not have {surplus}")
+    session.log(f"{built.name}: {len(shipped)} files")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run the benchmarks; arguments go to them."""
+    install(session, "bench,qiskit")
+    session.run("python", "-m", "benchmarks", *session.posargs)
