@@ -1,4 +1,4 @@
-"""Run by test_coming_from: what the README says of one peer, tried with that peer and with us.
+"""Run by test_coming_from: what the pages say of one peer, tried with that peer and with us.
 
 A process of its own, as a user's: peers fork, break and leave things behind. The argument is the
 peer's name, stdin has its rows, stdout gets what was seen, as JSON.
@@ -33,6 +33,7 @@ import work
 from helpers import gone
 
 import primitive_jobs
+from docs.coming_from_rows import ALL_FAIL, GOES_ON, LAMBDAS, NOTHING_MORE, TAKES_ALL
 from primitive_jobs import JobExecutor, JobPool
 
 PATIENCE = 20.0  # s, after which what is waited for will not come
@@ -307,6 +308,13 @@ def late_functions_break_it(side: Side) -> bool:
     return not side.runs(globals()[name]) and not side.runs(abs, -1)
 
 
+def late_function_is_not_told(side: Side) -> bool:
+    assert side.runs(abs, -1)
+    name = f"late_{uuid.uuid4().hex}"
+    exec(f"def {name}(): return 1", globals())
+    return isinstance(side.error(side.submit(globals()[name]), in_vain=True), TIMEOUTS)
+
+
 def counted(taken: list[int]) -> Iterator[int]:
     """Many numbers, noted when they are taken."""
     for number in range(MANY):
@@ -501,7 +509,7 @@ def none_is_lost(side: Side) -> bool:
 
 
 class Claim(NamedTuple):
-    """A statement of the README: what shows it, of the peer and not of us."""
+    """A statement of the documentation: what shows it, of the peer and not of us."""
 
     shows: Callable[..., bool]
     peer: Open
@@ -516,12 +524,6 @@ class Claim(NamedTuple):
 
 one_of_ours = partial(ours, 1)
 our_jobs = partial(of_jobs, "primitive_jobs")
-
-LAMBDAS = "lambdas cannot be pickled"
-GOES_ON = "False for a running call, which goes on"
-ALL_FAIL = "a dead worker fails everything pending"
-NOTHING_MORE = "the executor takes nothing more"
-TAKES_ALL = "the whole input is taken before the first result"
 
 
 def claims_of_futures() -> dict[str, Claim]:
@@ -628,12 +630,18 @@ def claims_of_qiskit() -> dict[str, Claim]:
     }
 
 
-# The table of "Why another pool": its columns.
-COLUMNS = {
+# The table of all peers: what each column's shortcoming is shown by.
+SHOWN_BY = {
     "stops a running call": running_goes_on,
     "a crash costs": death_fails_all,
     "lambdas": lambdas_fail,
     "functions defined after the workers' start": late_functions_break_it,
+}
+SHOWN_BY_MULTIPROCESSING = {
+    "stops a running call": has_no_cancel,
+    "a crash costs": death_is_not_told,
+    "lambdas": lambdas_fail,
+    "functions defined after the workers' start": late_function_is_not_told,
 }
 
 
@@ -651,11 +659,11 @@ def try_all(claims: dict[str, Claim], side_name: str, errors: list[str]) -> dict
     return seen
 
 
-def columns(open_side: Any) -> dict[str, Claim]:
+def columns(open_side: Any, shown_by: Mapping[str, Callable[..., bool]]) -> dict[str, Claim]:
     return {
         f"column: {name}": Claim(shows, partial(open_side, workers), partial(ours, workers))
-        for name, shows in COLUMNS.items()
-        for workers in [1 if shows is late_functions_break_it else 2]
+        for name, shows in shown_by.items()
+        for workers in [1 if name.endswith("start") else 2]
     }
 
 
@@ -667,14 +675,21 @@ class Peer(NamedTuple):
     open: Open
     module: str
     """Where the names of the left column come from."""
-    columns: bool = False
+    columns: Mapping[str, Callable[..., bool]] | None = None
 
 
 PEERS = {
-    "concurrent.futures": Peer(claims_of_futures, of_futures, "concurrent.futures", columns=True),
-    "loky": Peer(claims_of_loky, of_loky, "loky", columns=True),
-    "pebble": Peer(claims_of_pebble, of_pebble, "pebble", columns=True),
-    "multiprocessing.Pool": Peer(claims_of_multiprocessing, of_multiprocessing, "multiprocessing"),
+    "concurrent.futures": Peer(
+        claims_of_futures, of_futures, "concurrent.futures", columns=SHOWN_BY
+    ),
+    "loky": Peer(claims_of_loky, of_loky, "loky", columns=SHOWN_BY),
+    "pebble": Peer(claims_of_pebble, of_pebble, "pebble", columns=SHOWN_BY),
+    "multiprocessing.Pool": Peer(
+        claims_of_multiprocessing,
+        of_multiprocessing,
+        "multiprocessing",
+        columns=SHOWN_BY_MULTIPROCESSING,
+    ),
     "joblib": Peer(claims_of_joblib, of_joblib, "joblib"),
     "Qiskit": Peer(claims_of_qiskit, partial(of_jobs, "qiskit.primitives"), "qiskit.primitives"),
 }
@@ -744,7 +759,7 @@ def main(name: str) -> None:
     lefts, rights = zip(*json.load(sys.stdin), strict=True)
     claims = peer.claims()
     if peer.columns:
-        claims |= columns(peer.open)
+        claims |= columns(peer.open, peer.columns)
     errors: list[str] = []
     # The peer first: a fork of a program in which threads of ours run may be stuck in a lock.
     there = values(lefts, peer.module, of_peer), try_all(claims, "peer", errors)

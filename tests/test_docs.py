@@ -1,0 +1,135 @@
+"""The pages of docs/: their code runs and prints what they say, and the reference is complete.
+
+The Python blocks of a page make one script, in their order. A block of the kind "output" is what
+the blocks since the last one have printed; "..." in it stands for anything.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from inspect import signature
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+
+import primitive_jobs
+from docs.options_of_code import handed_on, job_options, pool_options
+from primitive_jobs import JobOptions, JobPool
+
+DOCS = ROOT / "docs"
+PAGES = {path.relative_to(DOCS).as_posix(): path.read_text("utf-8") for path in DOCS.rglob("*.md")}
+BLOCK = re.compile(r"^```(python|output)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+WITH_CODE = sorted(name for name, text in PAGES.items() if "\n```python\n" in text)
+SPLIT = "\x1e"
+PROGRESS = re.compile(r"[\w ]+: \d+/\d+.*")  # what `track` writes to a file
+
+
+def parts(text: str) -> tuple[str, list[str | None]]:
+    """The script of a page, which prints ``SPLIT`` after each part, and what each part prints."""
+    code: list[str] = []
+    outputs: list[str | None] = []
+    for kind, content in BLOCK.findall(text):
+        if kind == "python":
+            code += [content, f"print({SPLIT!r}, flush=True)\n"]
+            outputs.append(None)
+        else:
+            del code[-1]
+            code.append(f"print({SPLIT!r}, flush=True)\n")
+            outputs[-1] = content
+    return "\n".join(code), outputs
+
+
+def assert_printed(printed: str, expected: str) -> None:
+    lines = [re.escape(line.rstrip()) for line in expected.strip().splitlines()]
+    pattern = "\n".join(lines).replace(re.escape("..."), ".*")
+    found = "\n".join(line.rstrip() for line in printed.strip().splitlines())
+    assert re.fullmatch(pattern, found, re.DOTALL), f"printed:\n{found}\nnot:\n{expected}"
+
+
+def run_script(code: str, folder: Path) -> str:
+    """Run it as a user does, warnings being errors; return what it prints."""
+    script = folder / "example.py"
+    script.write_text(code, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(script)],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        cwd=folder,
+        check=False,
+    )
+    complaints = [
+        line
+        for line in done.stderr.splitlines()
+        if not ("track(" in code and PROGRESS.fullmatch(line))
+    ]
+    assert not complaints, done.stderr
+    assert done.returncode == 0
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", WITH_CODE)
+def test_the_blocks_run_and_print_what_the_page_says(name: str, tmp_path: Path) -> None:
+    code, outputs = parts(PAGES[name])
+    if "qiskit" in code:  # an extra that is not that for the tests
+        pytest.importorskip("qiskit")
+    printed = run_script(code, tmp_path).split(SPLIT + "\n")
+    assert len(printed) == len(outputs) + 1
+    for text, expected in zip(printed, outputs, strict=False):
+        if expected is not None:
+            assert_printed(text, expected)
+
+
+def test_an_output_that_differs_is_seen() -> None:
+    assert_printed("a 1\nb\n", "a ...\nb\n")
+    with pytest.raises(AssertionError):
+        assert_printed("a 1\nc\n", "a ...\nb\n")
+
+
+def test_there_is_no_python_that_nobody_runs() -> None:
+    kinds = {
+        kind for text in PAGES.values() for kind in re.findall(r"^```(\S+)$", text, re.MULTILINE)
+    }
+    known = {"python", "output", "text", "sh", "{toctree}", "{eval-rst}", "{coming-from}"}
+    known |= {"{thread-variables}", "{command-line}"}
+    assert kinds <= known
+
+
+# --- the reference -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", primitive_jobs.__all__)
+def test_the_reference_has_every_public_name(name: str) -> None:
+    directive = re.compile(rf"^\.\. auto\w+:: primitive_jobs\.{name}(\(.*\))?$", re.MULTILINE)
+    pages = [page for page, text in PAGES.items() if directive.search(text)]
+    assert len(pages) == 1
+    assert pages[0].startswith("reference/")
+
+
+def test_the_reference_has_every_option_with_its_default() -> None:
+    assert [(one.name, one.default) for one in job_options()] == [
+        (field.name, repr(field.default)) for field in fields(JobOptions)
+    ]
+    parameters = list(signature(JobPool.__init__).parameters.values())[1:]
+    assert [(one.name, one.default) for one in pool_options()] == [
+        (parameter.name, repr(parameter.default)) for parameter in parameters
+    ]
+    given_by_name = {"max_workers", "initializer", "initargs"}
+    assert {one.name for one in handed_on()} == {p.name for p in parameters} - given_by_name
+    for one in [*job_options(), *pool_options()]:
+        assert 3 < len(one.summary) < 250
+        assert one.summary[0].isupper()
+
+
+def test_every_page_can_be_reached() -> None:
+    for name in PAGES:
+        if name != "index.md":
+            page = Path(name)
+            owner = page.parent if page.stem != "index" else page.parent.parent
+            entry = page.relative_to(owner).with_suffix("").as_posix()
+            toctree = PAGES[(owner / "index.md").as_posix()].split("```{toctree}")[1:]
+            assert any(entry in tree.split("```")[0].split() for tree in toctree), name
