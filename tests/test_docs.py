@@ -1,7 +1,8 @@
 """The pages of docs/: their code runs and prints what they say, and the reference is complete.
 
 The Python blocks of a page make one script, in their order. A block of the kind "output" is what
-the blocks since the last one have printed; "..." in it stands for anything.
+the blocks since the last one have printed; "..." in a line of it stands for anything, alone in a
+line for any lines.
 """
 
 from __future__ import annotations
@@ -44,10 +45,12 @@ def parts(text: str) -> tuple[str, list[str | None]]:
 
 
 def assert_printed(printed: str, expected: str) -> None:
-    lines = [re.escape(line.rstrip()) for line in expected.strip().splitlines()]
-    pattern = "\n".join(lines).replace(re.escape("..."), ".*")
-    found = "\n".join(line.rstrip() for line in printed.strip().splitlines())
-    assert re.fullmatch(pattern, found, re.DOTALL), f"printed:\n{found}\nnot:\n{expected}"
+    pattern = "".join(
+        r"(.*\n)*" if line == "..." else re.escape(line.rstrip()).replace(r"\.\.\.", ".*") + "\n"
+        for line in expected.strip().splitlines()
+    )
+    found = "".join(f"{line.rstrip()}\n" for line in printed.strip().splitlines())
+    assert re.fullmatch(pattern, found), f"printed:\n{found}\nnot:\n{expected}"
 
 
 def run_script(code: str, folder: Path) -> str:
@@ -86,8 +89,10 @@ def test_the_blocks_run_and_print_what_the_page_says(name: str, tmp_path: Path) 
 
 def test_an_output_that_differs_is_seen() -> None:
     assert_printed("a 1\nb\n", "a ...\nb\n")
-    with pytest.raises(AssertionError):
-        assert_printed("a 1\nc\n", "a ...\nb\n")
+    assert_printed("a\nb\nc\nd", "a\n...\nd")
+    for printed in ("a 1\nc\n", "a 1\n", "a 1\n2\nb"):
+        with pytest.raises(AssertionError):
+            assert_printed(printed, "a ...\nb\n")
 
 
 def test_there_is_no_python_that_nobody_runs() -> None:
