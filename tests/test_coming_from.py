@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from helpers import ROOT, script
 
-from docs.coming_from_rows import COLUMNS, OURS, PEERS, comparison
+from docs.coming_from_rows import COLUMNS, OURS, PEERS
 
 # Cells whose two sides come to something else: that is what the row is there for.
 DIFFERENT = {
@@ -125,10 +125,6 @@ def test_what_is_said_of_it(peer: str) -> None:
         if is_named(peer):
             pytest.fail(f"the pages are wrong: {say}")
         pytest.xfail(f"the pages, which name {PEERS[peer].version}, have to follow: {say}")
-
-
-def test_the_readme_has_the_table_of_all_peers() -> None:
-    assert comparison() in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_every_peer_has_a_page() -> None:

@@ -1,90 +1,33 @@
-"""The pages of docs/: their code runs and prints what they say, and the reference is complete.
-
-The Python blocks of a page make one script, in their order. A block of the kind "output" is what
-the blocks since the last one have printed; "..." in a line of it stands for anything, alone in a
-line for any lines.
-"""
+"""The pages of docs/: their code runs and prints what they say, and the reference is complete."""
 
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from dataclasses import fields
 from inspect import signature
 from pathlib import Path
 
 import pytest
 from helpers import ROOT
+from pages import assert_printed, run_page
 
 import primitive_jobs
+from docs.make_picture import PICTURE, draw, screen, words
 from docs.options_of_code import handed_on, job_options, pool_options
 from primitive_jobs import JobOptions, JobPool
 
 DOCS = ROOT / "docs"
 PAGES = {path.relative_to(DOCS).as_posix(): path.read_text("utf-8") for path in DOCS.rglob("*.md")}
-BLOCK = re.compile(r"^```(python|output)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 WITH_CODE = sorted(name for name, text in PAGES.items() if "\n```python\n" in text)
-SPLIT = "\x1e"
-PROGRESS = re.compile(r"[\w ]+: \d+/\d+.*")  # what `track` writes to a file
-
-
-def parts(text: str) -> tuple[str, list[str | None]]:
-    """The script of a page, which prints ``SPLIT`` after each part, and what each part prints."""
-    code: list[str] = []
-    outputs: list[str | None] = []
-    for kind, content in BLOCK.findall(text):
-        if kind == "python":
-            code += [content, f"print({SPLIT!r}, flush=True)\n"]
-            outputs.append(None)
-        else:
-            del code[-1]
-            code.append(f"print({SPLIT!r}, flush=True)\n")
-            outputs[-1] = content
-    return "\n".join(code), outputs
-
-
-def assert_printed(printed: str, expected: str) -> None:
-    pattern = "".join(
-        r"(.*\n)*" if line == "..." else re.escape(line.rstrip()).replace(r"\.\.\.", ".*") + "\n"
-        for line in expected.strip().splitlines()
-    )
-    found = "".join(f"{line.rstrip()}\n" for line in printed.strip().splitlines())
-    assert re.fullmatch(pattern, found), f"printed:\n{found}\nnot:\n{expected}"
-
-
-def run_script(code: str, folder: Path) -> str:
-    """Run it as a user does, warnings being errors; return what it prints."""
-    script = folder / "example.py"
-    script.write_text(code, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(script)],
-        capture_output=True,
-        text=True,
-        timeout=50,
-        cwd=folder,
-        check=False,
-    )
-    complaints = [
-        line
-        for line in done.stderr.splitlines()
-        if not ("track(" in code and PROGRESS.fullmatch(line))
-    ]
-    assert not complaints, done.stderr
-    assert done.returncode == 0
-    return done.stdout
 
 
 @pytest.mark.parametrize("name", WITH_CODE)
 def test_the_blocks_run_and_print_what_the_page_says(name: str, tmp_path: Path) -> None:
-    code, outputs = parts(PAGES[name])
-    if "qiskit" in code:  # an extra that is not that for the tests
+    if "qiskit" in PAGES[name]:  # an extra that is not that for the tests
         pytest.importorskip("qiskit")
-    printed = run_script(code, tmp_path).split(SPLIT + "\n")
-    assert len(printed) == len(outputs) + 1
-    for text, expected in zip(printed, outputs, strict=False):
+    for printed, expected in run_page(PAGES[name], tmp_path):
         if expected is not None:
-            assert_printed(text, expected)
+            assert_printed(printed, expected)
 
 
 def test_an_output_that_differs_is_seen() -> None:
@@ -102,6 +45,10 @@ def test_there_is_no_python_that_nobody_runs() -> None:
     known = {"python", "output", "text", "sh", "{toctree}", "{eval-rst}", "{coming-from}"}
     known |= {"{thread-variables}", "{command-line}"}
     assert kinds <= known
+
+
+def test_the_picture_shows_what_the_sweep_prints() -> None:
+    assert words(draw(screen())) == words(PICTURE.read_text(encoding="utf-8"))
 
 
 # --- the reference -------------------------------------------------------------------------------
