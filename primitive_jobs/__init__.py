@@ -2,6 +2,31 @@
 
 ::
 
+    from primitive_jobs import JobPool, as_completed
+
+    with JobPool(max_workers=4) as pool:
+        limited = pool.options(timeout=60)
+        jobs = [limited.submit(simulate, temperature) for temperature in grid]
+        for job in as_completed(jobs):
+            print(job.name, job.result())
+
+What to begin with:
+
+- `run` sends one call to the process-wide `default_pool` and returns its `PrimitiveJob`: `status`,
+  `result` and `cancel` are its methods. When `cancel` returns True, nothing of the job runs.
+- `JobPool` is a pool of one's own: `JobPool.submit` and `JobPool.map`; `JobPool.options` sets what
+  `JobOptions` lists, such as a timeout, a memory limit, a name.
+- `as_completed`, `wait` and `track`, which shows progress, wait for many jobs; `gather` and `race`
+  take several as one; ``await job`` works under asyncio and trio.
+- `JobExecutor` is an executor for whatever takes one of `concurrent.futures`.
+- `share` is for data that many jobs use, `job_rng` for reproducible randomness.
+- Every error is a `JobError`; `primitive_jobs.errors` draws the tree.
+
+``primitive_jobs.joblib`` and ``primitive_jobs.qiskit`` need their libraries. ``python -m
+primitive_jobs demo`` shows a sweep with a cancel and a crash.
+
+How it works::
+
     caller's thread              │ dispatcher thread: owns queue,      │ worker process (loky)
                                  │ slots, statuses; reads all channels │
     PrimitiveJob ─► serialize ─► inbox ─► Scheduler ─► Assign ─► Channel.send ══► loads, call, dumps

@@ -448,9 +448,9 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 class JobExecutor(Hinted, Executor):
     """A `concurrent.futures.Executor` whose running futures can be cancelled.
 
-    It takes the place of a `ProcessPoolExecutor`; what differs: `JobFuture.cancel` also stops a job
-    that runs, with every process below it; a worker that dies costs its own future, not the
-    executor; functions and arguments are pickled by cloudpickle, in `submit`.
+    It takes the place of a `ProcessPoolExecutor`, with these differences: `JobFuture.cancel` also
+    stops a running job, with every process below it; a worker that dies costs its own future, not
+    the executor; `submit` pickles functions and arguments, with cloudpickle.
 
     What belongs to the script or notebook travels by value, with the globals that it names, since a
     worker does not import ``__main__``. So lambdas and nested functions travel, too, and each call
@@ -469,9 +469,9 @@ class JobExecutor(Hinted, Executor):
 
     Args:
         max_workers: Most worker processes; default: `loky.cpu_count()`.
-        mp_context: For the sake of `ProcessPoolExecutor`'s users: a multiprocessing context whose
-            start method is not "fork". It changes nothing: workers are fresh processes always,
-            which inherit no memory, as with "spawn".
+        mp_context: Accepted for programs written for `ProcessPoolExecutor`: a multiprocessing
+            context whose start method is not "fork". It changes nothing: workers are always fresh
+            processes, which inherit no memory, as with "spawn".
         initializer: Called in each worker before its first job. If it raises or dies, and no
             other worker works or is still coming, the futures that wait fail with
             `InitializerError`, a `BrokenProcessPool`, and the next submit tries again; else
@@ -588,10 +588,10 @@ class JobExecutor(Hinted, Executor):
     ) -> Iterator[T]:
         """Apply ``fn`` to the items of ``iterables``, like the built-in `map`, in parallel.
 
-        All calls are submitted at once, and are made also if nobody asks for a result; results
-        come in order. When one raises, it is raised in its place, and then, or when the iterator
-        is closed, or dropped after its first result, all calls still unfinished are cancelled,
-        those that run included. `JobPool.map` is the one for endless input and short calls.
+        All calls are submitted at once, and run even if nobody asks for a result; results come in
+        order. An exception is raised where its result would stand. Then, and when the iterator is
+        closed, or dropped after its first result, all unfinished calls are cancelled, running ones
+        included. `JobPool.map` is the one for endless input and short calls.
 
         Args:
             fn: Called with one item of each iterable.
@@ -629,10 +629,10 @@ class JobExecutor(Hinted, Executor):
         return _Results(futures, _results(futures, more, end, chunked=size > 1))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no call any more. Again is allowed, and may escalate.
+        """Take no further call. A second call of this is allowed, and may go further.
 
-        A pool that was given stays open. Of the executor's own, calls that failed, which nobody
-        looked at, are told as by `JobPool.shutdown`.
+        A pool that was given stays open. If the pool is the executor's own, failed calls that
+        nobody looked at are reported as by `JobPool.shutdown`.
 
         Args:
             wait: Return only when every future has ended, and the pool, if it is the executor's
@@ -650,19 +650,19 @@ class JobExecutor(Hinted, Executor):
             self._close(cancel_futures=cancel_futures)
 
     def terminate_workers(self) -> None:
-        """Shut down, and cancel every future; what runs gets a SIGTERM. Returns at once.
+        """Shut down, and cancel every future; running jobs get a SIGTERM. Returns at once.
 
-        As in Python 3.14, in every version, but for two things. What does not end by the SIGTERM is
-        killed: after the job's ``grace``, or after 5 s where it has none. And futures whose calls
-        were stopped are cancelled, as after `JobFuture.cancel`; `ProcessPoolExecutor` gives them a
-        `BrokenProcessPool`. A pool that was given stays open.
+        As in Python 3.14, in every version, with two differences. A process that does not end by
+        the SIGTERM is killed: after the job's ``grace``, or after 5 s where it has none. And
+        futures whose calls were stopped are cancelled, as after `JobFuture.cancel`;
+        `ProcessPoolExecutor` gives them a `BrokenProcessPool`. A pool that was given stays open.
         """
         self._close()
         for record in list(self._settler.pending):
             record.ask_cancel(record.limits.grace or _GRACE)
 
     def kill_workers(self) -> None:
-        """Shut down, and cancel every future; what runs is killed. Returns at once.
+        """Shut down, and cancel every future; running jobs are killed. Returns at once.
 
         As `terminate_workers`, without a SIGTERM.
         """

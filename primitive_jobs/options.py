@@ -229,7 +229,9 @@ DEFAULT_LIMITS = Limits()
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class JobOptions:
-    """What can be said of one job, besides its function and arguments.
+    """The options of one job: what to say of it besides its function and arguments.
+
+    They are given by name to `JobPool.options` and `PrimitiveJob.submit`.
 
     Attributes:
         name: Shown in messages and in ``repr``; default: the function's name.
@@ -239,23 +241,23 @@ class JobOptions:
             if the function still returns in that grace. Default None: no limit.
         memory_limit: Resident memory that the job's process and all below it may hold, in bytes
             (1 MB at least) or as a text: "500 MB" and "2G" are powers of 1000, "2 GiB" one of
-            1024. It is looked at ten times a second. Beyond it they are killed and the job ends
-            with `JobMemoryError`. It includes the interpreter's own tens of MB and what earlier
-            jobs left in the worker (one that is above the limit before the job starts is replaced
-            first). Where it cannot be measured, since /proc is missing or hides processes, the job
-            ends with a `JobError`. Default None: the pool's.
+            1024. The pool measures it ten times a second; beyond the limit it kills them, and the
+            job ends with `JobMemoryError`. The measure includes the interpreter's own tens of MB
+            and what earlier jobs left in the worker (a worker that is above the limit before the
+            job starts is replaced first). Where the pool cannot measure, since /proc is missing or
+            hides processes, the job ends with a `JobError`. Default None: the pool's.
         retries: How often the job is started again after its worker died (a crash, a kill from
             outside, the kernel's OOM killer); never after its own exception, a cancel or a limit
             that it passed. Default 0.
         priority: An int; higher runs first, first come first served within. Default 0.
-        grace: Seconds that the running job has between SIGTERM, which raises SystemExit in it, and
-            SIGKILL, when its ``timeout`` is over or it is cancelled, wherever the cancel itself
-            says nothing else: that of a task that awaits it, of a future, of `gather` and `race`,
-            of a pool that is shut down, of ``on_exit="cancel"``. There is none beyond a
-            ``memory_limit``, since memory does not wait; after a Ctrl-C that ends the program,
-            which is to end now; and where a signal such as SIGTERM ends the program, since nothing
-            of it runs any more: ``signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))`` makes
-            that an end like any other, as ``on_exit`` says. Default 0: SIGKILL at once.
+        grace: Seconds that a running job has between SIGTERM, which raises SystemExit in it, and
+            SIGKILL, when its ``timeout`` is over or it is cancelled. It holds for every cancel that
+            names no grace itself: of a task that awaits the job, of a future, by `gather` and
+            `race`, by a pool that is shut down, by ``on_exit="cancel"``. A job that passes its
+            ``memory_limit`` gets no grace, since memory does not wait; nor does any job after a
+            Ctrl-C that ends the program, or where a signal such as SIGTERM ends it, since the
+            program runs no code then: ``signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))``
+            makes that an end like any other, as ``on_exit`` says. Default 0: SIGKILL at once.
 
     Raises:
         TypeError, ValueError: On construction, naming the option that is wrong.

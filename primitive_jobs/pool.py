@@ -100,7 +100,7 @@ class JobPool(BasePool):
         spare_workers: Idle worker processes beyond `max_workers` that stand ready to take the
             place of one that is killed or replaced, since starting one takes some 0.2 s; default
             1. They are started when all workers are busy and the first job has ended, refilled in
-            the background, and leave like the others when the pool is idle. 0 spares the memory.
+            the background, and leave like the others when the pool is idle. 0 saves their memory.
         seed: Makes what is random in jobs reproducible: each job gets a seed of its own, which
             follows from this one and the job's number in the order of the submits, whatever the
             number of workers, kills and retries. Before its function is called, the job's
@@ -211,7 +211,7 @@ class JobPool(BasePool):
             record.tracker.wait()
 
     def resize(self, max_workers: int) -> None:
-        """Have another number of workers: more as jobs need them, fewer as they get free.
+        """Change the number of workers: more start as jobs need them, fewer stay as they get free.
 
         Raises:
             TypeError, ValueError: It is no int above 0.
@@ -222,9 +222,9 @@ class JobPool(BasePool):
         self._max_workers = count
 
     def restart_workers(self) -> None:
-        """Have fresh worker processes: idle ones are replaced at once, busy ones after their job.
+        """Replace all worker processes: idle ones at once, busy ones after their job.
 
-        For when the workers have imported what has changed since. No job is lost or run twice.
+        For when the workers have imported code that has changed since. No job is lost or run twice.
 
         Raises:
             PoolClosedError: The pool was shut down.
@@ -232,10 +232,10 @@ class JobPool(BasePool):
         self._dispatcher.restart_workers()
 
     def shutdown(self, wait: bool = True, *, cancel: bool = False) -> None:
-        """Take no job any more, and end once all are final. Again is allowed, and may escalate.
+        """Take no further job, and end once all jobs are final. A second call may go further.
 
-        If jobs have failed, and nobody looked at it, this gives a `JobFailuresWarning` as its last
-        act; while an exception is being handled, and without ``wait``, only the logger is told.
+        If jobs have failed and nobody looked at them, this gives a `JobFailuresWarning` as its last
+        act; while an exception is being handled, and without ``wait``, it only logs that.
 
         Args:
             wait: Return only when every job is final, and every process and thread gone.
