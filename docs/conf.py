@@ -51,5 +51,6 @@ html_title = "primitive_jobs"
 html_static_path = ["_static"]
 html_css_files = ["extra.css"]
 html_copy_source = False
+html_show_copyright = False
 html_show_sphinx = False
 html_theme_options = {"navigation_with_keys": True}
