@@ -286,8 +286,27 @@ result = pickle.loads(pickle.dumps(job)).result()""",
     ),
 )
 
+_DASK = Peer(
+    "Dask",
+    "2026.8.0",
+    (
+        Row(
+            "client.submit(simulate, 3).result()",
+            "run(simulate, 3).result()",
+            ("a call whose worker died is started again",),
+        ),
+        Row("client.gather(client.map(simulate, grid))", "list(pool.map(simulate, grid))"),
+        Row(
+            "future.cancel()",
+            "job.cancel()",
+            ("the future is cancelled, and a running call goes on",),
+        ),
+    ),
+)
+
 PEERS: Mapping[str, Peer] = {
-    peer.name: peer for peer in (_FUTURES, _LOKY, _PEBBLE, _MULTIPROCESSING, _JOBLIB, _QISKIT)
+    peer.name: peer
+    for peer in (_FUTURES, _LOKY, _PEBBLE, _MULTIPROCESSING, _JOBLIB, _QISKIT, _DASK)
 }
 
 

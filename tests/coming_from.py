@@ -93,6 +93,17 @@ def hold(mark: Path, gate: Path) -> str:
     return "done"
 
 
+def hold_and_tell(mark: Path, gate: Path) -> None:
+    hold(mark, gate)
+    gate.with_suffix(".ended").touch()
+
+
+def crash_and_count(file: Path) -> None:
+    with file.open("a") as opened:
+        opened.write("x")
+    work.crash()
+
+
 def crash_after(gate: Path) -> None:
     until(gate.exists)
     work.crash()
@@ -279,6 +290,24 @@ def of_joblib(**options: Any) -> Iterator[Side]:
         return iter(Parallel(n_jobs=2, **options)(delayed(function)(item) for item in items))
 
     yield Side(None, fail, map=parallel)
+
+
+@functools.cache
+def cluster() -> Side:
+    """A Dask client with workers on this machine, for everything: it takes seconds to start."""
+    import dask
+    from dask.distributed import Client
+
+    dask.config.set({"temporary-directory": str(FOLDER)})
+    client = Client(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50)
+    # Else the same call is made once only.
+    return Side(client, partial(client.submit, pure=False))
+
+
+@contextlib.contextmanager
+def of_dask() -> Iterator[Side]:
+    yield cluster()
+    cluster().pool.restart()  # what was cancelled goes on, and would keep its worker
 
 
 @contextlib.contextmanager
@@ -508,6 +537,24 @@ def none_is_lost(side: Side) -> bool:
         return type(error).__name__ == "JobError"
 
 
+def death_starts_again(side: Side) -> bool:
+    file = new_mark()
+    handle = side.submit(crash_and_count, file)
+    assert not side.is_ours() or side.error(handle) is not None
+    return until(lambda: file.exists() and len(file.read_text()) > 1, side.vain_or_not())
+
+
+def cancelled_goes_on(side: Side) -> bool:
+    gate = new_mark()
+    handle, pid = side.begun(hold_and_tell, gate)
+    handle.cancel()
+    assert handle.cancelled()
+    if gone(pid):
+        return False
+    gate.touch()
+    return until(gate.with_suffix(".ended").exists)
+
+
 class Claim(NamedTuple):
     """A statement of the documentation: what shows it, of the peer and not of us."""
 
@@ -630,6 +677,13 @@ def claims_of_qiskit() -> dict[str, Claim]:
     }
 
 
+def claims_of_dask() -> dict[str, Claim]:
+    return {
+        "a call whose worker died is started again": Claim(death_starts_again, of_dask),
+        "the future is cancelled, and a running call goes on": Claim(cancelled_goes_on, of_dask),
+    }
+
+
 # The table of all peers: what each column's shortcoming is shown by.
 SHOWN_BY = {
     "stops a running call": running_goes_on,
@@ -692,6 +746,7 @@ PEERS = {
     ),
     "joblib": Peer(claims_of_joblib, of_joblib, "joblib"),
     "Qiskit": Peer(claims_of_qiskit, partial(of_jobs, "qiskit.primitives"), "qiskit.primitives"),
+    "Dask": Peer(claims_of_dask, of_dask, "dask.distributed"),
 }
 
 HARMFUL = ("cancel", "crash", "shutdown", "terminate", "endless", "slow")  # to a pool
@@ -736,7 +791,7 @@ def values(cells: Sequence[str], module: str, opens: Mapping[str, Open]) -> list
     def call(name: str) -> Any:
         return side(name).begun()[0]
 
-    names = {name: partial(pool, name) for name in ("pool", "executor")}
+    names = {name: partial(pool, name) for name in ("pool", "executor", "client")}
     names |= {name: partial(call, name) for name in ("future", "job")}
     for code in cells:
         found.append(value_of(code, module, names))
@@ -749,7 +804,7 @@ def values(cells: Sequence[str], module: str, opens: Mapping[str, Open]) -> list
 
 def main(name: str) -> None:
     peer = PEERS[name]
-    of_peer = dict.fromkeys(["pool", "executor", "future", "job"], peer.open)
+    of_peer = dict.fromkeys(["pool", "executor", "client", "future", "job"], peer.open)
     of_us: dict[str, Open] = {
         "pool": ours,
         "job": our_jobs if name == "Qiskit" else ours,

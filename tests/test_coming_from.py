@@ -22,6 +22,7 @@ DIFFERENT = {
     ("concurrent.futures", "future.cancel()"): ("False", "True"),
     ("loky", "future.cancel()"): ("False", "True"),
     ("Qiskit", "job.cancel()"): ("False", "True"),
+    ("Dask", "future.cancel()"): ("None", "True"),
     ("Qiskit", "PrimitiveJob(simulate, 3).status()"): (
         "raises JobError",
         "<JobStatus.INITIALIZING",
@@ -107,6 +108,8 @@ class Problems:
 def test_what_is_said_of_it(peer: str) -> None:
     if peer == "Qiskit":
         pytest.importorskip("qiskit.primitives")
+    if peer == "Dask":
+        pytest.importorskip("distributed")
     seen = see(peer)
     assert not seen["errors"], "\n".join(seen["errors"])
     (values_there, there), (values_here, here) = seen["there"], seen["here"]
