@@ -56,7 +56,7 @@ os.environ["UV_COMPILE_BYTECODE"] = "1"
 
 nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = ["lint", "types", "wheel", "tests"]
+nox.options.sessions = ["lint", "types", "wheel", "docs", "tests"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")["project"]
 
@@ -124,6 +124,13 @@ def wheel(session: nox.Session) -> None:
         missing, surplus = sorted(in_tree - shipped), sorted(shipped - in_tree)
         session.error(f"{built.name} lacks {missing} and should not have {surplus}")
     session.log(f"{built.name}: {len(shipped)} files")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a warning is an error."""
+    install(session, "docs")
+    session.run("python", "-m", "sphinx", "-W", "-b", "html", "docs", session.create_tmp())
 
 
 @nox.session
