@@ -36,12 +36,12 @@ How it works::
 
 Modules, each importing only from those before it: errors, lock_free, imported, advice, status,
 options, hints, map_results, signatures, thread_variables, logs, callbacks, markup, reloads,
-threads, wire, bell, messages, randomness, by_value, naming, serialize, culprit, forking, layers,
-leftovers, chunks, channel, kept_globals, initializer, sources, shared, unseen, lifetime, tracker,
-record, verdicts, pauses, scheduler, memory, guard, interpreter, guardian, orphans, libc, worker,
-surroundings, former, entry, launch, killing, process, reaper, spawner, memory_watch, worker_log,
-fence, dispatcher, awaiting, circles, base_job, job, rows, batches, mapping, base_pool, pool,
-waiting, groups, pace, progress, executor, joblib, qiskit.
+threads, wire, fact, evidence, notes, nesting, import_hook, bell, messages, randomness, by_value,
+naming, serialize, culprit, forking, layers, leftovers, chunks, channel, kept_globals, initializer,
+sources, shared, unseen, lifetime, tracker, record, verdicts, pauses, scheduler, memory, guard,
+interpreter, guardian, orphans, libc, worker, surroundings, former, entry, launch, killing, process,
+reaper, spawner, memory_watch, worker_log, fence, dispatcher, awaiting, circles, base_job, job,
+rows, batches, mapping, base_pool, pool, waiting, groups, pace, progress, executor, joblib, qiskit.
 
 The public names are imported when they are first used, so that a worker, which needs few of the
 modules, starts fast.

@@ -329,8 +329,8 @@ def _reduce_class(kind: Any, pickler: Pickler) -> Any:
 
 def _fill_class(kind: Any, filling: Any) -> Any:
     content, slots, named = filling
-    worker: Any = sys.modules.get("primitive_jobs.worker")
-    if worker is not None and worker.cpu_share is not None:
+    nesting: Any = sys.modules.get("primitive_jobs.nesting")
+    if nesting is not None and nesting.cpu_share is not None:
         _script_here().update(named)
     return _theirs._class_setstate(kind, (content, slots))
 

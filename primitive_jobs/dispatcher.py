@@ -57,6 +57,7 @@ from .errors import (
     JobError,
     PoolClosedError,
 )
+from .evidence import Evidence
 from .fence import Fence, Unfenced, bare
 from .guardian import the_guard
 from .lock_free import members, snapshot
@@ -74,7 +75,6 @@ from .messages import (
     Close,
     Died,
     Event,
-    Evidence,
     FailedEarly,
     Fate,
     Faulted,

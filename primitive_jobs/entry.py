@@ -14,9 +14,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from importlib.machinery import ModuleSpec
-    from types import ModuleType
+    from collections.abc import Callable
     from typing import Any
 
 
@@ -35,7 +33,7 @@ def main(fd: int) -> None:
     sys.path[:] = start["sys_path"]
     sys.argv[:] = start["sys_argv"]
     os.chdir(start["dir"])
-    from primitive_jobs import worker
+    from primitive_jobs import import_hook, worker
 
     _let_stdin_go(worker.out_of_reach)
     for facts, names in ((told, _TOLD), (start, _INHERITED)):
@@ -43,7 +41,7 @@ def main(fd: int) -> None:
     settings = _settings(start)
     for name in settings.keys() & sys.modules.keys():  # what a sitecustomize has imported
         settings.pop(name)(sys.modules[name])
-    sys.meta_path.insert(0, AfterImport(settings))
+    sys.meta_path.insert(0, import_hook.AfterImport(settings))
     worker.main(**told)
 
 
@@ -56,39 +54,6 @@ def _let_stdin_go(out_of_reach: Callable[[int], int]) -> None:
         pass
     null = out_of_reach(os.open(os.devnull, os.O_RDONLY))
     sys.stdin = open(null, encoding="utf-8", closefd=False)  # noqa: SIM115
-
-
-class AfterImport:
-    """A finder that has functions called with modules, by name, once these are imported."""
-
-    def __init__(self, functions: dict[str, Callable[[ModuleType], object]]) -> None:
-        self._functions = functions
-
-    def find_spec(
-        self,
-        name: str,
-        path: Sequence[str] | None = None,
-        target: ModuleType | None = None,
-    ) -> ModuleSpec | None:
-        """Have the other finders find it, and its loader call the function."""
-        if name not in self._functions:
-            return None
-        # Like importlib, passing over those of the old kind.
-        others = (f for f in sys.meta_path if f is not self and hasattr(f, "find_spec"))
-        spec = next(filter(None, (f.find_spec(name, path, target) for f in others)), None)
-        loader: Any = None if spec is None else spec.loader
-        if loader is not None:
-            execute = loader.exec_module
-
-            def execute_and_call(module: ModuleType) -> None:
-                execute(module)
-                # By its own name: a loader may serve several.
-                function = self._functions.pop(module.__name__, None)
-                if function is not None:
-                    function(module)
-
-            loader.exec_module = execute_and_call
-        return spec
 
 
 def _settings(start: dict[str, Any]) -> dict[str, Callable[[Any], object]]:

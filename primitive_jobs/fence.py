@@ -17,12 +17,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from .errors import JobError
+from .evidence import Evidence
 from .logs import Report
 from .messages import (
     Action,
     Assign,
     Event,
-    Evidence,
     Faulted,
     Kill,
     Leave,

@@ -11,7 +11,7 @@ import select
 import time
 from pathlib import Path
 
-from . import guard, worker
+from . import guard, notes
 from .memory import children_of
 
 _PATIENCE = (
@@ -43,7 +43,7 @@ def reap_former() -> None:
 
 
 def _has_name_of_ours(pid: int | str) -> bool:
-    return Path(f"/proc/{pid}/comm").read_text().strip() in (worker.NAME, guard.NAME)
+    return Path(f"/proc/{pid}/comm").read_text().strip() in (notes.NAME, guard.NAME)
 
 
 def _reap(pid: int, seconds: float) -> None:

@@ -49,7 +49,7 @@ except ModuleNotFoundError as _error:
         "primitive_jobs.joblib needs joblib: pip install 'primitive_jobs[joblib]'", name="joblib"
     ) from None
 
-from . import batches, naming, serialize, worker
+from . import batches, naming, nesting, serialize
 from .logs import report_here
 from .status import JobStatus
 from .threads import make_thread
@@ -283,7 +283,7 @@ def _nothing() -> None:
 
 
 def _cpus() -> int:
-    return worker.cpu_share or int(joblib.cpu_count())
+    return nesting.cpu_share or int(joblib.cpu_count())
 
 
 def _seconds_run(job: PrimitiveJob[Any]) -> float | None:

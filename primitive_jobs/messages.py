@@ -16,48 +16,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
+from .evidence import Evidence
+from .fact import Fact
 from .wire import Message
-
-if TYPE_CHECKING:
-    from typing_extensions import dataclass_transform
-else:
-
-    def dataclass_transform(**_: object) -> Callable[[type], type]:
-        """Change nothing."""
-        return lambda cls: cls
-
-
-@dataclass_transform(frozen_default=True)
-class Fact:
-    """A record whose fields are its annotations; equal to another of its kind with equal fields."""
-
-    _fields: ClassVar[tuple[str, ...]] = ()
-
-    if not TYPE_CHECKING:
-
-        def __init_subclass__(cls) -> None:
-            cls._fields = cls.__match_args__ = tuple(cls.__annotations__)
-
-        def __init__(self, *values: object, **named: object) -> None:
-            if len(values) > len(self._fields) or not named.keys() <= set(self._fields):
-                raise TypeError(f"{type(self).__name__}{self._fields} got {values} and {named}")
-            self.__dict__.update(zip(self._fields, values, strict=False), **named)
-
-    def _values(self) -> tuple[object, ...]:
-        return tuple(getattr(self, name) for name in self._fields)
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and self._values() == other._values()
-
-    def __hash__(self) -> int:
-        return hash((type(self), self._values()))
-
-    def __repr__(self) -> str:
-        shown = (f"{name}={getattr(self, name)!r}" for name in self._fields)
-        return f"{type(self).__name__}({', '.join(shown)})"
-
 
 # --- why a job has no outcome of its own ---------------------------------------------------------
 
@@ -68,23 +31,6 @@ class Reason(enum.Enum):
     CANCEL = "cancel"
     TIMEOUT = "timeout"
     MEMORY = "memory"
-
-
-class Evidence(Fact):
-    """What is known of a worker after its death."""
-
-    pid: int | None = None
-    exitcode: int | None = None
-    # The last attempt that it began, 0 where it certainly began none; None: not known.
-    noted: int | None = None
-    initializing: bool = False  # it died inside the initializer
-    stack: str | None = None
-    peak_memory: int | None = None  # bytes, of the process itself in all its life
-    cut_off: bool = False  # it was alive, without its channel, and was killed for that
-    out_of_memory: str | None = None  # what makes a SIGKILL look like the kernel's OOM killer's
-    error: BaseException | None = None  # why it could not be started, be used on, or be ended
-    left: str | None = None  # what of it may live on, and why it was not killed
-    hint: str | None = None  # what to say if it exits, since it did not come to our first line
 
 
 # --- fates: how a job ends, as the scheduler decides it; a worker's own message is one too -------

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Literal, NoReturn, ParamSpec, TypeVar
 
 from . import job as job_module
-from . import worker
+from . import nesting
 from .base_pool import BasePool, PoolView, Submitter
 from .dispatcher import Counts, Dispatcher
 from .hints import hinted, of_pool_keyword
@@ -374,7 +374,7 @@ def default_pool() -> JobPool:
         with _default_lock:
             pool = _default
             if pool is None or not pool._dispatcher.accepting:
-                _default = pool = JobPool(worker.cpu_share)
+                _default = pool = JobPool(nesting.cpu_share)
     return pool
 
 

@@ -22,15 +22,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import interpreter, worker
+from . import interpreter, nesting, notes
 from .channel import HAVE_PACKETS, PacketChannel, StreamChannel, nameless_file, pair
+from .evidence import Evidence
 from .former import reap_former
 from .guardian import the_guard
 from .initializer import Initializer
 from .killing import TreeKill, tell_if_hidden
 from .logs import Report, report_here
 from .memory import oom_kills, processes_below, signal_status
-from .messages import Evidence
 from .wire import Kind
 
 _DYING = 0.1  # s that a process without its link has to be found dead, before it is killed
@@ -139,7 +139,7 @@ class WorkerProcess:
             "page_fd": self._page,
             "parent_pid": os.getpid(),
             "cpu_share": config.cpu_share,
-            "depth": worker.depth + 1,
+            "depth": nesting.depth + 1,
             "preload": config.preload,
             "initializer": config.initializer,
         }
@@ -155,7 +155,7 @@ class WorkerProcess:
     def _see_it_begin(self) -> None:
         """Wait for its first note; a program that neither begins nor ends is ended, and raised."""
         end = time.monotonic() + _BEGINNING
-        while not worker.NOTES.unpack(os.pread(self._page, worker.NOTES.size, 0))[2]:
+        while not notes.NOTES.unpack(os.pread(self._page, notes.NOTES.size, 0))[2]:
             if _readable(self.death, _LOOK_PAUSE):
                 return  # that is seen anyway
             if time.monotonic() > end:
@@ -208,8 +208,8 @@ class WorkerProcess:
             return False
         if self._stack_due is None or now > self._stack_due:
             return True
-        assert worker.STACK_SIGNAL is not None
-        status = signal_status(self.pid, worker.STACK_SIGNAL)
+        assert notes.STACK_SIGNAL is not None
+        status = signal_status(self.pid, notes.STACK_SIGNAL)
         size = os.fstat(self._page).st_size
         if size != self._stack_size:
             self._stack_size, self._stack_grew = size, now
@@ -218,7 +218,7 @@ class WorkerProcess:
         # Afterwards it sleeps for good, which it has no other way to tell; unless signals of the
         # job's own wake it up again and again: then the stack does not grow any more.
         return status.state == "S" or (
-            size > worker.PAGE_SIZE and now - self._stack_grew > _STACK_REST
+            size > notes.PAGE_SIZE and now - self._stack_grew > _STACK_REST
         )
 
     def kill(self) -> bool:
@@ -306,13 +306,13 @@ class WorkerProcess:
         noted: int | None = None
         initializing, inherited, stack = 0, 1, None
         try:
-            noted, initializing, inherited = worker.NOTES.unpack(
-                os.pread(self._page, worker.NOTES.size, 0)
+            noted, initializing, inherited = notes.NOTES.unpack(
+                os.pread(self._page, notes.NOTES.size, 0)
             )
             crashed = exitcode is not None and -exitcode in _CRASHES
             asked = self._stack_due is not None
             if crashed != asked:  # both: the asking has crashed it, and the stack is not the job's
-                text = os.pread(self._page, _STACK_LIMIT, worker.PAGE_SIZE)
+                text = os.pread(self._page, _STACK_LIMIT, notes.PAGE_SIZE)
                 stack = text.decode(errors="replace").strip() or None
         except (OSError, struct.error):  # a job may have cut it short
             self.report(logging.WARNING, "what worker %d has noted cannot be read", self.pid)
@@ -331,7 +331,7 @@ class WorkerProcess:
 
     def _ask_stack(self) -> None:
         """Have it write its Python stack and do nothing more, if it can."""
-        number = worker.STACK_SIGNAL
+        number = notes.STACK_SIGNAL
         if number is None:
             return
         # All that takes time comes before the look: after it the job may still block the signal.
@@ -428,7 +428,7 @@ def _make_page() -> int:
     """A nameless file of one page, to be shared with a worker."""
     fd = nameless_file("primitive_jobs-page")
     try:
-        os.ftruncate(fd, worker.PAGE_SIZE)
+        os.ftruncate(fd, notes.PAGE_SIZE)
     except OSError:
         os.close(fd)
         raise

@@ -146,7 +146,7 @@ def _hook() -> None:
     if _hooked:
         return
     _hooked = True
-    from .entry import AfterImport
+    from .import_hook import AfterImport
 
     absent = {name: seed for name, seed in _SEEDERS.items() if name not in sys.modules}
     sys.meta_path.insert(0, AfterImport(absent))

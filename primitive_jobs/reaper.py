@@ -10,7 +10,8 @@ import select
 from collections.abc import Callable
 
 from .bell import Bell
-from .messages import Evidence, Gone
+from .evidence import Evidence
+from .messages import Gone
 from .process import WorkerProcess
 
 

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from .evidence import Evidence
 from .messages import (
     Actions,
     Answered,
@@ -29,7 +30,6 @@ from .messages import (
     Close,
     Died,
     Event,
-    Evidence,
     Fate,
     Faulted,
     Gone,

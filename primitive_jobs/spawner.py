@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from . import lifetime
+from .evidence import Evidence
 from .logs import Report
-from .messages import Evidence, StartFailed
+from .messages import StartFailed
 from .process import WorkerConfig, WorkerProcess
 
 

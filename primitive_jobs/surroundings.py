@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from . import worker
+from . import nesting
 from .imported import imported
 from .interpreter import check_not_frozen
 
@@ -28,9 +28,9 @@ def check_surroundings() -> None:
 
 def _check_depth() -> None:
     limit = _max_depth()
-    if worker.depth >= limit:
+    if nesting.depth >= limit:
         raise RuntimeError(
-            f"no pool can be made in this job: it runs in a worker of a worker, {worker.depth} "
+            f"no pool can be made in this job: it runs in a worker of a worker, {nesting.depth} "
             f"deep, and {limit} is the limit. Most likely a module submits jobs when it is "
             "imported: the workers import it for its functions, and start workers in turn. Have "
             "it submit in a function, or under 'if __name__ == \"__main__\":'. If jobs are meant "

@@ -17,9 +17,9 @@ from .errors import (
     SerializationError,
     WorkerDiedError,
 )
+from .evidence import Evidence
 from .messages import (
     Cancelled,
-    Evidence,
     Fate,
     Lost,
     NotInitialized,

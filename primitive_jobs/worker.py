@@ -19,7 +19,7 @@ import sys
 from functools import partial
 from types import MethodType
 
-from . import naming, orphans, serialize
+from . import naming, nesting, orphans, serialize
 from .channel import (
     HAVE_PACKETS,
     ChannelClosed,
@@ -31,6 +31,7 @@ from .channel import (
     pack,
 )
 from .leftovers import Leftovers, stop_timers, unblock_signals, watch
+from .notes import NAME, NOTES, PAGE_SIZE, STACK_SIGNAL
 from .wire import Kind, Lent, Message
 
 TYPE_CHECKING = False
@@ -44,23 +45,11 @@ if TYPE_CHECKING:
 # `_signal` is what the module `signal` wraps so that it returns enums: that takes up to 2 us a
 # call, of which there are several for each job, and some milliseconds to be imported.
 
-PAGE_SIZE = mmap.PAGESIZE  # bytes shared with the pool; the stack of its end follows behind them
-NOTES = struct.Struct("<QQQ")  # the attempt that began, whether the initializer runs, and
-# the peak memory (ru_maxrss) that the process started with
 _NOTE = struct.Struct("<QQ")  # the first two
-NAME = "primitive_jobs"  # of the process, as ps and top show it: 15 bytes at most
 _SIGTERM_EXIT = 128 + signal.SIGTERM
-STACK_SIGNAL: int | None = signal.SIGRTMAX if sys.platform == "linux" else None
-"""What asks a worker for its Python stack right before it is killed; hardly anybody else's."""
 _MOST_DESCRIPTORS = 1024  # what a process may have as a rule; the kernel's table grows with it
 _OURS = (signal.SIGTERM, signal.SIGINT)
 _RUN = int(Kind.RUN)
-
-cpu_share: int | None = None
-"""In a worker: how many workers a pool nested in it should have. None elsewhere."""
-depth = 0
-"""In a worker: how deep workers are nested, 1 for those of the program. A fork of it has it too,
-another program that a job starts has not."""
 
 
 def main(
@@ -85,7 +74,7 @@ def main(
         initializer: What was kept aside of it, pickled, and whether it came by value; None where
             there is none.
     """
-    globals().update(cpu_share=cpu_share, depth=depth)
+    nesting.cpu_share, nesting.depth = cpu_share, depth
     _settle_in(parent_pid)
     page = map_file(page_fd, PAGE_SIZE, mmap.MAP_SHARED)
     # That of the pool's own process: Linux lets it survive fork and exec (getrusage(2)).

@@ -12,8 +12,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Concatenate, ParamSpec
 
+from .evidence import Evidence
 from .logs import Later, Report
-from .messages import Evidence, Reason
+from .messages import Reason
 from .naming import one_line
 from .process import WorkerProcess
 from .record import JobRecord

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from primitive_jobs import InitializerError, JobPool, JobStatus, PrimitiveJob, WorkerDiedError
+from primitive_jobs.evidence import Evidence
 from primitive_jobs.messages import (
     Action,
     Answered,
@@ -24,7 +25,6 @@ from primitive_jobs.messages import (
     CancelAsked,
     Died,
     Event,
-    Evidence,
     Gone,
     InitFailed,
     Kill,

@@ -30,8 +30,8 @@ from primitive_jobs import (
     SerializationError,
     WorkerDiedError,
     memory,
+    notes,
     process,
-    worker,
 )
 from primitive_jobs.options import check_bytes
 
@@ -535,4 +535,4 @@ def test_wrong_on_exit() -> None:
 
 
 def test_notes_do_not_overlap() -> None:
-    assert worker.NOTES.size <= worker.PAGE_SIZE
+    assert notes.NOTES.size <= notes.PAGE_SIZE

@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from primitive_jobs.evidence import Evidence
 from primitive_jobs.messages import (
     Action,
     Answered,
@@ -21,7 +22,6 @@ from primitive_jobs.messages import (
     Close,
     Died,
     Event,
-    Evidence,
     Faulted,
     Gone,
     HandedOver,

@@ -1,0 +1,25 @@
+"""`Evidence`: what whoever has reaped a worker tells of its end."""
+
+from __future__ import annotations
+
+from .fact import Fact
+
+
+class Evidence(Fact):
+    """What is known of a worker after its death."""
+
+    pid: int | None = None
+    exitcode: int | None = None
+    # The last attempt that it began, 0 where it certainly began none; None: not known.
+    noted: int | None = None
+    initializing: bool = False  # it died inside the initializer
+    stack: str | None = None
+    peak_memory: int | None = None  # bytes, of the process itself in all its life
+    cut_off: bool = False  # it was alive, without its channel, and was killed for that
+    out_of_memory: str | None = None  # what makes a SIGKILL look like the kernel's OOM killer's
+    error: BaseException | None = None  # why it could not be started, be used on, or be ended
+    left: str | None = None  # what of it may live on, and why it was not killed
+    hint: str | None = None  # what to say if it exits, since it did not come to our first line
+
+
+__all__ = ["Evidence"]
