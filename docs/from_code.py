@@ -21,7 +21,7 @@ from sphinx.util.docutils import SphinxDirective
 from docs.coming_from_rows import PEERS, comparison, page
 from docs.options_of_code import Option, handed_on, job_options, pool_options
 from primitive_jobs.__main__ import _parser
-from primitive_jobs.thread_variables import THREAD_VARIABLES
+from primitive_jobs._common.thread_variables import THREAD_VARIABLES
 
 _OPTIONS = {
     r"\*\*options: [\w.~]*Unpack\[[^\]]*\]": job_options,

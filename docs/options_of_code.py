@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from primitive_jobs._common.signatures import PoolOptionsDict
 from primitive_jobs.options import JobOptions
 from primitive_jobs.pool import JobPool
-from primitive_jobs.signatures import PoolOptionsDict
 
 _ENTRY = re.compile(r"^ {4}(\w+): ", re.MULTILINE)  # of a section, in a cleaned docstring
 

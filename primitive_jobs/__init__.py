@@ -29,19 +29,24 @@ How it works::
 
     caller's thread              │ dispatcher thread: owns queue,      │ worker process (loky)
                                  │ slots, statuses; reads all channels │
-    PrimitiveJob ─► serialize ─► inbox ─► Scheduler ─► Assign ─► Channel.send ══► loads, call, dumps
+    PrimitiveJob ─► pickling  ─► inbox ─► Scheduler ─► Assign ─► Channel.send ══► loads, call, dumps
     job.result() ◄─ unpickle  ◄─ outcome ◄─ StatusTracker ◄─ Channel.receive ◄═════════════┘
                                  │      ▲ pidfd ready, timer due       │
        spawner thread: starts processes     reaper thread: kills trees, reaps
 
-Modules, each importing only from those before it: errors, lock_free, imported, advice, status,
-options, hints, map_results, signatures, thread_variables, logs, callbacks, markup, reloads,
-threads, wire, fact, evidence, notes, nesting, import_hook, bell, messages, randomness, by_value,
-naming, serialize, culprit, forking, layers, leftovers, chunks, channel, kept_globals, initializer,
-sources, shared, unseen, lifetime, tracker, record, verdicts, pauses, scheduler, memory, guard,
-interpreter, guardian, orphans, libc, worker, surroundings, former, entry, launch, killing, process,
-reaper, spawner, memory_watch, worker_log, fence, dispatcher, awaiting, circles, base_job, job,
-rows, batches, mapping, base_pool, pool, waiting, groups, pace, progress, executor, joblib, qiskit.
+The rooms of the package, each importing only from those after it (`tests/test_layers.py` has the
+table); the docstring of each says what it may touch, and what its modules are for:
+
+============  ======================================================================================
+joblib        joblib's backend; and `qiskit`, its primitives
+what you use  pool, job, executor, mapping, groups, waiting, progress, awaiting, shared
+_local        the workers on this machine
+_engine       what a pool decides, and the thread that carries it out
+_procs        one worker process from outside
+_worker       one from inside
+_wire         what travels between a pool and its workers
+_common       words, hints, threads; above the vocabulary: errors, logs, options, status
+============  ======================================================================================
 
 The public names are imported when they are first used, so that a worker, which needs few of the
 modules, starts fast.
@@ -55,6 +60,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
+    from ._wire.seeding import job_rng
     from .base_job import BasePrimitiveJob
     from .base_pool import BasePool
     from .errors import (
@@ -75,7 +81,6 @@ if TYPE_CHECKING:
     from .options import JobOptions
     from .pool import JobPool, default_pool, run
     from .progress import track
-    from .randomness import job_rng
     from .shared import share
     from .status import FINAL_STATES, JobStatus
     from .waiting import as_completed, wait
@@ -101,7 +106,7 @@ _HOMES = {
     "options": ("JobOptions",),
     "pool": ("JobPool", "default_pool", "run"),
     "progress": ("track",),
-    "randomness": ("job_rng",),
+    "_wire.seeding": ("job_rng",),
     "shared": ("share",),
     "status": ("FINAL_STATES", "JobStatus"),
     "waiting": ("as_completed", "wait"),
@@ -174,7 +179,7 @@ def _absent(name: str) -> Exception:
         return AttributeError(text)
     import sys
 
-    from .hints import of_name
+    from ._common.hints import of_name
 
     hint = of_name(name, __all__)
     if hint is None:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from .imported import imported
+from ._common.imported import imported
 
 Waiter = Callable[[], object]
 End = tuple[Callable[[Waiter], object], Callable[[Waiter], object]]

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, overload
 
-from .hints import OF_POOL, OF_VIEW, Hinted, hinted, of_map_keyword
+from ._common.hints import OF_POOL, OF_VIEW, Hinted, hinted, of_map_keyword
+from ._common.signatures import JobOptionsDict, Self, Unpack
+from ._engine.record import PoolLink
 from .job import PrimitiveJob
 from .map_results import MapResults
 from .options import (
@@ -19,8 +21,6 @@ from .options import (
     check_count,
     check_seconds,
 )
-from .record import PoolLink
-from .signatures import JobOptionsDict, Self, Unpack
 
 P = ParamSpec("P")
 T = TypeVar("T")

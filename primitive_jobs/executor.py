@@ -31,16 +31,22 @@ from concurrent.futures import Executor, Future, InvalidStateError
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from ._common.hints import OF_EXECUTOR, Hinted
+from ._common.imported import imported
+from ._common.lock_free import members
+from ._common.naming import call_name
+from ._common.signatures import PoolOptionsDict, Unpack
+from ._common.threads import make_thread
+from ._engine.record import Callback, JobRecord, PoolLink
+from ._wire.chunk import CHECKED, Unpacker, is_packed, reply_of
+from ._wire.pickling import LEFT_OUT, load_exception
+from ._wire.rows import RowPacker
+from ._wire.seeding import child
 from .awaiting import in_trio_task
 from .base_pool import BasePool, PoolView
-from .chunks import CHECKED, Unpacker, is_packed, reply_of
 from .errors import JobError, PoolClosedError, SerializationError
-from .hints import OF_EXECUTOR, Hinted
-from .imported import imported
 from .job import PrimitiveJob
-from .lock_free import members
 from .logs import Later, report_here
-from .naming import call_name
 from .options import (
     check_bool,
     check_callable,
@@ -50,21 +56,15 @@ from .options import (
     shown,
 )
 from .pool import JobPool
-from .randomness import child
-from .record import Callback, JobRecord, PoolLink
-from .rows import RowPacker
-from .serialize import LEFT_OUT, load_exception
-from .signatures import PoolOptionsDict, Unpack
 from .status import JobStatus
-from .threads import make_thread
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self
 
-    from .chunks import Reply
-    from .randomness import Key
+    from ._wire.chunk import Reply
+    from ._wire.seeding import Key
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -7,12 +7,12 @@ import time
 from collections.abc import Iterable
 from typing import Any, Generic, NoReturn, TypeVar
 
+from ._engine.tracker import Outcome, StatusTracker
+from ._wire.pickling import LEFT_OUT
 from .errors import ResultTimeoutError, SerializationError
 from .job import PrimitiveJob
 from .options import check_bool, check_seconds
-from .serialize import LEFT_OUT
 from .status import JobStatus
-from .tracker import Outcome, StatusTracker
 from .waiting import Watch, check_jobs, check_one_iterable
 
 T = TypeVar("T")

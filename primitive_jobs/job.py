@@ -17,12 +17,16 @@ from collections.abc import Callable, Generator
 from types import FunctionType, MethodType
 from typing import Any, ParamSpec, Protocol
 
-from . import circles
+from ._common.hints import OF_JOB, Hinted
+from ._common.naming import call_name
+from ._common.signatures import JobOptionsDict, Self, Unpack
+from ._engine import circles
+from ._engine.record import Callback, JobRecord, PoolLink
+from ._engine.tracker import Outcome, StatusTracker, Unstopped
+from ._wire.channel import INLINE_LIMIT
+from ._wire.pickling import LEFT_OUT, dump_call, dumps_whole, let_frames_go
 from .base_job import BasePrimitiveJob, ResultT_co
-from .channel import INLINE_LIMIT
 from .errors import JobError, ResultTimeoutError, SerializationError
-from .hints import OF_JOB, Hinted
-from .naming import call_name
 from .options import (
     DEFAULT_OPTIONS,
     UNFIT,
@@ -31,11 +35,7 @@ from .options import (
     check_grace,
     check_seconds,
 )
-from .record import Callback, JobRecord, PoolLink
-from .serialize import LEFT_OUT, dump_call, dumps_whole, let_frames_go
-from .signatures import JobOptionsDict, Self, Unpack
 from .status import JobStatus
-from .tracker import Outcome, StatusTracker, Unstopped
 
 P = ParamSpec("P")
 
@@ -438,7 +438,7 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        from .markup import seconds, table
+        from ._common.markup import seconds, table
 
         walk, spans = self._tracker.history(), self._tracker.spans()
         spent = dict.fromkeys(JobStatus, 0.0)  # s
@@ -518,7 +518,7 @@ def _rebuild(cls: type[PrimitiveJob[Any]], state: tuple[Any, ...]) -> PrimitiveJ
     job: PrimitiveJob[Any] = cls.__new__(cls)
     value, error = pickle.loads(loaded)
     if error is not None and cause is not None and error.__cause__ is None:
-        from .serialize import RemoteTraceback, set_cause
+        from ._wire.pickling import RemoteTraceback, set_cause
 
         set_cause(error, RemoteTraceback(cause.strip().strip('"').strip("\n") + "\n"))
     job._call = None

@@ -49,10 +49,12 @@ except ModuleNotFoundError as _error:
         "primitive_jobs.joblib needs joblib: pip install 'primitive_jobs[joblib]'", name="joblib"
     ) from None
 
-from . import batches, naming, nesting, serialize
+from ._common import naming
+from ._common.threads import make_thread
+from ._wire import batches, nesting
+from ._wire import pickling as serialize
 from .logs import report_here
 from .status import JobStatus
-from .threads import make_thread
 
 if TYPE_CHECKING:
     from .base_pool import BasePool, PoolView
@@ -434,7 +436,7 @@ class _Batch:
             return _load_batch, (tuple(_names), _of_packed_tasks(self._calls, reducers))
         if not reducers:
             return _load_batch, (tuple(_names), self._calls)
-        from .rows import Need
+        from ._wire.rows import Need
 
         found: dict[int, Any] = {}
         reducers = {**serialize._referring(found), **reducers}
@@ -496,8 +498,8 @@ def _kept_for(count: int, threads: int | None) -> _Kept:
 
     It has at least as many. Those of another kind that nobody uses are ended.
     """
+    from ._common.thread_variables import THREAD_VARIABLES
     from .pool import JobPool
-    from .thread_variables import THREAD_VARIABLES
 
     share = max(1, int(joblib.cpu_count()) // count)
     key = (share, threads, *map(os.environ.get, THREAD_VARIABLES))

@@ -26,18 +26,18 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from .chunks import CHECKED, FRESH, KEPT, NUMBERS, Unpacker, all_plain, is_packed, reply_of
+from ._common.naming import call_name
+from ._engine.record import PoolLink
+from ._wire.chunk import CHECKED, FRESH, KEPT, NUMBERS, Unpacker, all_plain, is_packed, reply_of
+from ._wire.pickling import dump_call, let_frames_go, load_exception
+from ._wire.rows import RowPacker, Rows
 from .errors import PoolClosedError, ResultTimeoutError, SerializationError
 from .job import PrimitiveJob
-from .naming import call_name
 from .options import JobOptions
-from .record import PoolLink
-from .rows import RowPacker, Rows
-from .serialize import dump_call, let_frames_go, load_exception
 from .status import JobStatus
 
 if TYPE_CHECKING:
-    from .chunks import Reply
+    from ._wire.chunk import Reply
 
 TARGET = 0.01  # s that a chunk should take: some hundred times what a job costs
 LIMIT = 0.02  # s after which a chunk ends early

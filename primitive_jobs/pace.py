@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from ._common.markup import clock
 from .job import PrimitiveJob
-from .markup import clock
 from .status import FINAL_STATES, JobStatus
 
 

@@ -11,13 +11,18 @@ from types import TracebackType
 from typing import Any, Literal, NoReturn, ParamSpec, TypeVar
 
 from . import job as job_module
-from . import nesting
+from ._common.hints import hinted, of_pool_keyword
+from ._common.signatures import Seed, Self
+from ._common.thread_variables import thread_settings
+from ._engine.dispatcher import Counts, Dispatcher
+from ._engine.lifetime import check_not_exiting
+from ._engine.record import PoolLink
+from ._procs.process import WorkerConfig
+from ._procs.surroundings import check_surroundings
+from ._wire import nesting
+from ._wire.initializer import Initializer
 from .base_pool import BasePool, PoolView, Submitter
-from .dispatcher import Counts, Dispatcher
-from .hints import hinted, of_pool_keyword
-from .initializer import Initializer
 from .job import PrimitiveJob
-from .lifetime import check_not_exiting
 from .options import (
     DEFAULT_OPTIONS,
     JobOptions,
@@ -30,11 +35,6 @@ from .options import (
     check_preload,
     check_seconds,
 )
-from .process import WorkerConfig
-from .record import PoolLink
-from .signatures import Seed, Self
-from .surroundings import check_surroundings
-from .thread_variables import thread_settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -165,7 +165,7 @@ class JobPool(BasePool):
             raise ValueError(f"on_exit must be 'wait' or 'cancel', not {on_exit!r}")
         seeds = None
         if seed is not None:
-            from .randomness import Seeds
+            from ._wire.seeding import Seeds
 
             seeds = Seeds(seed)
         self._options = DEFAULT_OPTIONS.replace({"memory_limit": memory_limit})
@@ -316,7 +316,7 @@ class JobPool(BasePool):
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        from .markup import table
+        from ._common.markup import table
 
         jobs, workers = _described(self._dispatcher.counts())
         options = ", ".join(

@@ -16,14 +16,14 @@ from collections.abc import Collection, Iterable, Iterator
 from types import FrameType
 from typing import Any, Protocol, TextIO, TypeVar, cast, overload
 
+from ._common.markup import bar
+from ._engine.code_watch import ipython_shell
+from ._wire.pickling import LEFT_OUT
 from .errors import ResultTimeoutError
 from .job import PrimitiveJob
 from .map_results import MapResults, Progress
-from .markup import bar
 from .options import check_bool, check_seconds, shown
 from .pace import State, ran
-from .reloads import ipython_shell
-from .serialize import LEFT_OUT
 from .waiting import Watch, check_jobs, check_one_iterable, too_late
 
 T = TypeVar("T")

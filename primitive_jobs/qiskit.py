@@ -53,8 +53,13 @@ except ModuleNotFoundError as error:
         f"{error}"
     ) from error
 
+from ._common.imported import imported
+from ._common.naming import one_line, type_name
+from ._engine.dispatcher import file_limit
+from ._engine.record import JobRecord
+from ._engine.sources import Source
+from ._wire.pickling import dumps_whole
 from .base_pool import BasePool, PoolView
-from .dispatcher import file_limit
 from .errors import (
     JobCancelledError,
     JobError,
@@ -62,15 +67,10 @@ from .errors import (
     ResultTimeoutError,
     SerializationError,
 )
-from .imported import imported
 from .job import PrimitiveJob
-from .naming import one_line, type_name
 from .options import check_grace, check_seconds
 from .pool import default_pool
-from .record import JobRecord
-from .serialize import dumps_whole
 from .shared import share
-from .sources import Source
 from .status import FINAL_STATES, JobStatus
 
 __all__ = ["PooledEstimator", "PooledJob", "PooledSampler", "combined_status"]

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import NoReturn, TypeVar, cast
 
-from .channel import HAVE_PACKETS, Parcel
+from ._common.naming import one_line, type_name
+from ._engine.sources import Source
+from ._wire.channel import HAVE_PACKETS, Parcel
+from ._wire.messages import Kind
+from ._wire.pickling import dumps_referring, handle_types
 from .errors import SerializationError
-from .naming import one_line, type_name
-from .serialize import dumps_referring, handle_types
-from .sources import Source
-from .wire import Kind
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ class Shared:
             raise SerializationError(f"no memory to share a {self._name}: {error}") from error
         except Exception as error:
             try:
-                from .culprit import why_not
+                from ._wire.culprit import why_not
             except Exception:  # noqa: BLE001 - no descriptor is left to import with
                 why = one_line(error)
             else:

@@ -12,13 +12,13 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
+from ._common.lock_free import members
+from ._engine.tracker import StatusTracker, Waiter
+from ._wire.pickling import LEFT_OUT
 from .errors import ResultTimeoutError
 from .job import PrimitiveJob
-from .lock_free import members
 from .options import check_iterable, check_seconds, shown
-from .serialize import LEFT_OUT
 from .status import JobStatus
-from .tracker import StatusTracker, Waiter
 
 T = TypeVar("T")
 

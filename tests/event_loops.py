@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from helpers import PATIENCE, gone, hold_with_child, pids_in
 
 from primitive_jobs import PrimitiveJob
-from primitive_jobs.process import WorkerProcess
+from primitive_jobs._procs.process import WorkerProcess
 
 if TYPE_CHECKING:
     import pytest

@@ -28,10 +28,10 @@ from primitive_jobs import (
     wait,
 )
 from primitive_jobs import joblib as joblib_backend
+from primitive_jobs._engine.record import JobRecord, PoolLink
 from primitive_jobs.base_pool import PoolView
 from primitive_jobs.options import DEFAULT_OPTIONS
 from primitive_jobs.qiskit import PooledSampler
-from primitive_jobs.record import JobRecord, PoolLink
 
 if TYPE_CHECKING:
     from typing_extensions import Self

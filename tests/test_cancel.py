@@ -32,11 +32,11 @@ from primitive_jobs import (
     JobStatus,
     JobTimeoutError,
     PrimitiveJob,
-    memory,
-    process,
     wait,
 )
-from primitive_jobs.channel import HAVE_PACKETS
+from primitive_jobs._procs import probe as memory
+from primitive_jobs._procs import process
+from primitive_jobs._wire.channel import HAVE_PACKETS
 
 # Or each worker would import pytest first.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from helpers import descriptors
 
-from primitive_jobs.channel import (
+from primitive_jobs._wire.channel import (
     HAVE_PACKETS,
     INLINE_LIMIT,
     NO_DESCRIPTOR,
@@ -24,7 +24,7 @@ from primitive_jobs.channel import (
     attach,
     pair,
 )
-from primitive_jobs.wire import Kind, Message
+from primitive_jobs._wire.messages import Kind, Message
 
 PATIENCE_MS = 20_000  # ms, after which what is waited for will not come
 SIZES = (0, 1, 1000, INLINE_LIMIT - 1, INLINE_LIMIT, INLINE_LIMIT + 1, 3 * 2**20)

@@ -14,7 +14,7 @@ import pytest
 from helpers import PATIENCE, hold, until
 
 from primitive_jobs import JobPool, JobStatus, PrimitiveJob, WorkerDiedError, demo, race
-from primitive_jobs.tracker import StatusTracker
+from primitive_jobs._engine.tracker import StatusTracker
 
 HOUR = 3600.0
 LONGEST = 60.0  # s that no job here has taken

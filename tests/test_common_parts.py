@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from primitive_jobs import layers
-from primitive_jobs.layers import ALONE, MOST_IN_MEMO, Reader, Writer, joined, parted
+from primitive_jobs._wire import layers
+from primitive_jobs._wire.layers import ALONE, MOST_IN_MEMO, Reader, Writer, joined, parted
 
 
 class Thing:

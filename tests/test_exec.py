@@ -12,7 +12,7 @@ from pathlib import Path
 from helpers import PATIENCE, gone, script, until
 
 from primitive_jobs import JobPool
-from primitive_jobs.guardian import Guard
+from primitive_jobs._procs.guardian import Guard
 
 GENERATIONS = """
 import os, psutil, signal, subprocess, sys, time

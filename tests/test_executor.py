@@ -43,8 +43,8 @@ from primitive_jobs import (
     WorkerDiedError,
     share,
 )
+from primitive_jobs._procs.process import WorkerProcess
 from primitive_jobs.executor import JobFuture
-from primitive_jobs.process import WorkerProcess
 
 base: Any = concurrent.futures._base
 

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from primitive_jobs import InitializerError, JobPool, JobStatus, PrimitiveJob, WorkerDiedError
-from primitive_jobs.evidence import Evidence
-from primitive_jobs.messages import (
+from primitive_jobs._engine.events import (
     Action,
     Answered,
     Assign,
@@ -42,9 +41,10 @@ from primitive_jobs.messages import (
     Tick,
     Unspawn,
 )
-from primitive_jobs.pauses import FIRST_PAUSE, LONGEST_PAUSE
-from primitive_jobs.scheduler import MAX_STARTS, Scheduler, SlotState
-from primitive_jobs.wire import Kind, Message
+from primitive_jobs._engine.pauses import FIRST_PAUSE, LONGEST_PAUSE
+from primitive_jobs._engine.scheduler import MAX_STARTS, Scheduler, SlotState
+from primitive_jobs._wire.evidence import Evidence
+from primitive_jobs._wire.messages import Kind, Message
 
 # Or each worker would import pytest and hypothesis first.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -29,18 +29,17 @@ from primitive_jobs import (
     JobStatus,
     PrimitiveJob,
     WorkerDiedError,
-    dispatcher,
     logs,
-    memory_watch,
     share,
     shared,
-    worker_log,
 )
-from primitive_jobs.channel import HAVE_PACKETS, PacketChannel, StreamChannel
-from primitive_jobs.dispatcher import Dispatcher
-from primitive_jobs.process import WorkerProcess
-from primitive_jobs.tracker import StatusTracker
-from primitive_jobs.worker_log import WorkerLog
+from primitive_jobs._engine import dispatcher, worker_log
+from primitive_jobs._engine.dispatcher import Dispatcher
+from primitive_jobs._engine.tracker import StatusTracker
+from primitive_jobs._engine.worker_log import WorkerLog
+from primitive_jobs._local import memory_watch
+from primitive_jobs._procs.process import WorkerProcess
+from primitive_jobs._wire.channel import HAVE_PACKETS, PacketChannel, StreamChannel
 
 # Or each worker would import pytest first.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

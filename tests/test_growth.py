@@ -26,7 +26,7 @@ from primitive_jobs import (
     track,
     wait,
 )
-from primitive_jobs.tracker import Outcome, StatusTracker
+from primitive_jobs._engine.tracker import Outcome, StatusTracker
 
 # Or each worker would import pytest first.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from helpers import PATIENCE, ROOT, expect, gone, script, until
 
-from primitive_jobs import guard as guard_script
+from primitive_jobs._procs import guard as guard_script
 
 NOBODY = 65534
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can give up its rights")
@@ -131,7 +131,7 @@ print("well")
 @needs_root
 def test_where_not_even_the_guard_can(reachable: Path) -> None:
     source = """
-from primitive_jobs.guardian import the_guard
+from primitive_jobs._procs.guardian import the_guard
 
 logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stdout, level="WARNING")
 pool = JobPool(2, spare_workers=0)
@@ -170,7 +170,7 @@ os._exit(0)
 
 def test_the_guard_signals_nobody_else() -> None:
     """It may have rights that the program has given up: these are not given back that way."""
-    from primitive_jobs.guardian import Guard
+    from primitive_jobs._procs.guardian import Guard
 
     guard = Guard()
     guard.open("test")
@@ -213,7 +213,7 @@ def test_a_broken_link_ends_no_program(tmp_path: Path, who: str) -> None:
     source = f"""
         import functools, os, signal, time
         from primitive_jobs import JobPool, pool as pools
-        from primitive_jobs import process
+        from primitive_jobs._procs import process
 
         the_guard = getattr(process, "the_guard", None)
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -244,7 +244,7 @@ def test_a_broken_link_ends_no_program(tmp_path: Path, who: str) -> None:
 def test_a_message_to_nobody_raises_no_signal(tmp_path: Path, packets: bool) -> None:
     source = f"""
         import signal
-        from primitive_jobs.channel import ChannelClosed, Parcel, pair
+        from primitive_jobs._wire.channel import ChannelClosed, Parcel, pair
 
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         ours, theirs = pair(packets={packets})
@@ -261,7 +261,7 @@ def test_a_message_to_nobody_raises_no_signal(tmp_path: Path, packets: bool) -> 
 def test_a_guard_that_is_killed_while_a_signal_is_asked_for(tmp_path: Path) -> None:
     source = """
         import os, signal, subprocess
-        from primitive_jobs.guardian import Guard
+        from primitive_jobs._procs.guardian import Guard
 
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         guard = Guard()
@@ -318,7 +318,7 @@ time.sleep(1000)
 
 def test_the_guard_has_a_name() -> None:
     from primitive_jobs import JobPool
-    from primitive_jobs.guardian import the_guard
+    from primitive_jobs._procs.guardian import the_guard
 
     with JobPool(1) as pool:
         pool.submit(abs, -1).result(PATIENCE)
@@ -335,7 +335,7 @@ def test_the_guard_may_be_entered_again(tmp_path: Path) -> None:
     source = """
         import os, subprocess
         from primitive_jobs import JobPool, run
-        from primitive_jobs.guardian import the_guard
+        from primitive_jobs._procs.guardian import the_guard
 
         real = subprocess.Popen
         def popen(*args, **kwargs):  # as a finalizer would that the collector runs in here

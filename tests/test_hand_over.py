@@ -17,9 +17,9 @@ import pytest
 from helpers import PATIENCE, descriptors, hold_and_tell, until
 
 from primitive_jobs import JobPool, JobStatus, PrimitiveJob, WorkerDiedError
-from primitive_jobs.channel import HAVE_PACKETS, PacketChannel
-from primitive_jobs.dispatcher import Dispatcher
-from primitive_jobs.record import JobRecord
+from primitive_jobs._engine.dispatcher import Dispatcher
+from primitive_jobs._engine.record import JobRecord
+from primitive_jobs._wire.channel import HAVE_PACKETS, PacketChannel
 
 
 def leave_mark(folder: str) -> None:

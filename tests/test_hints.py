@@ -26,12 +26,12 @@ from primitive_jobs import (
     SerializationError,
     as_completed,
     gather,
-    hints,
     race,
     run,
     track,
     wait,
 )
+from primitive_jobs._common import hints
 
 
 def identity(x: Any) -> Any:
@@ -181,7 +181,7 @@ def test_the_hint_of_an_import_is_what_a_script_shows() -> None:
     )
     # Nothing is imported for a hint but the hints.
     ours = {name for name in done.stdout.split() if name.startswith("primitive_jobs")}
-    assert ours == {"primitive_jobs", "primitive_jobs.hints"}
+    assert ours == {"primitive_jobs", "primitive_jobs._common.hints"}
     assert not {"loky", "psutil", "multiprocessing", "asyncio"} & {*done.stdout.split()}
 
 

@@ -38,9 +38,9 @@ from primitive_jobs import (
     WorkerDiedError,
     default_pool,
     run,
-    scheduler,
 )
-from primitive_jobs.channel import HAVE_PACKETS
+from primitive_jobs._engine import scheduler
+from primitive_jobs._wire.channel import HAVE_PACKETS
 
 Attack = Callable[[], object]
 

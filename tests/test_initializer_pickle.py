@@ -21,9 +21,9 @@ import pytest
 from helpers import PATIENCE, descriptors, expect, meet
 
 from primitive_jobs import InitializerError, JobExecutor, JobPool
-from primitive_jobs.channel import HAVE_PACKETS
-from primitive_jobs.initializer import Initializer
-from primitive_jobs.process import WorkerConfig
+from primitive_jobs._procs.process import WorkerConfig
+from primitive_jobs._wire.channel import HAVE_PACKETS
+from primitive_jobs._wire.initializer import Initializer
 
 in_a_file = pytest.mark.skipif(not HAVE_PACKETS, reason="they are held as bytes here")
 CONTEXT = multiprocessing.get_context("spawn")

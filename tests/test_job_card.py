@@ -160,8 +160,8 @@ def send_nonsense() -> None:
     """Send, in the place of the answer, one that no worker would send."""
     import gc
 
-    from primitive_jobs.channel import PacketChannel, StreamChannel
-    from primitive_jobs.wire import Kind
+    from primitive_jobs._wire.channel import PacketChannel, StreamChannel
+    from primitive_jobs._wire.messages import Kind
 
     kinds = PacketChannel, StreamChannel
     channel = next(thing for thing in gc.get_objects() if type(thing) in kinds)

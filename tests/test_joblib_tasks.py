@@ -309,7 +309,7 @@ def test_a_large_array_is_sent_once_for_a_batch(pool: JobPool, batch_size: int) 
 
     def measured(batch: Any) -> Any:
         reduced = plain(batch)
-        body, buffers = primitive_jobs.serialize.dumps(reduced[1])
+        body, buffers = primitive_jobs._wire.pickling.dumps(reduced[1])
         sent.append(len(body) + sum(buffer.nbytes for buffer in buffers))
         return reduced
 

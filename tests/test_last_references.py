@@ -26,7 +26,7 @@ from helpers import PATIENCE, be_neighbour, double, fail, hold, until
 
 from primitive_jobs import JobExecutor, JobFailuresWarning, JobPool, PrimitiveJob, gather, wait
 from primitive_jobs import joblib as joblib_backend
-from primitive_jobs.record import Callback
+from primitive_jobs._engine.record import Callback
 
 pytestmark = pytest.mark.filterwarnings("ignore::primitive_jobs.JobFailuresWarning")
 

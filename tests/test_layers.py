@@ -12,164 +12,136 @@ import primitive_jobs
 from primitive_jobs import JobPool
 
 PACKAGE = Path(primitive_jobs.__file__).parent
-LAYERS = [
-    "errors",
-    "lock_free",
-    "imported",
-    "advice",
-    "status",
-    "options",
-    "hints",
-    "map_results",
-    "signatures",
-    "thread_variables",
-    "logs",
-    "callbacks",
-    "markup",
-    "reloads",
-    "threads",
-    "wire",
-    "fact",
-    "evidence",
-    "notes",
-    "nesting",
-    "import_hook",
-    "bell",
-    "messages",
-    "randomness",
-    "by_value",
-    "naming",
-    "serialize",
-    "culprit",
-    "forking",
-    "layers",
-    "leftovers",
-    "chunks",
-    "channel",
-    "kept_globals",
-    "initializer",
-    "sources",
-    "shared",
-    "unseen",
-    "lifetime",
-    "tracker",
-    "record",
-    "verdicts",
-    "pauses",
-    "scheduler",
-    "memory",
-    "guard",
-    "interpreter",
-    "guardian",
-    "orphans",
-    "libc",
-    "worker",
-    "surroundings",
-    "former",
-    "entry",
-    "launch",
-    "killing",
-    "process",
-    "reaper",
-    "spawner",
-    "memory_watch",
-    "worker_log",
-    "fence",
-    "dispatcher",
-    "awaiting",
-    "circles",
-    "base_job",
-    "job",
-    "rows",
-    "batches",
-    "mapping",
-    "base_pool",
-    "pool",
-    "waiting",
-    "groups",
-    "pace",
-    "progress",
-    "executor",
-    "joblib",
-    "qiskit",
-    "demo",
-    "__main__",
-]
-# A job finds the default pool by itself; nothing is imported before somebody submits to it. What
-# cannot be pickled is looked at by a module that pickles.
-ALLOWED_UPWARD = {("job", "pool"), ("serialize", "culprit")}
-PURE = {
-    "base_job",
-    "errors",
-    "lock_free",
-    "imported",
-    "advice",
-    "status",
-    "options",
-    "hints",
-    "map_results",
-    "signatures",
-    "thread_variables",
-    "logs",
-    "markup",
-    "reloads",
-    "threads",
-    "wire",
-    "by_value",
-    "naming",
-    "pauses",
-    "memory",
-    "guard",
-    "orphans",
-    "leftovers",
-    "libc",
+VOCABULARY = {"errors", "logs", "options", "status"}
+ADAPTERS = {"joblib", "qiskit"}
+# Which rooms the modules of a room may import, beside their own. Modules that lie in the package
+# itself are the vocabulary, the adapters, the programs, or what users hold.
+ARROWS = {
+    "vocabulary": set[str](),
+    "_common": {"vocabulary"},
+    "_wire": {"_common", "vocabulary"},
+    "_worker": {"_common", "_wire"},
+    "_procs": {"_common", "_wire", "vocabulary"},
+    "_local": {"_common", "_engine", "_procs", "_wire", "vocabulary"},
+    "_engine": {"_common", "_local", "_procs", "_wire", "vocabulary"},
+    "held": {"_common", "_engine", "_procs", "_wire", "vocabulary"},
+    "adapters": {"_common", "_engine", "_procs", "_wire", "held", "vocabulary"},
+    "programs": {"held"},
 }
+# Imports inside of functions and for type checkers count. These are inside of functions: a job
+# finds the default pool by itself, and a pool's `map` is made of jobs; what cannot be pickled is
+# looked at by a module that pickles.
+CIRCLES = [
+    {"base_pool", "job", "mapping", "pool"},
+    {"_wire.culprit", "_wire.pickling"},
+]
 
 
-def imports_of(module: str) -> Iterator[str]:
+def room_of(module: str) -> str:
+    room, _, name = module.rpartition(".")
+    if room:
+        return room
+    if name in VOCABULARY:
+        return "vocabulary"
+    if name in ADAPTERS:
+        return "adapters"
+    return "programs" if name in ("demo", "__main__") else "held"
+
+
+def modules() -> dict[str, Path]:
+    """The files of the package, by what follows the package's own name."""
+    paths = (path for path in PACKAGE.rglob("*.py") if path.stem != "__init__")
+    return {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in paths}
+
+
+def imports_of(module: str, path: Path) -> Iterator[str]:
     """The modules of the package that one imports, anywhere in it."""
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level == 1:
-            yield from [node.module] if node.module else [name.name for name in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module == "primitive_jobs":
-            yield from ["__init__"]
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("primitive_jobs."):
-            yield str(node.module).split(".")[1]
-        elif isinstance(node, ast.Import):
-            for name in node.names:
-                if name.name.startswith("primitive_jobs."):
-                    yield name.name.split(".")[1]
+    known = modules()
+    own = module.split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+            names = [parts[1:] for parts in names if parts[0] == "primitive_jobs"]
+        elif isinstance(node, ast.ImportFrom):
+            parts = (node.module or "").split(".") if node.module else []
+            if not node.level and parts[:1] != ["primitive_jobs"]:
+                continue
+            base = own[: len(own) + 1 - node.level] if node.level else []
+            base = base + (parts if node.level else parts[1:])
+            names = [base, *([*base, alias.name] for alias in node.names)]
+        else:
+            continue
+        yield from (".".join(parts) for parts in names if ".".join(parts) in known)
 
 
-def test_every_module_has_its_layer() -> None:
-    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} == set(LAYERS)
+def graph() -> dict[str, set[str]]:
+    return {module: set(imports_of(module, path)) for module, path in modules().items()}
 
 
-def test_no_module_imports_a_higher_one() -> None:
-    for place, module in enumerate(LAYERS):
-        for other in imports_of(module):
-            if other == "__init__":
-                assert module in ("demo", "__main__", "entry"), (
-                    f"{module} imports the package itself"
-                )
-            elif (module, other) not in ALLOWED_UPWARD:
-                assert other in LAYERS[:place], f"{module} must not import {other}"
+def test_every_arrow_between_rooms_is_in_the_table() -> None:
+    for module, imported in graph().items():
+        for other in imported:
+            room, target = room_of(module), room_of(other)
+            assert room == target or target in ARROWS[room], f"{module} must not import {other}"
 
 
-def test_the_lowest_are_pure() -> None:
-    for module in PURE:
-        assert not list(imports_of(module)), f"{module} imports something of the package"
-    assert set(imports_of("interpreter")) == {"imported"}
-    assert set(imports_of("scheduler")) == {"messages", "pauses", "wire"}
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    arrows = graph()
+
+    def reached(module: str) -> set[str]:
+        found: set[str] = set()
+        rest = [module]
+        while rest:
+            for other in arrows[rest.pop()]:
+                if other not in found:
+                    found.add(other)
+                    rest.append(other)
+        return found
+
+    reach = {module: reached(module) for module in arrows}
+    circles = {
+        frozenset(other for other in reach[module] if module in reach[other])
+        for module in arrows
+        if module in reach[module]
+    }
+    assert circles == set(map(frozenset, CIRCLES))
+
+
+def test_the_scheduler_is_pure() -> None:
+    allowed = {"_engine.events", "_engine.pauses", "_wire.evidence", "_wire.messages"}
+    assert graph()["_engine.scheduler"] <= allowed
+    assert not graph()["_engine.pauses"]
+
+
+def test_the_guard_imports_nothing_of_the_package() -> None:
+    """It is run as a script, by an interpreter that may not find the package."""
+    assert not graph()["_procs.guard"]
+
+
+def test_a_room_has_a_map() -> None:
+    for room in {path.parent for path in modules().values()} - {PACKAGE}:
+        told = ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8")))
+        assert told is not None
+        named = {line.split(" ")[0] for line in told.splitlines() if "  " in line}
+        assert named - {"="} >= {path.stem for path in room.glob("*.py")} - {"__init__"}, room
 
 
 def test_a_worker_loads_little() -> None:
     with JobPool(1) as pool:
         loaded = pool.submit(eval, "sorted(__import__('sys').modules)").result(30)
     ours = {name for name in loaded if name.split(".")[0] == "primitive_jobs"}
-    parts = {"wire", "serialize", "channel", "leftovers", "libc", "naming", "orphans", "worker"}
-    parts |= {"imported", "import_hook", "nesting", "notes"}
+    shared = [
+        "channel",
+        "import_hook",
+        "leftovers",
+        "libc",
+        "messages",
+        "nesting",
+        "notes",
+        "pickling",
+    ]
+    parts = {"_common", "_common.imported", "_common.naming", "_wire", "_worker"}
+    parts |= {f"_wire.{name}" for name in shared} | {"_worker.loop", "_worker.orphans"}
     assert ours == {"primitive_jobs"} | {f"primitive_jobs.{part}" for part in parts}
     # Each costs some milliseconds at every start of a worker.
     dear = {"loky", "multiprocessing", "threading", "typing", "re", "pickle", "socket"}

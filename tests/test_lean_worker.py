@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from helpers import PATIENCE
 
-from primitive_jobs import JobPool, SerializationError, entry
+from primitive_jobs import JobPool, SerializationError
+from primitive_jobs._worker import boot as entry
 
 # Its functions are pickled by reference, so that the worker has imported nothing for them.
 MODULE = """

@@ -29,9 +29,9 @@ from primitive_jobs import (
     run,
     share,
 )
-from primitive_jobs.channel import NO_DESCRIPTOR, Parcel, attach, pair
-from primitive_jobs.process import WorkerConfig
-from primitive_jobs.wire import Kind, Lent
+from primitive_jobs._procs.process import WorkerConfig
+from primitive_jobs._wire.channel import NO_DESCRIPTOR, Parcel, attach, pair
+from primitive_jobs._wire.messages import Kind, Lent
 
 joblib = pytest.importorskip("joblib")
 

@@ -20,8 +20,8 @@ import pytest
 from helpers import PATIENCE, Script, expect, marked, script, until, wait_for
 
 from primitive_jobs import JobPool, JobStatus, PoolClosedError, PrimitiveJob, default_pool
-from primitive_jobs.dispatcher import Dispatcher
-from primitive_jobs.guardian import the_guard
+from primitive_jobs._engine.dispatcher import Dispatcher
+from primitive_jobs._procs.guardian import the_guard
 
 # Or each worker would import pytest first.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -291,7 +291,7 @@ def test_ctrl_c_while_a_pool_is_made(monkeypatch: pytest.MonkeyPatch, where: str
         until(lambda: set(threading.enumerate()) <= before, "the end of its threads")
         assert the_guard._users == users
     finally:  # or every later test fails
-        from primitive_jobs.lifetime import pools
+        from primitive_jobs._engine.lifetime import pools
 
         for dispatcher in list(pools):
             dispatcher.shut_down(cancel=True)

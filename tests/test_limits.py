@@ -29,10 +29,10 @@ from primitive_jobs import (
     PrimitiveJob,
     SerializationError,
     WorkerDiedError,
-    memory,
-    notes,
-    process,
 )
+from primitive_jobs._procs import probe as memory
+from primitive_jobs._procs import process
+from primitive_jobs._wire import notes
 from primitive_jobs.options import check_bytes
 
 MB = 1_000_000

@@ -20,22 +20,16 @@ from typing import Any, SupportsIndex
 import pytest
 from helpers import PATIENCE, descriptors, expect, fail, hold, until
 
-from primitive_jobs import (
-    JobFailuresWarning,
-    JobPool,
-    JobStatus,
-    JobTimeoutError,
-    PrimitiveJob,
-    serialize,
-    unseen,
-)
-from primitive_jobs import dispatcher as dispatcher_module
-from primitive_jobs.channel import HAVE_PACKETS, INLINE_LIMIT, Parcel
+from primitive_jobs import JobFailuresWarning, JobPool, JobStatus, JobTimeoutError, PrimitiveJob
+from primitive_jobs._common.lock_free import members, snapshot
+from primitive_jobs._engine import dispatcher as dispatcher_module
+from primitive_jobs._engine import unseen
+from primitive_jobs._engine.events import Forget
+from primitive_jobs._engine.tracker import HandOver, Outcome, StatusTracker
+from primitive_jobs._engine.unseen import Token, Unseen
+from primitive_jobs._wire import pickling as serialize
+from primitive_jobs._wire.channel import HAVE_PACKETS, INLINE_LIMIT, Parcel
 from primitive_jobs.errors import JobError, WorkerDiedError
-from primitive_jobs.lock_free import members, snapshot
-from primitive_jobs.messages import Forget
-from primitive_jobs.tracker import HandOver, Outcome, StatusTracker
-from primitive_jobs.unseen import Token, Unseen
 
 
 class StepIn:
@@ -471,7 +465,7 @@ def test_the_end_of_the_interpreter_prints_nothing(tmp_path: Path) -> None:
     source = """
         import os, sys
         from primitive_jobs import JobExecutor, JobPool, as_completed, share, track
-        from primitive_jobs.channel import Parcel
+        from primitive_jobs._wire.channel import Parcel
 
         def fail():
             raise ValueError

@@ -25,7 +25,7 @@ from primitive_jobs import (
     PrimitiveJob,
     WorkerDiedError,
 )
-from primitive_jobs.scheduler import Scheduler
+from primitive_jobs._engine.scheduler import Scheduler
 
 PATIENCE = 30.0  # s, after which what is waited for will not come
 LOGGER = logging.getLogger("primitive_jobs")

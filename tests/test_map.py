@@ -39,12 +39,12 @@ from primitive_jobs import (
     ResultTimeoutError,
     SerializationError,
     WorkerDiedError,
-    chunks,
     mapping,
     share,
     wait,
 )
-from primitive_jobs.chunks import all_plain, run_chunk
+from primitive_jobs._wire import chunk as chunks
+from primitive_jobs._wire.chunk import all_plain, run_chunk
 from primitive_jobs.mapping import GROWTH, MOST_BYTES, MOST_CALLS, TARGET, ChunkSize
 
 # Or each worker would import pytest first.
@@ -720,7 +720,7 @@ def test_an_error_holds_nothing(pool: JobPool) -> None:
 
 def test_a_worker_loads_no_more_for_a_chunk(one: JobPool) -> None:
     (loaded,) = one.map(eval, ["sorted(__import__('sys').modules)"])
-    assert "primitive_jobs.chunks" in loaded
+    assert "primitive_jobs._wire.chunk" in loaded
     assert not {"primitive_jobs.mapping", "primitive_jobs.pool", "numpy"} & set(loaded)
 
 

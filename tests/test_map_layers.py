@@ -11,7 +11,7 @@ import cloudpickle
 import pytest
 
 from primitive_jobs import JobExecutor, JobPool, SerializationError
-from primitive_jobs.rows import RowPacker
+from primitive_jobs._wire.rows import RowPacker
 
 TABLE = [float(i) for i in range(10_000)]  # its pickle takes 90 KB
 

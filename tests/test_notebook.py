@@ -13,7 +13,7 @@ from helpers import until
 from notebooks import run_cells, text_of
 
 from primitive_jobs import JobPool, JobStatus, PrimitiveJob
-from primitive_jobs.markup import bar, seconds
+from primitive_jobs._common.markup import bar, seconds
 
 PATIENCE = 30.0  # s
 

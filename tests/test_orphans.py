@@ -17,7 +17,8 @@ import psutil
 import pytest
 from helpers import PATIENCE, ROOT, until
 
-from primitive_jobs import JobPool, orphans
+from primitive_jobs import JobPool
+from primitive_jobs._worker import orphans
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -178,7 +179,7 @@ def test_threads_that_start_processes_while_the_worker_looks(jobs: Any, one: Job
 
 def test_a_worker_in_which_nothing_was_started_does_not_look(one: JobPool) -> None:
     def look() -> tuple[bool, bool]:
-        from primitive_jobs import orphans
+        from primitive_jobs._worker import orphans
 
         before = orphans.may_be()
         subprocess.run(["true"], check=True)

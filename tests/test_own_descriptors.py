@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from helpers import PATIENCE
 
-from primitive_jobs import JobPool, WorkerDiedError, worker
+from primitive_jobs import JobPool, WorkerDiedError
+from primitive_jobs._worker import loop as worker
 
 
 def open_descriptors() -> dict[int, tuple[str, bool]]:
@@ -64,7 +65,7 @@ def test_a_job_finds_low_numbers_free(one: JobPool) -> None:
 def test_low_numbers_are_a_jobs_own(packets: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     from functools import partial
 
-    from primitive_jobs.process import WorkerConfig
+    from primitive_jobs._procs.process import WorkerConfig
 
     monkeypatch.setattr("primitive_jobs.pool.WorkerConfig", partial(WorkerConfig, packets=packets))
     large = bytes(1_000_000)

@@ -208,8 +208,8 @@ print(in_child(use), job.result(20))
 
 def test_fork_when_a_worker_has_just_started(tmp_path: Path) -> None:
     source = """
-from primitive_jobs.dispatcher import Dispatcher
-from primitive_jobs.spawner import HasProcess
+from primitive_jobs._engine.dispatcher import Dispatcher
+from primitive_jobs._local.spawner import HasProcess
 real, lying, forked = Dispatcher._tell, threading.Event(), threading.Event()
 pids = []
 def tell(self, command):
@@ -351,7 +351,7 @@ def busy_pool():
 STATES = {
     "no worker yet": "pool = JobPool(2); ready()",
     "worker starting": """
-from primitive_jobs.guardian import the_guard
+from primitive_jobs._procs.guardian import the_guard
 the_guard.add = lambda group: ready()  # called when the process has what it needs to begin
 pool = JobPool(1); pool.submit(abs, -1)
 """,

@@ -49,8 +49,8 @@ from primitive_jobs import (
     run,
     wait,
 )
-from primitive_jobs.channel import Parcel
-from primitive_jobs.thread_variables import THREAD_VARIABLES
+from primitive_jobs._common.thread_variables import THREAD_VARIABLES
+from primitive_jobs._wire.channel import Parcel
 
 # --- the eight methods ---------------------------------------------------------------------------
 

@@ -27,13 +27,13 @@ from primitive_jobs import (
     WorkerDiedError,
 )
 from primitive_jobs import pool as pool_module
-from primitive_jobs.channel import ChannelClosed, Parcel, StreamChannel
-from primitive_jobs.dispatcher import Dispatcher
-from primitive_jobs.guardian import the_guard
-from primitive_jobs.initializer import Initializer
-from primitive_jobs.process import WorkerConfig, WorkerProcess
-from primitive_jobs.serialize import dump_call, load_exception, loads
-from primitive_jobs.wire import Kind, Message
+from primitive_jobs._engine.dispatcher import Dispatcher
+from primitive_jobs._procs.guardian import the_guard
+from primitive_jobs._procs.process import WorkerConfig, WorkerProcess
+from primitive_jobs._wire.channel import ChannelClosed, Parcel, StreamChannel
+from primitive_jobs._wire.initializer import Initializer
+from primitive_jobs._wire.messages import Kind, Message
+from primitive_jobs._wire.pickling import dump_call, load_exception, loads
 
 
 @pytest.fixture
@@ -265,7 +265,7 @@ def test_failed_start_costs_the_waiting_jobs(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_guard_lives_with_the_pools() -> None:
     # Not the module-wide one: another test's pool may still be open.
-    from primitive_jobs.guardian import Guard
+    from primitive_jobs._procs.guardian import Guard
 
     guard = Guard()
     guard.open("one")

@@ -63,7 +63,7 @@ from primitive_jobs import (
     WorkerDiedError,
 )
 from primitive_jobs import qiskit as ours
-from primitive_jobs.channel import HAVE_PACKETS
+from primitive_jobs._wire.channel import HAVE_PACKETS
 from primitive_jobs.qiskit import PooledEstimator, PooledJob, PooledSampler, combined_status
 from primitive_jobs.status import TRANSITIONS
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from primitive_jobs.scheduler import Job, _Queue
+from primitive_jobs._engine.scheduler import Job, _Queue
 
 
 class Counted(int):

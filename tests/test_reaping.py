@@ -17,15 +17,9 @@ import cloudpickle
 import pytest
 from helpers import PATIENCE, ROOT, expect, gone, hold, until, write_mark
 
-from primitive_jobs import (
-    JobError,
-    JobPool,
-    JobStatus,
-    PrimitiveJob,
-    WorkerDiedError,
-    killing,
-)
-from primitive_jobs.process import WorkerProcess
+from primitive_jobs import JobError, JobPool, JobStatus, PrimitiveJob, WorkerDiedError
+from primitive_jobs._procs import killing
+from primitive_jobs._procs.process import WorkerProcess
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -150,7 +144,7 @@ def test_one_that_is_given_up(
         write_mark(marks, "child", child.pid)
         signal.pause()
 
-    monkeypatch.setattr("primitive_jobs.killing.GIVE_UP", 0.3)
+    monkeypatch.setattr("primitive_jobs._procs.killing.GIVE_UP", 0.3)
     hopeless, other = two.submit(job), two.submit(hold, marks / "release", 5)
     until((marks / "child").exists, "the job")
     immortal = Immortal(monkeypatch)
@@ -252,7 +246,7 @@ import os, sys, threading, time, warnings
 from multiprocessing import resource_tracker
 from loky.backend import resource_tracker as loky_tracker
 from primitive_jobs import JobPool
-from primitive_jobs.process import WorkerProcess
+from primitive_jobs._procs.process import WorkerProcess
 
 warnings.filterwarnings("ignore", "This process", DeprecationWarning)  # of forks, from 3.12 on
 resource_tracker.ensure_running()
@@ -296,7 +290,8 @@ with JobPool(2) as pool:
 def test_nor_one_of_a_worker_that_is_just_being_started(tmp_path: Path) -> None:
     source = """
 made, go_on = threading.Event(), threading.Event()
-from primitive_jobs import dispatcher, spawner
+from primitive_jobs._engine import dispatcher
+from primitive_jobs._local import spawner
 
 class Report:  # of the spawner to the dispatcher
     def __init__(self, process):

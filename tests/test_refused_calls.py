@@ -15,9 +15,9 @@ import pytest
 import sandbox
 from helpers import PATIENCE, script
 
-from primitive_jobs import former
-from primitive_jobs.bell import Bell, Poller
-from primitive_jobs.channel import INLINE_LIMIT, Parcel
+from primitive_jobs._engine.poller import Bell, Poller
+from primitive_jobs._procs import former
+from primitive_jobs._wire.channel import INLINE_LIMIT, Parcel
 
 pytestmark = pytest.mark.skipif(not sandbox.can_refuse(), reason="unknown system calls")
 

@@ -18,7 +18,7 @@ import pytest
 from helpers import until
 
 from primitive_jobs import JobPool
-from primitive_jobs.reloads import CodeWatch, code_watch
+from primitive_jobs._engine.code_watch import CodeWatch, code_watch
 
 PATIENCE = 30.0  # s
 _names = (f"reloaded_{number}" for number in itertools.count())

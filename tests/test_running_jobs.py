@@ -19,9 +19,9 @@ from helpers import PATIENCE, hold_and_tell, until
 from storm import RunningWatch, most_at_once
 
 from primitive_jobs import JobPool, JobStatus, PrimitiveJob
-from primitive_jobs.dispatcher import Dispatcher
-from primitive_jobs.process import WorkerProcess
-from primitive_jobs.tracker import HandOver, StatusTracker, Taken
+from primitive_jobs._engine.dispatcher import Dispatcher
+from primitive_jobs._engine.tracker import HandOver, StatusTracker, Taken
+from primitive_jobs._procs.process import WorkerProcess
 
 
 class Beginnings:

@@ -27,10 +27,10 @@ from primitive_jobs import (
     SerializationError,
     WorkerDiedError,
 )
-from primitive_jobs.channel import HAVE_PACKETS
-from primitive_jobs.guardian import the_guard
+from primitive_jobs._procs.guardian import the_guard
+from primitive_jobs._procs.process import WorkerConfig, WorkerProcess
+from primitive_jobs._wire.channel import HAVE_PACKETS
 from primitive_jobs.logs import Report
-from primitive_jobs.process import WorkerConfig, WorkerProcess
 
 in_files = pytest.mark.skipif(not HAVE_PACKETS, reason="nothing is held in files here")
 
@@ -211,7 +211,7 @@ def test_without_a_guard(
 
     with JobPool(2) as pool:
         with monkeypatch.context() as patch:
-            patch.setattr("primitive_jobs.guardian.subprocess.Popen", popen)
+            patch.setattr("primitive_jobs._procs.guardian.subprocess.Popen", popen)
             assert pool.submit(abs, -1).result(PATIENCE) == 1
         assert the_guard._process is None
         failure = "guard process cannot be started: [Errno 11] no process free"
@@ -323,7 +323,7 @@ def test_a_pool_without_a_descriptor_leaves_no_socket(monkeypatch: pytest.Monkey
 def test_without_memory_for_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
     with JobPool(1) as pool:
         with monkeypatch.context() as patch:
-            patch.setattr("primitive_jobs.channel.map_file", refuse(errno.ENOMEM))
+            patch.setattr("primitive_jobs._wire.channel.map_file", refuse(errno.ENOMEM))
             error = pool.submit(bytes, 10**6).exception(PATIENCE)
         assert isinstance(error, JobError)
         assert "memory" in str(error)

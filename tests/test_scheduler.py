@@ -11,8 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from primitive_jobs.evidence import Evidence
-from primitive_jobs.messages import (
+from primitive_jobs._engine.events import (
     Action,
     Answered,
     Assign,
@@ -54,14 +53,15 @@ from primitive_jobs.messages import (
     Watch,
     Withdrawn,
 )
-from primitive_jobs.pauses import FIRST_PAUSE
-from primitive_jobs.scheduler import (
+from primitive_jobs._engine.pauses import FIRST_PAUSE
+from primitive_jobs._engine.scheduler import (
     LEAVE_TIME,
     MAX_STARTS,
     Scheduler,
     SlotState,
 )
-from primitive_jobs.wire import Kind, Message
+from primitive_jobs._wire.evidence import Evidence
+from primitive_jobs._wire.messages import Kind, Message
 
 RETURNED = Message(Kind.RETURNED)
 RAISED = Message(Kind.RAISED)

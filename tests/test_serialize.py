@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from primitive_jobs import JobError, SerializationError
-from primitive_jobs.naming import call_name
-from primitive_jobs.serialize import (
+from primitive_jobs._common.naming import call_name
+from primitive_jobs._wire.pickling import (
     OUT_OF_BAND,
     RemoteTraceback,
     dump_call,

@@ -28,9 +28,9 @@ from primitive_jobs import (
     as_completed,
     share,
 )
-from primitive_jobs import process as process_module
-from primitive_jobs.channel import HAVE_PACKETS
-from primitive_jobs.dispatcher import Dispatcher
+from primitive_jobs._engine.dispatcher import Dispatcher
+from primitive_jobs._procs import process as process_module
+from primitive_jobs._wire.channel import HAVE_PACKETS
 
 in_a_file = pytest.mark.skipif(not HAVE_PACKETS, reason="it is held as bytes here")
 SIZE = 1 << 20  # bytes: to be told from everything else by its size
@@ -178,7 +178,7 @@ def test_many_handles_dropped_while_a_worker_is_busy(pool: JobPool, tmp_path: Pa
     gate = tmp_path / "gate"
 
     def received() -> int:
-        from primitive_jobs import serialize
+        from primitive_jobs._wire import pickling as serialize
 
         return len(serialize.received)
 

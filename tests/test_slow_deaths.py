@@ -13,8 +13,9 @@ import psutil
 import pytest
 from helpers import PATIENCE, until
 
-from primitive_jobs import JobError, JobPool, JobStatus, killing
-from primitive_jobs.killing import TreeKill
+from primitive_jobs import JobError, JobPool, JobStatus
+from primitive_jobs._procs import killing
+from primitive_jobs._procs.killing import TreeKill
 from primitive_jobs.logs import report_here
 
 FAMILY = "import subprocess, sys, time; subprocess.Popen(['sleep', '1000']); time.sleep(1000)"

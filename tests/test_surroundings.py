@@ -8,8 +8,8 @@ import multiprocessing
 import os
 import subprocess
 import sys
-import types
 from collections.abc import Callable, Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,8 @@ import psutil
 import pytest
 from helpers import PATIENCE, expect, script
 
-from primitive_jobs import (
-    JobExecutor,
-    JobPool,
-    WorkerDiedError,
-    default_pool,
-    guardian,
-    interpreter,
-    process,
-    run,
-)
+from primitive_jobs import JobExecutor, JobPool, WorkerDiedError, default_pool, run
+from primitive_jobs._procs import guardian, interpreter, process
 
 PYTHON = sys.executable
 
@@ -189,15 +181,16 @@ def test_a_frozen_program_is_not_started_under_another_name(
         assert "frozen" in str(error)
 
 
-def test_an_archive_without_sources_is_told() -> None:
+def test_an_archive_without_sources_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     class Loader:
         def get_source(self, name: str) -> None:
             return None
 
-    module = types.ModuleType("primitive_jobs.entry")
-    module.__file__, module.__loader__ = "/missing.pyz/entry.py", Loader()  # type: ignore[assignment]
-    with pytest.raises(RuntimeError, match=r"the source of primitive_jobs\.entry is not part"):
-        interpreter.script(module)
+    name = "primitive_jobs._worker.boot"
+    spec = ModuleSpec(name, Loader(), origin="/missing.pyz/boot.py")  # type: ignore[arg-type]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
+    with pytest.raises(RuntimeError, match=f"the source of {name} is not part"):
+        interpreter.script(name)
 
 
 # --- pools in pools -------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from helpers import Script, gone, script, until
 
-from primitive_jobs import guard
+from primitive_jobs._procs import guard
 
 # What a shell does for one program: it leads the session and has the terminal, and the program is
 # the group in the foreground. A line of its input stands for the command `fg`.
@@ -328,7 +328,7 @@ def test_without_a_terminal_nobody_listens(tmp_path: Path) -> None:
     source = """
 import psutil
 from primitive_jobs import JobPool
-from primitive_jobs.guardian import the_guard
+from primitive_jobs._procs.guardian import the_guard
 with JobPool(1) as pool:
     pool.submit(abs, -1).result()
     print(psutil.Process(the_guard._process.pid).children())

@@ -16,8 +16,8 @@ import pytest
 
 import primitive_jobs
 from primitive_jobs import JobExecutor, JobOptions, JobPool, PrimitiveJob
+from primitive_jobs._common.signatures import JobOptionsDict, PoolOptionsDict
 from primitive_jobs.pool import PoolView
-from primitive_jobs.signatures import JobOptionsDict, PoolOptionsDict
 from primitive_jobs.waiting import DoneAndNotDone
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,8 @@ import cloudpickle
 import pytest
 from helpers import until
 
-from primitive_jobs import JobExecutor, JobFailuresWarning, JobPool, lifetime
+from primitive_jobs import JobExecutor, JobFailuresWarning, JobPool
+from primitive_jobs._engine import lifetime
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 

@@ -17,11 +17,11 @@ import pytest
 from helpers import PATIENCE, expect, script, until
 
 from primitive_jobs import JobPool
-from primitive_jobs.serialize import dump_exception
+from primitive_jobs._engine.tracker import Outcome, StatusTracker
+from primitive_jobs._engine.unseen import Unseen
+from primitive_jobs._wire.messages import Kind, Message
+from primitive_jobs._wire.pickling import dump_exception
 from primitive_jobs.status import JobStatus
-from primitive_jobs.tracker import Outcome, StatusTracker
-from primitive_jobs.unseen import Unseen
-from primitive_jobs.wire import Kind, Message
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 

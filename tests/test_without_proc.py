@@ -14,7 +14,9 @@ import psutil
 import pytest
 from helpers import PATIENCE, ROOT, hold, until, write_mark
 
-from primitive_jobs import JobError, JobMemoryError, JobPool, JobStatus, killing, memory
+from primitive_jobs import JobError, JobMemoryError, JobPool, JobStatus
+from primitive_jobs._procs import killing
+from primitive_jobs._procs import probe as memory
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 

@@ -1,0 +1,16 @@
+"""What all other rooms may use: words, hints, and how threads share state without a lock.
+
+It imports the vocabulary (errors, logs, options, status) at most, and changes nothing.
+
+================  =====================================================================
+advice            what to do instead, where what cannot travel was given to a job
+hints             what to say to those who look for what another library has
+imported          modules that others have imported already
+lock_free         what each part without a lock relies on
+markup            small tables and bars for notebooks
+naming            what to call functions, types and errors in messages
+signatures        keyword arguments that several signatures have in common
+thread_variables  by which environment variables libraries take their number of threads
+threads           threads of this library
+================  =====================================================================
+"""

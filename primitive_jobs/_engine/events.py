@@ -1,0 +1,433 @@
+"""The facts that travel between the parts of a pool: one frozen type for each, and no behaviour.
+
+* what a worker and its pool say to each other: `Kind`, `Message` of `wire`
+* events: what happened, told to the scheduler
+* actions: what the scheduler wants done about it
+
+Jobs, slots and attempts are plain ints here, unique within their pool and never used again. A
+slot is one worker process from the order to start it until its last trace is gone.
+
+All of them are frozen dataclasses for the type checker. At run time `Fact` takes the place of that
+decorator, which takes 1 ms for each class when this is imported; and those that every job needs
+have an `__init__` written out, in which they are made in 0.25 us instead of 0.7 us.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .._wire.evidence import Evidence
+from .._wire.fact import Fact
+from .._wire.messages import Message
+
+# --- why a job has no outcome of its own ---------------------------------------------------------
+
+
+class Reason(enum.Enum):
+    """Why the pool ended a worker that held a job."""
+
+    CANCEL = "cancel"
+    TIMEOUT = "timeout"
+    MEMORY = "memory"
+
+
+# --- fates: how a job ends, as the scheduler decides it; a worker's own message is one too -------
+
+
+class Cancelled(Fact):
+    """It was cancelled, and nothing of it is left."""
+
+
+class TimedOut(Fact):
+    """It passed its time limit, and nothing of it is left but `left`."""
+
+    limit: float
+    stack: str | None = None
+    left: str | None = None
+
+
+class OutOfMemory(Fact):
+    """It passed its memory limit, and nothing of it is left but `left`; both in bytes.
+
+    Without a `peak` what it held could not be measured.
+    """
+
+    limit: int
+    peak: int | None
+    stack: str | None = None
+    left: str | None = None
+
+
+class Unkilled(Fact):
+    """It was cancelled, and something of it may live on."""
+
+    evidence: Evidence
+
+
+class Lost(Fact):
+    """Its worker died under it, or no worker could be started for it."""
+
+    evidence: Evidence
+
+
+class NotInitialized(Fact):
+    """The initializer raised (`message`) or died (`evidence`) while the job waited for it."""
+
+    message: Message | None
+    evidence: Evidence | None
+
+
+class TurnedAway(Fact):
+    """It came after the pool was shut down."""
+
+
+Fate = Message | Cancelled | Unkilled | TimedOut | OutOfMemory | Lost | NotInitialized | TurnedAway
+
+# --- events: what happened -----------------------------------------------------------------------
+
+
+class Submitted(Fact):
+    """A job came in."""
+
+    job: int
+    priority: int = 0
+    timeout: float | None = None  # s
+    memory_limit: int | None = None  # bytes
+    retries: int = 0
+    grace: float = 0.0  # s
+
+    if not TYPE_CHECKING:
+
+        def __init__(self, job, priority=0, timeout=None, memory_limit=None, retries=0, grace=0.0):
+            self.job = job
+            self.priority = priority
+            self.timeout = timeout
+            self.memory_limit = memory_limit
+            self.retries = retries
+            self.grace = grace
+
+
+class HandedOver(Fact):
+    """A job came in, and its caller gave it to the idle worker of `Scheduler.offer`."""
+
+    job: int
+    slot: int
+    attempt: int
+    priority: int = 0
+    retries: int = 0
+    grace: float = 0.0  # s
+
+    if not TYPE_CHECKING:
+
+        def __init__(self, job, slot, attempt, priority=0, retries=0, grace=0.0):
+            self.job = job
+            self.slot = slot
+            self.attempt = attempt
+            self.priority = priority
+            self.retries = retries
+            self.grace = grace
+
+
+class Withdrawn(Fact):
+    """A job was cancelled before its worker got it; the worker is as it was."""
+
+    slot: int
+    attempt: int
+
+
+class CancelAsked(Fact):
+    """Somebody wants a job to stop, after `grace` s of SIGTERM."""
+
+    job: int
+    grace: float = 0.0
+
+
+class CancelAllAsked(Fact):
+    """The same for every unfinished job; after its own grace where `grace` is None."""
+
+    grace: float | None = None
+
+
+class Started(Fact):
+    """A slot has its process."""
+
+    slot: int
+
+
+class StartFailed(Fact):
+    """A slot gets no process; `evidence.error` is None where the start was called off."""
+
+    slot: int
+    evidence: Evidence
+
+
+class Ready(Fact):
+    """A worker waits for its first job."""
+
+    slot: int
+
+
+class InitFailed(Fact):
+    """A worker's initializer raised; it leaves."""
+
+    slot: int
+    message: Message
+
+
+class Answered(Fact):
+    """A worker sent a job's outcome and waits for the next one."""
+
+    slot: int
+    attempt: int
+    message: Message
+
+    if not TYPE_CHECKING:
+
+        def __init__(self, slot, attempt, message):
+            self.slot = slot
+            self.attempt = attempt
+            self.message = message
+
+
+class NotTaken(Fact):
+    """A job did not reach its worker: the sending failed, or the worker refused it.
+
+    `unfit` says that nothing was sent, nor told to the job, since the worker holds more memory
+    than the job may. `maybe_sent` says that the job's caller may have sent it before: what the
+    worker has noted tells whether the job began.
+    """
+
+    slot: int
+    attempt: int
+    unfit: bool = False
+    maybe_sent: bool = False
+
+
+class OverMemory(Fact):
+    """A watched worker and those below it hold `peak` bytes, more than their job may.
+
+    None: nobody can tell how much, so that the limit cannot be kept.
+    """
+
+    slot: int
+    attempt: int
+    peak: int | None
+
+
+class Died(Fact):
+    """A worker's process ended; everything it sent before has been read."""
+
+    slot: int
+
+
+class Faulted(Fact):
+    """Something that was to be done about a worker raised: it is of no use any more."""
+
+    slot: int
+    error: BaseException
+
+
+class Gone(Fact):
+    """A worker is reaped, its process tree is gone, everything it sent has been read."""
+
+    slot: int
+    evidence: Evidence
+
+
+class Tick(Fact):
+    """Time passed, and something may be due."""
+
+
+class Suspended(Fact):
+    """All workers were stopped with the program, from when to when in monotonic seconds."""
+
+    since: float
+    until: float
+
+
+class Resized(Fact):
+    """The pool shall have another number of workers."""
+
+    max_workers: int
+
+
+class RestartAsked(Fact):
+    """Every worker that is there now shall be replaced, a busy one after its job."""
+
+
+class ShutDown(Fact):
+    """No job comes any more; `cancel` also ends those that are there, each after its own grace.
+
+    `at_once` and a second `cancel` leave them none.
+    """
+
+    cancel: bool = False
+    at_once: bool = False
+
+
+Event = (
+    Submitted
+    | HandedOver
+    | Withdrawn
+    | CancelAsked
+    | CancelAllAsked
+    | Started
+    | StartFailed
+    | Ready
+    | InitFailed
+    | Answered
+    | NotTaken
+    | OverMemory
+    | Died
+    | Faulted
+    | Gone
+    | Tick
+    | Resized
+    | Suspended
+    | RestartAsked
+    | ShutDown
+)
+
+# --- actions: what to do -------------------------------------------------------------------------
+
+
+class Spawn(Fact):
+    """Start a process for a slot."""
+
+    slot: int
+
+
+class Postpone(Fact):
+    """Tell that a worker did not get ready, and the next one is tried in `seconds`."""
+
+    seconds: float
+    spare: bool
+
+
+class Unspawn(Fact):
+    """Call a start off, if it has not begun."""
+
+    slot: int
+
+
+class Assign(Fact):
+    """Give a job to an idle worker, if that itself holds at most `room` bytes (None: any)."""
+
+    slot: int
+    job: int
+    attempt: int
+    room: int | None = None
+
+    if not TYPE_CHECKING:
+
+        def __init__(self, slot, job, attempt, room=None):
+            self.slot = slot
+            self.job = job
+            self.attempt = attempt
+            self.room = room
+
+
+class Watch(Fact):
+    """From now on, tell if a worker and those below it hold more than `limit` bytes."""
+
+    slot: int
+    attempt: int
+    limit: int
+
+
+class Unwatch(Fact):
+    """Its memory does not matter any more."""
+
+    slot: int
+
+
+class Requeue(Fact):
+    """Tell that a job waits again: it certainly never started, or (`began`) it is retried."""
+
+    job: int
+    began: bool = False
+
+
+class Settle(Fact):
+    """Tell a job how it ended."""
+
+    job: int
+    fate: Fate
+
+    if not TYPE_CHECKING:
+
+        def __init__(self, job, fate):
+            self.job = job
+            self.fate = fate
+
+
+class Leave(Fact):
+    """Ask an idle worker to end by itself."""
+
+    slot: int
+
+
+class Terminate(Fact):
+    """Send a worker SIGTERM."""
+
+    slot: int
+
+
+class Kill(Fact):
+    """End a worker and all below it, and reap it."""
+
+    slot: int
+    ask_stack: bool = False  # where its job is: first
+
+
+class Close(Fact):
+    """Nothing is left to do, ever."""
+
+
+Action = (
+    Spawn
+    | Postpone
+    | Unspawn
+    | Assign
+    | Watch
+    | Unwatch
+    | Requeue
+    | Settle
+    | Leave
+    | Terminate
+    | Kill
+    | Close
+)
+
+Actions = list[Action]
+
+# --- commands: what callers put into a pool's inbox; a job that is enlisted stands for itself ----
+
+
+class Forget(Fact):
+    """Shared data that nobody can refer to any more."""
+
+    number: int
+
+
+class FailedEarly(Fact):
+    """A job failed before it came: it could not be serialized."""
+
+
+class CancelJob(Fact):
+    """Stop a job; it may already be final."""
+
+    job: Any
+    grace: float = 0.0
+
+
+class Ask:
+    """Put a snapshot of the unfinished jobs into `answer`, then call `done`."""
+
+    __match_args__ = ("answer", "done")
+
+    def __init__(self, done: Callable[[], object]) -> None:
+        self.answer: list[Any] = []
+        self.done = done

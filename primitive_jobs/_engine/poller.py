@@ -1,0 +1,100 @@
+"""`Poller`: waits on descriptors; `Bell`: wakes the thread that does.
+
+What is missing, in Python, in the kernel or since a sandbox refuses it, has something else in its
+place: it is found out by trying.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import os
+import select
+import struct
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from .._wire.messages import REFUSED
+
+T = TypeVar("T")
+
+
+class Bell:
+    """Wakes the dispatcher; any thread, signal handler or finalizer may ring it.
+
+    File objects rather than numbers: once closed they raise, where a number might be somebody
+    else's by then. An eventfd takes a third of a socket pair's time, and cannot fail for want of
+    a buffer.
+    """
+
+    _RING = struct.pack("=Q", 1)
+
+    def __init__(self) -> None:
+        event = _unless_refused(lambda: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+        if event is not None:
+            self._out = self._in = io.FileIO(event, "r+")
+        else:
+            out, into = os.pipe()
+            os.set_blocking(out, False)
+            os.set_blocking(into, False)
+            self._out, self._in = io.FileIO(out, "r"), io.FileIO(into, "w")
+
+    def fileno(self) -> int:
+        """The descriptor to wait on."""
+        return self._out.fileno()
+
+    def ring(self) -> None:
+        """Wake it; harmless if it is awake or has ended."""
+        with contextlib.suppress(OSError, ValueError):  # full: it is awake; closed: it has ended
+            self._in.write(self._RING)
+
+    def hush(self, mask: int) -> None:
+        """Be ready for the next ring."""
+        del mask
+        with contextlib.suppress(OSError):
+            self._out.read(4096)
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        self._in.close()  # first: nobody shall ring into a pipe that nobody reads (SIGPIPE)
+        self._out.close()
+
+
+def _unless_refused(make: Callable[[], T]) -> T | None:
+    """Make what only some systems have; None where Python or the system has it not, or refuses."""
+    try:
+        return make()
+    except AttributeError:
+        return None
+    except OSError as error:
+        if error.errno in REFUSED:
+            return None
+        raise
+
+
+class Poller:
+    """epoll where there is one, else poll.
+
+    Attributes:
+        poll: Waits at most so many seconds (-1: without an end), rounded up to milliseconds;
+            returns (descriptor, mask) pairs.
+    """
+
+    def __init__(self) -> None:
+        self._poll: Any = _unless_refused(lambda: select.epoll()) or select.poll()  # noqa: PLW0108
+        self.register = self._poll.register
+        self.modify = self._poll.modify
+        self.unregister = self._poll.unregister
+        self.poll: Callable[[float], list[tuple[int, int]]] = (
+            self._poll.poll if hasattr(self._poll, "close") else self._poll_in_milliseconds
+        )
+
+    def _poll_in_milliseconds(self, timeout: float) -> list[tuple[int, int]]:
+        # Rounded up, or the last millisecond would be spent waiting for nothing many times.
+        return self._poll.poll(math.ceil(timeout * 1000))  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Give its descriptor back."""
+        if hasattr(self._poll, "close"):
+            self._poll.close()

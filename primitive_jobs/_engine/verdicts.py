@@ -1,0 +1,188 @@
+"""How a job has ended, in words: from what the scheduler decided, and what is known of a worker's
+death, to the outcome that its caller gets.
+
+Reads records and evidence, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import signal
+
+from .._common.naming import one_line
+from .._wire.evidence import Evidence
+from .._wire.messages import Kind, Message
+from ..errors import (
+    InitializerError,
+    JobError,
+    JobMemoryError,
+    JobTimeoutError,
+    PoolClosedError,
+    SerializationError,
+    WorkerDiedError,
+)
+from ..status import JobStatus
+from .events import (
+    Cancelled,
+    Fate,
+    Lost,
+    NotInitialized,
+    OutOfMemory,
+    TimedOut,
+    TurnedAway,
+    Unkilled,
+)
+from .record import JobRecord
+from .tracker import Outcome, Unstopped, cancelled
+
+_RETURNED = int(Kind.RETURNED)  # of an IntEnum takes longer to compare with
+
+
+def finished(job: JobRecord, message: Message) -> Outcome:
+    """What a worker has answered, as the outcome of its job."""
+    if message.lost:
+        failure = f"the outcome of job {job.name} was not received: {message.lost}"
+        return Outcome(JobStatus.ERROR, SerializationError(failure))
+    return Outcome(JobStatus.DONE if message.kind == _RETURNED else JobStatus.ERROR, message)
+
+
+def outcome_of(job: JobRecord, fate: Fate) -> Outcome:
+    """What the scheduler has decided on, as the outcome of a job."""
+    match fate:
+        case Message():
+            return finished(job, fate)
+        case Cancelled():
+            return cancelled()
+        case Unkilled(evidence=evidence):
+            return Unstopped(JobStatus.ERROR, _unkilled(job, evidence))
+        case TimedOut(limit=limit, stack=stack, left=left):
+            end = "stopped" if job.limits.grace else "killed"  # it may have ended in its grace
+            error: BaseException = JobTimeoutError(
+                f"job {job.name} ({job.job_id()}) ran longer than its timeout of {limit:g} s "
+                f"and was {end}{_but(left)}{_below(stack)}",
+                stack=stack,
+            )
+        case OutOfMemory(limit=bytes_allowed, peak=None, left=left):
+            error = JobError(
+                f"job {job.name} ({job.job_id()}) may not run: its memory_limit of "
+                f"{_megabytes(bytes_allowed)} cannot be kept, since the memory of its processes "
+                f"cannot be measured: /proc is missing, or hides them{_but(left)}"
+            )
+        case OutOfMemory(limit=bytes_allowed, peak=peak, stack=stack, left=left):
+            error = JobMemoryError(
+                f"job {job.name} ({job.job_id()}) passed its memory_limit of "
+                f"{_megabytes(bytes_allowed)}: its processes held {_megabytes(peak or 0)} and were "
+                f"killed{_but(left)}{_below(stack)}",
+                limit=bytes_allowed,
+                peak=peak or 0,
+                stack=stack,
+            )
+        case Lost(evidence=evidence):
+            error = _died(job, evidence)
+        case NotInitialized(message=message, evidence=evidence):
+            if message is not None:
+                return Outcome(JobStatus.ERROR, message)
+            assert evidence is not None
+            error = _died_initializing(job, evidence)
+        case TurnedAway():
+            error = PoolClosedError(f"job {job.name}: the pool was shut down meanwhile")
+    return Outcome(JobStatus.ERROR, error)
+
+
+def _unkilled(job: JobRecord, evidence: Evidence) -> JobError:
+    error = JobError(
+        f"job {job.name} ({job.job_id()}) was cancelled, but could not be stopped: "
+        f"{evidence.left}; its status is ERROR, and it may go on"
+    )
+    error.__cause__ = evidence.error
+    return error
+
+
+def _but(left: str | None) -> str:
+    return "" if left is None else f", but may go on: {left}"
+
+
+def _died(job: JobRecord, evidence: Evidence) -> WorkerDiedError:
+    label = f"job {job.name} ({job.job_id()})"
+    if evidence.pid is None:
+        error = evidence.error
+        if isinstance(error, InitializerError):
+            failure: WorkerDiedError = InitializerError(f"{label}: {error}")
+        elif error is None:
+            failure = WorkerDiedError(f"{label}: it could not be sent to any worker")
+        else:
+            failure = WorkerDiedError(
+                f"{label}: no worker process could be started for it: {one_line(error)}"
+            )
+        failure.__cause__ = error
+        return failure
+    ran: float | None = None
+    if job.tracker.status is JobStatus.RUNNING:
+        ran = job.tracker.seconds_in_status()
+        what = f"its worker process {evidence.pid} died after {ran:.3g} s: {_how(evidence)}"
+    else:
+        what = f"worker process {evidence.pid} died, not ready for a job: {_how(evidence, '')}"
+    failure = WorkerDiedError(
+        f"{label}: {what}",
+        pid=evidence.pid,
+        exitcode=evidence.exitcode,
+        stack=evidence.stack,
+        ran=ran,
+        peak_memory=evidence.peak_memory,
+    )
+    failure.__cause__ = evidence.error
+    return failure
+
+
+def _how(evidence: Evidence, when: str = " in the middle of the job") -> str:
+    peak = (
+        ""
+        if evidence.peak_memory is None
+        else f"; its peak memory was {_megabytes(evidence.peak_memory)}"
+    )
+    return cause_of_death(evidence, when) + peak + _but(evidence.left) + _below(evidence.stack)
+
+
+def _below(stack: str | None) -> str:
+    return f"\n{stack}" if stack else ""
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+def _died_initializing(job: JobRecord, evidence: Evidence) -> InitializerError:
+    return InitializerError(
+        f"job {job.name}: worker {evidence.pid} died in the pool's preload or initializer: "
+        f"{_how(evidence, '')}",
+        pid=evidence.pid,
+        exitcode=evidence.exitcode,
+        stack=evidence.stack,
+        peak_memory=evidence.peak_memory,
+    )
+
+
+def cause_of_death(evidence: Evidence, when: str = " in the middle of the job") -> str:
+    """What is known of it, in words; ``when`` it was is told of an exit."""
+    code = evidence.exitcode
+    if evidence.error is not None:
+        return f"the pool could not use it any more: {one_line(evidence.error)}"
+    if evidence.cut_off:
+        return "the job closed or broke its link to the pool, and was killed"
+    if code is None:
+        return "its exit code is unknown (something else in this program reaped it)"
+    if code >= 0:
+        text = f"it exited with code {code}{when}"
+        return text if evidence.hint is None else f"{text}: {evidence.hint}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = str(-code)
+    if evidence.out_of_memory:
+        return (
+            f"killed by signal {name}, it seems by the kernel's OOM killer: "
+            f"{evidence.out_of_memory}"
+        )
+    return f"killed by signal {name}"
+
+
+__all__ = ["cause_of_death", "finished", "outcome_of"]

@@ -1,0 +1,10 @@
+"""The workers on this machine, for the engine: threads that start, end and measure them.
+
+Each thread owns its queue, and tells the engine by events.
+
+============  =================================
+memory_watch  looks at jobs with a memory limit
+reaper        ends workers
+spawner       starts workers
+============  =================================
+"""

@@ -1,0 +1,16 @@
+"""One worker process from outside: how it is started, watched over, killed and reaped.
+
+It touches processes, signals and /proc, and knows neither jobs nor queues.
+
+============  ===============================================
+former        what the program was before an exec(3)
+guard         the process that outlives the program, a script
+guardian      this program's side of the guard
+interpreter   which program workers are started with
+killing       ends a worker with all that is below it
+launch        starts a worker, by loky
+probe         what the system says of processes
+process       one worker
+surroundings  whether a pool can work in this process at all
+============  ===============================================
+"""

@@ -1,0 +1,120 @@
+"""Starting a worker: loky's process, with a launch of our own that cleans up after a failure.
+
+Imported by a pool's spawner at its first start, since it imports loky.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import marshal
+import os
+from multiprocessing import resource_tracker, util
+from multiprocessing.context import set_spawning_popen
+from typing import Any
+
+from loky.backend import fork_exec, popen_loky_posix, process, spawn
+from loky.backend import resource_tracker as loky_tracker
+
+from .._wire.channel import nameless_file
+from .interpreter import executable, script
+
+_BOOT = "primitive_jobs._worker.boot"
+
+
+class _Launch(popen_loky_posix.Popen):  # type: ignore[misc]
+    """What the new process is to know is all there, in a file, before the process is.
+
+    So nothing blocks, whatever its size, and if this process is killed half-way there is nothing
+    to complain of. Standard output and error are not flushed: they may be closed, and nothing of
+    their buffers is inherited.
+    """
+
+    def __init__(self, process_obj: Process) -> None:
+        self.returncode = None
+        self._fds: list[int] = []
+        self._open: list[int] = []
+        self._launch(process_obj)
+
+    def duplicate_for_child(self, fd: int) -> int:
+        """Have the process inherit it; here it stays closed to what else may be started."""
+        self._fds.append(fd)
+        return fd
+
+    def close(self) -> None:
+        """Close the sentinel, once; in a fork of this process, too, unlike `util.Finalize`."""
+        while self._open:
+            os.close(self._open.pop())
+
+    def _launch(self, process_obj: Process) -> None:
+        set_spawning_popen(self)  # pyright: ignore[reportArgumentType]
+        try:
+            facts, aside = _facts(process_obj)
+        finally:
+            set_spawning_popen(None)
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as failed:
+            # The process holds the far end for as long as it lives.
+            self.sentinel, theirs = os.pipe()
+            self._open = [self.sentinel]
+            failed.callback(self.close)
+            ours.callback(os.close, theirs)
+            file = nameless_file("primitive_jobs-start")
+            ours.callback(os.close, file)
+            for part in (marshal.dumps({**facts, "sentinel": theirs}), aside):
+                rest = memoryview(part)
+                while rest:
+                    rest = rest[os.write(file, rest) :]
+            os.lseek(file, 0, os.SEEK_SET)
+            trackers = [t._resource_tracker.getfd() for t in (loky_tracker, resource_tracker)]
+            inherited = [*self._fds, *process_obj.inherited, file, theirs, *trackers]
+            command = [executable(), *_flags(), *script(_BOOT), str(file)]
+            self.pid = fork_exec.fork_exec(command, inherited, env=process_obj.env)
+            failed.pop_all()
+
+
+def _flags() -> list[str]:
+    """This interpreter's options (-W, -X dev, -O), which multiprocessing's processes have too."""
+    try:
+        return util._args_from_interpreter_flags()  # type: ignore[attr-defined, no-any-return]
+    except ValueError:  # somebody took something out of sys.warnoptions
+        return []
+
+
+def _facts(process_obj: Process) -> tuple[dict[str, Any], bytes]:
+    """What `entry` takes in: loky's own preparation, what the worker is told; and, of any size,
+    what was kept aside of the initializer.
+    """
+    facts = spawn.get_preparation_data(process_obj.name, init_main_module=False)
+    for name in ("sys_path", "sys_argv"):
+        # A subclass of str, or a Path, may mean something to somebody here, but not there.
+        facts[name] = [str.__str__(part) for part in facts[name] if isinstance(part, str)]
+    told, aside = process_obj.told, b""
+    initializer = told["initializer"]
+    if initializer is not None:
+        aside = initializer.dump_aside()
+        told = {**told, "initializer": initializer.by_value}
+    parent_name = process_obj._parent_name  # pyright: ignore[reportAttributeAccessIssue]
+    return {**facts, "parent_name": parent_name, "worker": told}, aside
+
+
+class Process(process.LokyProcess):  # type: ignore[misc]
+    """loky's process, with our launch here and our own first lines there.
+
+    loky's own script imports all of loky, which takes longer than everything else together.
+
+    Args:
+        name: For multiprocessing.
+        env: Environment variables besides those of this process.
+        told: The arguments of `worker.main`.
+        inherited: Descriptors that it gets, under the same numbers.
+    """
+
+    def __init__(
+        self, name: str, env: dict[str, str], told: dict[str, Any], inherited: list[int]
+    ) -> None:
+        super().__init__(name=name, env=env)
+        self.told = told
+        self.inherited = inherited
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> _Launch:  # noqa: N802 - as multiprocessing has it
+        return _Launch(process_obj)

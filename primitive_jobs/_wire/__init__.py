@@ -1,0 +1,27 @@
+"""What a pool and its workers both need: what travels between them, and how it is packed.
+
+It holds the descriptors and memory of what travels, and knows neither pools nor processes.
+
+============  ================================================================
+batches       the tasks of one of joblib's batches, packed
+by_value      what of a script travels by value, beyond what cloudpickle knows
+channel       the link between a pool and one worker
+chunk         many calls in one job
+culprit       by what an object cannot be pickled
+evidence      what is told of a worker's end
+fact          frozen records
+forking       processes that a job starts by multiprocessing itself
+import_hook   something done to a module once it is imported
+initializer   an initializer, pickled once
+kept_globals  globals of a script that an initializer sets
+layers        what many pickles have in common, pickled once
+leftovers     what a job leaves in its process
+libc          calls that Python has no names for
+messages      what a worker and its pool say to each other
+nesting       how deep this process is nested in workers
+notes         the page of memory that both share
+pickling      calls, results and exceptions to bytes, and back
+rows          the arguments of many calls, packed
+seeding       the seeds of jobs
+============  ================================================================
+"""

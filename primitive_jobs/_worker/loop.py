@@ -1,0 +1,386 @@
+"""The loop inside a worker process: receive a call, make it, answer; imports almost nothing.
+
+The process leads a session of its own, so that Ctrl-C in a terminal never reaches it and its
+whole group can be killed; it is the reaper of orphans below it, so that none escapes its kill; and
+it gets SIGKILL from the kernel when its pool's process dies.
+"""
+
+from __future__ import annotations
+
+import _signal as signal  # type: ignore[import-not-found]
+import atexit
+import contextlib
+import faulthandler
+import mmap
+import os
+import resource
+import struct
+import sys
+from functools import partial
+from types import MethodType
+
+from .._common import naming
+from .._wire import nesting
+from .._wire import pickling as serialize
+from .._wire.channel import (
+    HAVE_PACKETS,
+    ChannelClosed,
+    Content,
+    PacketChannel,
+    StreamChannel,
+    attach,
+    map_file,
+    pack,
+)
+from .._wire.leftovers import Leftovers, stop_timers, unblock_signals, watch
+from .._wire.messages import Kind, Lent, Message
+from .._wire.notes import NAME, NOTES, PAGE_SIZE, STACK_SIGNAL
+from . import orphans
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+    from typing import Any
+
+    from .._wire.kept_globals import Keeper
+
+# `_signal` is what the module `signal` wraps so that it returns enums: that takes up to 2 us a
+# call, of which there are several for each job, and some milliseconds to be imported.
+
+_NOTE = struct.Struct("<QQ")  # the first two
+_SIGTERM_EXIT = 128 + signal.SIGTERM
+_MOST_DESCRIPTORS = 1024  # what a process may have as a rule; the kernel's table grows with it
+_OURS = (signal.SIGTERM, signal.SIGINT)
+_RUN = int(Kind.RUN)
+
+
+def main(
+    *,
+    channel_fd: int,
+    page_fd: int,
+    parent_pid: int,
+    cpu_share: int,
+    depth: int,
+    preload: tuple[str, ...],
+    initializer: tuple[bytes, bool] | None,
+) -> None:
+    """Be a worker until told to leave, or until the pool is gone.
+
+    Args:
+        channel_fd: Its end of the link.
+        page_fd: The file for its notes, shared with the pool.
+        parent_pid: Of the pool's process.
+        cpu_share: How many workers a pool nested in this one should have.
+        depth: How deep it is nested in other workers, itself included.
+        preload: Modules to import.
+        initializer: What was kept aside of it, pickled, and whether it came by value; None where
+            there is none.
+    """
+    nesting.cpu_share, nesting.depth = cpu_share, depth
+    _settle_in(parent_pid)
+    page = map_file(page_fd, PAGE_SIZE, mmap.MAP_SHARED)
+    # That of the pool's own process: Linux lets it survive fork and exec (getrusage(2)).
+    NOTES.pack_into(page, 0, 0, 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    _record_stacks(page_fd)
+    watch()
+    # Not too high: it is for a job that may have lowered the limit, too.
+    serialize.reserve.append(out_of_reach(os.open(os.devnull, os.O_RDONLY), most=64))
+    worker = _Worker(attach(channel_fd), page, page_fd)
+    if worker.initialize(preload, initializer):
+        worker.serve()
+    _leave()
+
+
+def out_of_reach(fd: int, most: int = _MOST_DESCRIPTORS) -> int:
+    """Move a descriptor to a number right below ``most``, or lower where the limit is, or others
+    are there; have no program inherit it; return the number.
+
+    What a job does to numbers that it takes for its own, which are low as a rule, harms nothing
+    then.
+    """
+    with contextlib.suppress(OSError):  # a sandbox refuses it
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != resource.RLIM_INFINITY:
+            most = min(soft, most)
+    number = most - 1
+    while number > fd and _is_open(number):
+        number -= 1
+    if number > fd:
+        with contextlib.suppress(OSError):  # no number so high may be had
+            os.dup2(fd, number, inheritable=False)
+            os.close(fd)
+            return number
+    os.set_inheritable(fd, False)
+    return fd
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.get_inheritable(fd)
+    except OSError:
+        return False
+    return True
+
+
+def _settle_in(parent_pid: int) -> None:
+    with contextlib.suppress(OSError):  # it leads a group already
+        os.setsid()
+    if sys.platform == "linux":
+        from .._wire import libc
+
+        libc.settle_in(NAME)
+        orphans.note_starts()
+    if os.getppid() != parent_pid:  # it died before the line above
+        os._exit(0)
+
+
+def _record_stacks(page_fd: int) -> None:
+    """Have the Python stack written where the pool can read it: at a fatal signal, or asked to."""
+    os.lseek(page_fd, PAGE_SIZE, os.SEEK_SET)
+    if STACK_SIGNAL is not None:  # answered in C: a job may be in a call that holds the GIL
+        from .._wire import libc
+
+        # The handler that comes after ours never returns: else the signal would make a call of the
+        # job's, such as C's sleep(), come back early, and the job go on with a wrong result.
+        libc.pause_at(STACK_SIGNAL)
+    _write_stacks_to(page_fd)
+    os.register_at_fork(after_in_child=faulthandler.disable)  # a child's crash is its own affair
+
+
+def _write_stacks_to(page_fd: int) -> None:
+    if sys.version_info >= (3, 14):  # of which each line would be one of the error's text
+        faulthandler.enable(file=page_fd, all_threads=False, c_stack=False)
+    else:
+        faulthandler.enable(file=page_fd, all_threads=False)
+    if STACK_SIGNAL is not None:
+        faulthandler.register(STACK_SIGNAL, file=page_fd, all_threads=False, chain=True)
+
+
+def _leave() -> None:
+    """End as an interpreter does, without taking its modules apart, which nobody can notice."""
+    threading: Any = sys.modules.get("threading")
+    if threading is not None:
+        with contextlib.suppress(Exception):
+            threading._shutdown()
+    with contextlib.suppress(Exception):
+        atexit._run_exitfuncs()
+    _flush()
+    os._exit(0)
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BaseException:  # noqa: BLE001 - a job may have closed, replaced or deleted it
+        pass
+    try:
+        sys.stderr.flush()
+    except BaseException:  # noqa: BLE001
+        pass
+
+
+class _Leave(BaseException):
+    """SIGTERM came while no job was running."""
+
+
+class _Worker:
+    """The state of the loop."""
+
+    def __init__(
+        self, channel: PacketChannel | StreamChannel, page: memoryview, page_fd: int
+    ) -> None:
+        self._channel = channel
+        self._packets = HAVE_PACKETS and isinstance(channel, PacketChannel)
+        self._page = page
+        self._page_fd = page_fd
+        self._pid = os.getpid()
+        self._note_state()
+        self._in_job = False
+        self._idle = False
+        self._told_to_leave = False
+        self._unfit = False  # shared data could not be received
+        self._last = 0  # the last attempt that was begun
+        self._on_signal: Callable[[int, FrameType | None], None] = MethodType(
+            _Worker._handle_signal, self
+        )
+        self._take_signals()
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+    def _note_state(self, *, initialized: bool = False) -> None:
+        """Note what each job shall find, whatever the one before it has left."""
+        self._recursion_limit = sys.getrecursionlimit()
+        self._traced_by, self._profiled_by = sys.gettrace(), sys.getprofile()
+        # An initializer may have had the stack of a crash go elsewhere.
+        write_stacks = None if initialized else partial(_write_stacks_to, self._page_fd)
+        self._leftovers = Leftovers(write_stacks)
+
+    # --- signals -----------------------------------------------------------------------------
+
+    def _take_signals(self) -> None:
+        """Set our handlers again: a job may have changed them."""
+        for number in _OURS:
+            if signal.getsignal(number) is not self._on_signal:
+                signal.signal(number, self._on_signal)
+
+    def _undo(self) -> None:
+        """Take back at once what a job may have left that would strike the loop."""
+        self._in_job = False
+        # Whatever it left to trace by would see the loop from here on, and the next job.
+        if sys.gettrace() is not self._traced_by:
+            sys.settrace(self._traced_by)
+        if sys.getprofile() is not self._profiled_by:
+            sys.setprofile(self._profiled_by)
+        faulthandler.cancel_dump_traceback_later()
+        stop_timers()
+        unblock_signals()
+
+    def _exit_if_forked(self) -> None:
+        """End a child that foreign code forked and let return into this loop."""
+        if os.getpid() != self._pid:
+            os._exit(0)
+
+    def _handle_signal(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if os.getpid() != self._pid:  # a process that the job forked: do as Python does
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif self._in_job:
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(_SIGTERM_EXIT)
+        elif number == signal.SIGTERM:
+            self._told_to_leave = True
+            if self._idle:
+                raise _Leave
+
+    # --- the loop ----------------------------------------------------------------------------
+
+    def initialize(self, preload: tuple[str, ...], initializer: tuple[bytes, bool] | None) -> bool:
+        """Import and run what comes before the first job; return whether nothing of it raised."""
+        keeper: Keeper | None = None
+        try:
+            if preload or initializer is not None:
+                _NOTE.pack_into(self._page, 0, 0, 1)
+                for name in preload:
+                    __import__(name)
+                if initializer is not None:
+                    from .._wire.initializer import load  # which most pools do without
+
+                    message = self._channel.receive()
+                    assert message is not None
+                    function, args, keeper = load(message, *initializer)
+                    del message
+                    function(*args)
+                self._exit_if_forked()
+                if keeper is not None:
+                    keeper.keep()
+                self._note_state(initialized=initializer is not None)
+                self._undo()
+                _NOTE.pack_into(self._page, 0, 0, 0)
+            self._take_signals()
+            self._channel.send(Kind.READY)
+        except ChannelClosed:
+            return False
+        except BaseException as error:  # noqa: BLE001 - whatever foreign code raises
+            self._exit_if_forked()
+            self._undo()
+            with contextlib.suppress(ChannelClosed):
+                content = self._pack(serialize.dump_exception(error, skip_frames=1))
+                self._channel.send(Kind.INIT_FAILED, 0, content)
+            return False
+        return True
+
+    def serve(self) -> None:
+        """Answer calls until told to leave."""
+        while not self._told_to_leave:
+            try:
+                self._idle = True
+                watched = orphans.may_be() and orphans.watch()
+                message = self._channel.receive()
+                self._idle = False
+                if watched:
+                    orphans.unwatch()
+            except (ChannelClosed, _Leave, OSError):  # OSError: a job closed the channel
+                return
+            if message is None:
+                return
+            if message.kind != _RUN:
+                if message.kind == Kind.STOP:
+                    return
+                self._keep_or_forget(message)
+                continue
+            attempt = message.attempt
+            if attempt <= self._last:
+                continue  # its caller and the dispatcher have both sent it
+            if message.lost or self._unfit:
+                if not self._answer(Kind.REFUSED, attempt):
+                    return
+                continue
+            self._last = attempt
+            _NOTE.pack_into(self._page, 0, attempt, 0)
+            calls = [message]
+            del message
+            kind, content = self._run(calls)
+            self._exit_if_forked()
+            self._take_signals()
+            _flush()
+            if not self._answer(kind, attempt, content):
+                return
+            del content
+            self._leftovers.take_back()
+
+    def _answer(self, kind: Kind, attempt: int, content: Content | None = None) -> bool:
+        try:
+            self._channel.send(kind, attempt, content)
+        except (ChannelClosed, OSError):  # OSError: a job closed or replaced the channel
+            return False
+        return True
+
+    def _keep_or_forget(self, message: Message) -> None:
+        """Take shared data in, or let it go."""
+        number = message.attempt
+        if message.kind == Kind.FORGET:
+            serialize.received.pop(number, None)
+        elif message.lost:
+            self._unfit = True
+        else:
+            if type(message) is Lent:
+                message.fd = out_of_reach(message.fd)
+            serialize.received[number] = message
+
+    def _run(self, calls: list[Message]) -> tuple[Kind, Content]:
+        """Make one call. Function, arguments and result are gone when this returns."""
+        message = calls.pop()
+        limit = self._recursion_limit
+        try:
+            self._in_job = True
+            try:
+                *seeded, function, args, kwargs = serialize.loads(message.body, message.buffers)
+            except BaseException as error:  # noqa: BLE001 - whatever unpickling raises
+                self._undo()
+                return Kind.RAISED, self._pack(serialize.dump_unloadable(error))
+            del message
+            if seeded:
+                from .._wire import seeding as randomness  # which unseeded pools do without
+
+                randomness.reseed()
+            result = function(*args, **kwargs)
+            sys.setrecursionlimit(limit)  # here: with a low one no call might be possible
+            self._undo()
+        except BaseException as error:  # noqa: BLE001 - whatever the job raises
+            sys.setrecursionlimit(limit)
+            self._undo()
+            # Before there is a call nothing raises a TypeError; pyright cannot know.
+            if type(error) is TypeError and kwargs:  # pyright: ignore[reportPossiblyUnboundVariable]
+                serialize.add_option_hint(error, function, kwargs)  # pyright: ignore[reportPossiblyUnboundVariable]
+            return Kind.RAISED, self._pack(serialize.dump_exception(error, skip_frames=1))
+        try:
+            body, buffers = serialize.dumps(result)
+            return Kind.RETURNED, self._pack(body, buffers)
+        except BaseException as error:  # noqa: BLE001 - whatever pickling raises
+            name = naming.call_name(function)
+            return Kind.RAISED, self._pack(serialize.dump_unpicklable_result(error, result, name))
+
+    def _pack(self, body: bytes, buffers: list[memoryview] | None = None) -> Content:
+        return pack(body, buffers or (), to_file=self._packets)
