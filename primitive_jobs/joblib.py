@@ -51,8 +51,7 @@ except ModuleNotFoundError as _error:
 
 from ._common import naming
 from ._common.threads import make_thread
-from ._wire import batches, nesting
-from ._wire import pickling as serialize
+from ._wire import batches, nesting, pickling
 from .logs import report_here
 from .status import JobStatus
 
@@ -439,14 +438,14 @@ class _Batch:
         from ._wire.rows import Need
 
         found: dict[int, Any] = {}
-        reducers = {**serialize._referring(found), **reducers}
-        body, buffers = serialize.dumps(self._calls, reducers=reducers)
+        reducers = {**pickling._referring(found), **reducers}
+        body, buffers = pickling.dumps(self._calls, reducers=reducers)
         views = [pickle.PickleBuffer(buffer) for buffer in buffers]
         needs = [Need(source) for source in found.values()]
         return _load_batch, (tuple(_names), body, views, needs)
 
 
-def _of_packed_tasks(calls: Any, reducers: Mapping[type, serialize.Reducer]) -> Any:
+def _of_packed_tasks(calls: Any, reducers: Mapping[type, pickling.Reducer]) -> Any:
     """Return a batch of one task, that makes the calls of this one's."""
     one = copy.copy(calls)
     one.items = [(batches.run_tasks, batches.Packer(calls.items, reducers).arguments(), {})]
@@ -474,7 +473,7 @@ def _load_batch(
     for name in names:
         if name not in _names:
             register(name)
-    return calls if buffers is None else serialize.loads(calls, buffers)
+    return calls if buffers is None else pickling.loads(calls, buffers)
 
 
 # --- workers that stay between calls --------------------------------------------------------------

@@ -34,8 +34,7 @@ from primitive_jobs import (
     PrimitiveJob,
     wait,
 )
-from primitive_jobs._procs import probe as memory
-from primitive_jobs._procs import process
+from primitive_jobs._procs import probe, process
 from primitive_jobs._wire.channel import HAVE_PACKETS
 
 # Or each worker would import pytest first.
@@ -649,7 +648,7 @@ def test_the_stack_is_that_of_the_main_thread(
     one: JobPool, marks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where another one could take the signal, as while a thread is being started."""
-    really_look = memory.signal_status
+    really_look = probe.signal_status
 
     def look(pid: int, number: int) -> Any:
         seen = really_look(pid, number)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
 from helpers import PATIENCE
 
 from primitive_jobs import JobPool, SerializationError
-from primitive_jobs._worker import boot as entry
 
 # Its functions are pickled by reference, so that the worker has imported nothing for them.
 MODULE = """
@@ -94,7 +95,15 @@ def test_a_finder_of_the_old_kind(module: object) -> None:
 
 def test_a_package_in_an_archive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """There its first script is no file that an interpreter could be started with."""
-    monkeypatch.setattr(entry, "__file__", str(tmp_path / "app.pyz" / "entry.py"))
+    found = importlib.util.find_spec
+
+    def find_spec(name: str) -> ModuleSpec | None:
+        spec = found(name)
+        if spec is not None:
+            spec.origin = str(tmp_path / "app.pyz" / "boot.py")
+        return spec
+
+    monkeypatch.setattr("importlib.util.find_spec", find_spec)
     with JobPool(1) as pool:
         assert pool.submit(abs, -2).result(PATIENCE) == 2
         assert pool.submit(eval, "__import__('sys').argv").result(PATIENCE)

@@ -30,8 +30,7 @@ from primitive_jobs import (
     SerializationError,
     WorkerDiedError,
 )
-from primitive_jobs._procs import probe as memory
-from primitive_jobs._procs import process
+from primitive_jobs._procs import probe, process
 from primitive_jobs._wire import notes
 from primitive_jobs.options import check_bytes
 
@@ -446,8 +445,8 @@ def test_a_kill_that_looks_like_the_oom_killers(
     counters.write_text("nr_free_pages 5\noom_kill 3\n")
     (tmp_path / "self").mkdir()
     (tmp_path / "self/cgroup").write_text("0::/\n")
-    monkeypatch.setattr(memory, "PROC", tmp_path)
-    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    monkeypatch.setattr(probe, "PROC", tmp_path)
+    monkeypatch.setattr(probe, "CGROUPS", tmp_path)
 
     def be_killed(count: int) -> None:
         counters.write_text(f"nr_free_pages 5\noom_kill {count}\n")
@@ -464,25 +463,25 @@ def test_a_kill_that_looks_like_the_oom_killers(
 @pytest.mark.parametrize(
     ("cgroup", "file", "text"),
     [
-        ("0::/a/b\n", "a/b/memory.events", "low 0\noom 2\noom_kill 4\n"),
+        ("0::/a/b\n", "a/b/probe.events", "low 0\noom 2\noom_kill 4\n"),
         ("0::/a/b\n", "memory.events", "oom_kill 4\n"),
-        ("4:memory:/a\n0::/\n", "memory/a/memory.oom_control", "under_oom 0\noom_kill 4\n"),
-        ("4:memory:/a\n0::/\n", "memory/memory.oom_control", "oom_kill 4\n"),
+        ("4:memory:/a\n0::/\n", "memory/a/probe.oom_control", "under_oom 0\noom_kill 4\n"),
+        ("4:memory:/a\n0::/\n", "memory/probe.oom_control", "oom_kill 4\n"),
     ],
 )
 def test_the_cgroups_counter(
     cgroup: str, file: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "PROC", tmp_path / "proc")
-    monkeypatch.setattr(memory, "CGROUPS", tmp_path / "cgroup")
-    assert memory.oom_kills() == {}
+    monkeypatch.setattr(probe, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(probe, "CGROUPS", tmp_path / "cgroup")
+    assert probe.oom_kills() == {}
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/self/cgroup").write_text(cgroup)
-    assert memory.oom_kills() == {}
+    assert probe.oom_kills() == {}
     path = tmp_path / "cgroup" / file
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    assert memory.oom_kills() == {"cgroup": 4}
+    assert probe.oom_kills() == {"cgroup": 4}
 
 
 def test_memory_without_the_list_of_children(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -493,13 +492,13 @@ def test_memory_without_the_list_of_children(monkeypatch: pytest.MonkeyPatch) ->
     ) as child:
         assert child.stdout is not None
         child.stdout.readline()
-        sums = [memory.tree_memory(os.getpid(), 10**12)]
-        monkeypatch.setattr(memory, "PROC", Path("/nowhere"))
-        sums.append(memory.tree_memory(os.getpid(), 10**12))
+        sums = [probe.tree_memory(os.getpid(), 10**12)]
+        monkeypatch.setattr(probe, "PROC", Path("/nowhere"))
+        sums.append(probe.tree_memory(os.getpid(), 10**12))
         child.communicate(b"\n")
     assert min(sums) > 200 * MB
-    assert memory.tree_memory(child.pid, 1) == 0
-    assert memory.resident(child.pid) == 0
+    assert probe.tree_memory(child.pid, 1) == 0
+    assert probe.resident(child.pid) == 0
 
 
 # --- on_exit -------------------------------------------------------------------------------------

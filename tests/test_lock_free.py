@@ -27,7 +27,7 @@ from primitive_jobs._engine import unseen
 from primitive_jobs._engine.events import Forget
 from primitive_jobs._engine.tracker import HandOver, Outcome, StatusTracker
 from primitive_jobs._engine.unseen import Token, Unseen
-from primitive_jobs._wire import pickling as serialize
+from primitive_jobs._wire import pickling
 from primitive_jobs._wire.channel import HAVE_PACKETS, INLINE_LIMIT, Parcel
 from primitive_jobs.errors import JobError, WorkerDiedError
 
@@ -183,8 +183,8 @@ def test_shared_data_is_looked_for_while_a_module_adds_a_kind(
                 self.setdefault(Kinds, item[1])
                 yield item
 
-    monkeypatch.setattr(serialize, "handle_types", Kinds(serialize.handle_types))
-    assert serialize.dumps_referring([1])[2] == ()
+    monkeypatch.setattr(pickling, "handle_types", Kinds(pickling.handle_types))
+    assert pickling.dumps_referring([1])[2] == ()
 
 
 # --- what a job is sent with ----------------------------------------------------------------------

@@ -43,7 +43,7 @@ from primitive_jobs import (
     share,
     wait,
 )
-from primitive_jobs._wire import chunk as chunks
+from primitive_jobs._wire import chunk
 from primitive_jobs._wire.chunk import all_plain, run_chunk
 from primitive_jobs.mapping import GROWTH, MOST_BYTES, MOST_CALLS, TARGET, ChunkSize
 
@@ -82,9 +82,9 @@ class Clock:
 
 def pass_time(seconds: float) -> None:
     """In a worker: put on the clock that its chunks are timed by."""
-    clock = vars(chunks)["perf_counter"]
+    clock = vars(chunk)["perf_counter"]
     if not isinstance(clock, Clock):
-        clock = vars(chunks)["perf_counter"] = Clock()
+        clock = vars(chunk)["perf_counter"] = Clock()
     clock.ahead += seconds
 
 

@@ -11,7 +11,7 @@ import pytest
 from helpers import PATIENCE
 
 from primitive_jobs import JobPool, WorkerDiedError
-from primitive_jobs._worker import loop as worker
+from primitive_jobs._worker import loop
 
 
 def open_descriptors() -> dict[int, tuple[str, bool]]:
@@ -87,11 +87,11 @@ def test_where_the_number_is_taken_or_too_high(tmp_path: Path) -> None:
     opened = [os.open(tmp_path, os.O_RDONLY) for _ in range(3)]
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
-        first, second = map(worker.out_of_reach, opened[:2])
+        first, second = map(loop.out_of_reach, opened[:2])
         assert (first, second) == (199, 198)
         resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
         os.set_inheritable(second, True)
-        assert worker.out_of_reach(second) == second  # it is out of reach already
+        assert loop.out_of_reach(second) == second  # it is out of reach already
         opened[:2] = first, second
         assert not any(map(os.get_inheritable, opened))
         assert all(os.path.samestat(os.fstat(fd), tmp_path.stat()) for fd in opened)

@@ -178,9 +178,9 @@ def test_many_handles_dropped_while_a_worker_is_busy(pool: JobPool, tmp_path: Pa
     gate = tmp_path / "gate"
 
     def received() -> int:
-        from primitive_jobs._wire import pickling as serialize
+        from primitive_jobs._wire import pickling
 
-        return len(serialize.received)
+        return len(pickling.received)
 
     handles = [share(i) for i in range(700)]
     assert same(pool, sum, handles) == sum(range(700))

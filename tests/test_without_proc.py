@@ -15,8 +15,7 @@ import pytest
 from helpers import PATIENCE, ROOT, hold, until, write_mark
 
 from primitive_jobs import JobError, JobMemoryError, JobPool, JobStatus
-from primitive_jobs._procs import killing
-from primitive_jobs._procs import probe as memory
+from primitive_jobs._procs import killing, probe
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -27,7 +26,7 @@ def nothing_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lose_proc(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(memory, "PROC", Path("/nowhere"))
+    patch.setattr(probe, "PROC", Path("/nowhere"))
     patch.setattr(psutil, "PROCFS_PATH", "/nowhere")
 
 
@@ -66,19 +65,19 @@ def test_a_job_that_runs_when_proc_goes(
 def test_a_process_that_is_gone_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     child = subprocess.Popen(["true"])
     until(lambda: psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE, "its end")
-    assert not memory.hidden(child.pid)
-    assert memory.resident(child.pid) == 0
+    assert not probe.hidden(child.pid)
+    assert probe.resident(child.pid) == 0
     child.wait()
     for _ in range(2):
-        assert not memory.hidden(child.pid)
-        assert memory.resident(child.pid) == 0
+        assert not probe.hidden(child.pid)
+        assert probe.resident(child.pid) == 0
         lose_proc(monkeypatch)
-    assert memory.hidden(os.getpid())
-    assert memory.hidden(1)  # which may be somebody else's
-    with pytest.raises(memory.Unmeasurable):
-        memory.resident(os.getpid())
-    with pytest.raises(memory.Unmeasurable):
-        memory.tree_memory(os.getpid(), 10**12)
+    assert probe.hidden(os.getpid())
+    assert probe.hidden(1)  # which may be somebody else's
+    with pytest.raises(probe.Unmeasurable):
+        probe.resident(os.getpid())
+    with pytest.raises(probe.Unmeasurable):
+        probe.tree_memory(os.getpid(), 10**12)
 
 
 @pytest.mark.usefixtures("nothing_told")

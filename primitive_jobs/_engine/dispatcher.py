@@ -27,7 +27,7 @@ offer back before it does anything else. So a claimed job is seen by the dispatc
 caller was interrupted. If the caller has not sent it by then, the dispatcher does so too: a worker
 takes no notice of an attempt that it has had.
 
-Code that was imported anew in this process is noticed at the next submit (see `reloads`), whose
+Code that was imported anew in this process is noticed at the next submit (see `code_watch`), whose
 caller has the workers replaced: it says so before it appends its job. The job cannot pass that: it
 may claim an offer only as the first in the inbox, and the dispatcher empties the inbox in order,
 after it has taken the offer back. Nor can the job of another thread that saw the change: what says

@@ -1,6 +1,6 @@
 """The facts that travel between the parts of a pool: one frozen type for each, and no behaviour.
 
-* what a worker and its pool say to each other: `Kind`, `Message` of `wire`
+* what a worker and its pool say to each other: `Kind`, `Message` of `_wire.messages`
 * events: what happened, told to the scheduler
 * actions: what the scheduler wants done about it
 

@@ -14,7 +14,7 @@ import sys
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .._wire import pickling as serialize
+from .._wire import pickling
 from .._wire.channel import Parcel
 from .._wire.messages import Kind
 
@@ -108,7 +108,7 @@ def _source_of(holder: Any) -> Descriptor:
     return source
 
 
-def _lending(found: dict[int, Any]) -> dict[type, serialize.Reducer]:
+def _lending(found: dict[int, Any]) -> dict[type, pickling.Reducer]:
     """Reducers for what holds a descriptor; they note in ``found`` what they referred to."""
 
     def refer(holder: Any) -> int:
@@ -128,11 +128,11 @@ def _lending(found: dict[int, Any]) -> dict[type, serialize.Reducer]:
     sock = getattr(sys.modules.get("socket"), "socket", None)
     return {
         kind: reduce_socket if kind is sock else reduce_connection
-        for kind in serialize.descriptor_holders()
+        for kind in pickling.descriptor_holders()
     }
 
 
-serialize.lending.append(_lending)
+pickling.lending.append(_lending)
 
 # --- in a worker ----------------------------------------------------------------------------------
 
@@ -155,7 +155,7 @@ def _make_socket(
 
 
 def _duplicate(number: int) -> int:
-    return os.dup(serialize._load_received(number).fd)
+    return os.dup(pickling._load_received(number).fd)
 
 
 __all__ = ["Descriptor", "Source", "User"]

@@ -80,7 +80,7 @@ def _flags() -> list[str]:
 
 
 def _facts(process_obj: Process) -> tuple[dict[str, Any], bytes]:
-    """What `entry` takes in: loky's own preparation, what the worker is told; and, of any size,
+    """What `boot` takes in: loky's own preparation, what the worker is told; and, of any size,
     what was kept aside of the initializer.
     """
     facts = spawn.get_preparation_data(process_obj.name, init_main_module=False)
@@ -104,7 +104,7 @@ class Process(process.LokyProcess):  # type: ignore[misc]
     Args:
         name: For multiprocessing.
         env: Environment variables besides those of this process.
-        told: The arguments of `worker.main`.
+        told: The arguments of `loop.main`.
         inherited: Descriptors that it gets, under the same numbers.
     """
 

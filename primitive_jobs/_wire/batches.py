@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._common import naming
 from .._common.imported import imported
-from . import chunk as chunks
-from . import pickling as serialize
+from . import chunk, pickling
 from .chunk import all_plain
 from .layers import _MAIN, WHOLE, Writer, fast_pickler
 from .leftovers import after_call
@@ -63,7 +62,7 @@ class Packer:
         self._layer_of: dict[object, _Layer | None] = {}
         self._latest: object = self
         self._latest_layer: _Layer | None = None
-        self._misses = 0 if not serialize._some_are_by_value() else _MOST_MISSES
+        self._misses = 0 if not pickling._some_are_by_value() else _MOST_MISSES
         self._tasks = tasks
         self._count: Counter[object] | None = None
         self._rows: list[Row] = []
@@ -91,7 +90,7 @@ class Packer:
                     return layer.number, self._parted(*packed)
             return None, self._parted(*self._whole(task))
         except Exception as error:  # noqa: BLE001 - whatever a __reduce__ raises
-            return None, chunks.refused(_told(task, error))
+            return None, chunk.refused(_told(task, error))
 
     def _layer(self, function: Callable[..., Any]) -> _Layer | None:
         """Return what the calls of a function have in common; None: there is one only."""
@@ -128,7 +127,7 @@ class Packer:
         function, args, kwargs = task
         value = function, (args, kwargs)
         found: dict[int, Any] = {}
-        reducers = {**serialize._referring(found), **self._reducers}
+        reducers = {**pickling._referring(found), **self._reducers}
         if self._misses < _MOST_MISSES:
             try:
                 body, buffers = _dumps_fast(value, reducers)
@@ -138,13 +137,13 @@ class Packer:
                 pass
             self._misses += 1
         found.clear()
-        body, buffers = serialize.dumps(value, reducers=reducers)
+        body, buffers = pickling.dumps(value, reducers=reducers)
         return body + _WHOLE, buffers, tuple(found.values())
 
     def _parted(self, body: bytes, buffers: list[memoryview], sources: tuple[Any, ...]) -> Any:
         for source in sources:
             self._sources[source.number] = source
-        if not buffers and len(body) < serialize.OUT_OF_BAND:
+        if not buffers and len(body) < pickling.OUT_OF_BAND:
             return body
         return [pickle.PickleBuffer(body), *map(self._number, buffers)]
 
@@ -212,7 +211,7 @@ def _address(buffer: memoryview) -> int:
 def _dumps_fast(value: object, reducers: dict[type, Reducer]) -> tuple[bytes, list[memoryview]]:
     file = io.BytesIO()
     buffers: list[memoryview] = []
-    fast_pickler(pickle.Pickler, file, reducers, serialize.keeper(buffers)).dump(value)
+    fast_pickler(pickle.Pickler, file, reducers, pickling.keeper(buffers)).dump(value)
     return file.getvalue(), buffers
 
 
@@ -222,7 +221,7 @@ def _told(task: Task, error: Exception) -> Exception:
 
     function, args, kwargs = task
     try:
-        serialize.dump_call(function, args, kwargs, naming.call_name(function))
+        pickling.dump_call(function, args, kwargs, naming.call_name(function))
     except SerializationError as told:
         return told
     return error
@@ -234,7 +233,7 @@ def unpacked(reply: Reply, label: str) -> list[Any]:
     Raises:
         SerializationError: One cannot be unpickled here.
     """
-    results = chunks.Unpacker(reply.parts, label)
+    results = chunk.Unpacker(reply.parts, label)
     values = list(reply.values)
     for place in reply.packed:
         values[place] = results.unpack(values[place], place)
@@ -262,10 +261,10 @@ def run_tasks(layers: list[Layer], rows: list[Row], buffers: list[Any], _needs: 
     """Make the calls of a batch, one after the other; what one raises, raises."""
     pid = os.getpid()
     arguments = _Arguments(layers, rows, buffers)
-    results = chunks._Results(alone=False)
+    results = chunk._Results(alone=False)
     values: list[Any] = []
     packed: list[int] = []
-    numbers, exit_if_forked = chunks.NUMBERS, chunks._exit_if_forked
+    numbers, exit_if_forked = chunk.NUMBERS, chunk._exit_if_forked
     try:
         for place, (layer, row) in enumerate(rows):
             common = arguments.common[layer]
@@ -280,15 +279,15 @@ def run_tasks(layers: list[Layer], rows: list[Row], buffers: list[Any], _needs: 
                 pass
             elif kind is list and len(value) <= _SHORT and all_plain(value):
                 value = value[:]
-            elif not chunks._is_plain(value):
+            elif not chunk._is_plain(value):
                 value = results.pack(function, value)
                 packed.append(place)
             if common.state is not None:
                 common.check()
             after_call()
             values.append(value)
-    except chunks._Unfit as unfit:
-        error = serialize.load_exception(unfit.args[0])
+    except chunk._Unfit as unfit:
+        error = pickling.load_exception(unfit.args[0])
         raise error from error.__cause__
     return Reply(values, packed, results.parts)
 
@@ -297,16 +296,16 @@ class _Arguments:
     """In a worker: what each task is given, unpickled when its turn comes."""
 
     def __init__(self, layers: list[Layer], rows: list[Row], buffers: list[Any]) -> None:
-        self.common: dict[int | None, chunks._Common] = {
-            number: chunks._Common(function, parts, chunks.CHECKED, None)
+        self.common: dict[int | None, chunk._Common] = {
+            number: chunk._Common(function, parts, chunk.CHECKED, None)
             for number, (function, parts) in enumerate(layers)
         }
-        self.common[None] = chunks._Common(None, (), chunks.KEPT, None)
+        self.common[None] = chunk._Common(None, (), chunk.KEPT, None)
         self._buffers = buffers
         self._left = Counter(number for _, row in rows if type(row) is list for number in row[1:])
 
     def unpacked(
-        self, common: chunks._Common, place: int, row: Any
+        self, common: chunk._Common, place: int, row: Any
     ) -> tuple[Callable[..., Any], Any]:
         if type(row) is list:
             row = [row[0], *map(self._buffer, row[1:])]

@@ -16,7 +16,7 @@ import os
 from time import perf_counter
 
 from .._common import naming
-from . import pickling as serialize
+from . import pickling
 from .layers import WHOLE, Reader, Writer, joined, state_of
 from .leftovers import after_call
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Row = tuple[Any, ...] | Packed  # the arguments of one call; or packed with the function
     Reply = tuple[list[Any], bytes | None, float, int, list[Part], bool | None]
     """Values of the calls made, in order; the exception that ended them, if one did (see
-    `serialize.dump_exception`); seconds they took; bytes of the values that were pickled; the layer
+    `pickling.dump_exception`); seconds they took; bytes of the values that were pickled; the layer
     of these; whether a call has changed what it has in common with others, None: not known."""
 
 KEPT, CHECKED, FRESH = 0, 1, 2
@@ -126,7 +126,7 @@ def run_packed(packed: bytes) -> Any:
     try:
         args = pickle.loads(packed)
     except Exception as error:  # noqa: BLE001 - whatever the import of the function's module raises
-        reply: Reply = [], serialize.dump_unloadable(error), 0.0, 0, [], None
+        reply: Reply = [], pickling.dump_unloadable(error), 0.0, 0, [], None
         return reply
     return run_chunk(*args, packed=True)
 
@@ -179,7 +179,7 @@ class _Common:
         except _Unfit:
             raise
         except Exception as error:  # noqa: BLE001 - whatever unpickling raises
-            raise _Unfit(serialize.dump_unloadable(error)) from None
+            raise _Unfit(pickling.dump_unloadable(error)) from None
         if self._columns:
             several = list(args)
             for column, value in self._columns:
@@ -267,8 +267,8 @@ class _Results:
             body, buffers = self._pickled(value)
         except Exception as error:  # noqa: BLE001 - whatever pickling raises
             name = naming.call_name(function)
-            raise _Unfit(serialize.dump_unpicklable_result(error, value, name)) from None
-        if not buffers and len(body) < serialize.OUT_OF_BAND:
+            raise _Unfit(pickling.dump_unpicklable_result(error, value, name)) from None
+        if not buffers and len(body) < pickling.OUT_OF_BAND:
             self.nbytes += len(body)
             return body
         self._large = True
@@ -287,7 +287,7 @@ class _Results:
                 self.aside += perf_counter() - start
             if packed is not None:
                 return packed[0], packed[1]
-        body, buffers = serialize.dumps(value)
+        body, buffers = pickling.dumps(value)
         return body + bytes((WHOLE,)), buffers
 
 
@@ -312,12 +312,12 @@ def is_whole(row: Packed) -> bool:
 
 
 class _Unfit(Exception):
-    """Carries what `serialize` says of arguments or a result that cannot travel."""
+    """Carries what `pickling` says of arguments or a result that cannot travel."""
 
 
 def refused(error: Exception) -> Packed:
     """Return, in place of a row that cannot be pickled, one whose call raises the error."""
-    return serialize.dumps_whole(_Refused(serialize.dump_exception(error))) + bytes((WHOLE,))
+    return pickling.dumps_whole(_Refused(pickling.dump_exception(error))) + bytes((WHOLE,))
 
 
 class _Refused:
@@ -335,7 +335,7 @@ def _raise_unfit(failure: bytes) -> None:
 def _dump_failure(error: BaseException) -> bytes:
     if type(error) is _Unfit:
         return error.args[0]  # type: ignore[no-any-return]
-    return serialize.dump_exception(error, skip_frames=1)
+    return pickling.dump_exception(error, skip_frames=1)
 
 
 class Unpacker:

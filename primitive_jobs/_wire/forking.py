@@ -11,7 +11,7 @@ import functools
 import types
 
 from .._common.imported import imported
-from . import pickling as serialize
+from . import pickling
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ def _reduce(pickler: object, obj: Any) -> Any:
     kind = type(obj)
     if kind is types.FunctionType or kind is _CACHED or issubclass(kind, type):
         if _has_lost_its_name(obj):
-            return _load, (serialize.dumps_whole(obj),)
+            return _load, (pickling.dumps_whole(obj),)
     elif kind.__name__ == "NewType" and _has_lost_its_name(obj):
-        return _load, (serialize.dumps_whole(obj),)
+        return _load, (pickling.dumps_whole(obj),)
     return NotImplemented
 
 
@@ -43,7 +43,7 @@ def _has_lost_its_name(obj: Any) -> bool:
     What a worker itself finds under the name (see `by_value`) is not there in those.
     """
     module = getattr(obj, "__module__", None)
-    return type(module) is str and module in serialize.SCRIPTS
+    return type(module) is str and module in pickling.SCRIPTS
 
 
 def _load(body: bytes) -> Any:
@@ -56,4 +56,4 @@ def _load(body: bytes) -> Any:
         from multiprocessing import reduction
 
         pickle_by_value(reduction)
-    return serialize.loads(body)
+    return pickling.loads(body)

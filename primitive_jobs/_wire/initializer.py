@@ -12,7 +12,7 @@ import io
 import sys
 
 from .._common import naming
-from . import pickling as serialize
+from . import pickling
 from .channel import HAVE_PACKETS, Content, Parcel, pack
 
 TYPE_CHECKING = False
@@ -54,8 +54,8 @@ class Initializer:
             frames = BaseException.__dict__["__traceback__"].__get__(error)
             name = naming.call_name(function)
             kind = _pickler_type([])
-            why = serialize.blame("the initializer", name, (function, args, {}), error, kind)
-            self._failure = why, serialize._format(error, frames)
+            why = pickling.blame("the initializer", name, (function, args, {}), error, kind)
+            self._failure = why, pickling._format(error, frames)
 
     def check(self) -> None:
         """Raise `InitializerError` where it cannot be pickled."""
@@ -63,7 +63,7 @@ class Initializer:
             from ..errors import InitializerError
 
             why, text = self._failure
-            raise InitializerError(why) from serialize.RemoteTraceback(text)
+            raise InitializerError(why) from pickling.RemoteTraceback(text)
 
     def dump_aside(self) -> bytes:
         """Pickle what is kept aside, while a process is being started on this thread.
@@ -103,7 +103,7 @@ class Initializer:
         self._aside.clear()
 
 
-def _lock_reducers() -> dict[type, serialize.Reducer]:
+def _lock_reducers() -> dict[type, pickling.Reducer]:
     """For Python 3.10, where the address of a fork context's lock would travel, and be used."""
     if sys.version_info >= (3, 11):
         return {}
@@ -128,9 +128,9 @@ def load(message: Message, aside: bytes, by_value: bool) -> tuple[Any, Any, Keep
 
         keeper = Keeper()
     if aside:
-        _received.extend(serialize.loads(aside))
+        _received.extend(pickling.loads(aside))
     try:
-        function, args = serialize.loads(message.body, message.buffers)
+        function, args = pickling.loads(message.body, message.buffers)
     finally:
         _received.clear()
     if keeper is not None:
@@ -158,7 +158,7 @@ def _pack(body: bytes, buffers: list[memoryview]) -> Content:
 
 def _pickler_type(aside: list[object]) -> Any:
     """A pickler that puts what is to be pickled at each start into ``aside`` instead."""
-    base: Any = serialize._pickler_type()
+    base: Any = pickling._pickler_type()
     started_with: dict[type, bool] = {}
 
     class Pickler(base):  # type: ignore[misc]
@@ -178,7 +178,7 @@ def _pickler_type(aside: list[object]) -> Any:
 def _dumps(call: tuple[Any, ...], aside: list[object]) -> tuple[bytes, list[memoryview]]:
     buffers: list[memoryview] = []
     file = io.BytesIO()
-    _pickler_type(aside)(file, {}, serialize.keeper(buffers)).dump(call)
+    _pickler_type(aside)(file, {}, pickling.keeper(buffers)).dump(call)
     return file.getvalue(), buffers
 
 

@@ -26,7 +26,7 @@ import functools
 import io
 import types
 
-from . import pickling as serialize
+from . import pickling
 from .pickling import keeper
 
 TYPE_CHECKING = False
@@ -126,7 +126,7 @@ class Reader:
     def load(self, packed: Packed) -> Any:
         """Unpickle a value over the parts."""
         if type(packed) is bytes:
-            body: serialize.Body = packed
+            body: pickling.Body = packed
             buffers: Sequence[Any] = ()
         else:
             body, buffers = parted(packed)
@@ -154,14 +154,14 @@ def joined(
     Large parts get past the pickling of what holds this without another copy. ``copied``: whatever
     happens to the original's buffers from now on.
     """
-    if not buffers and len(body) < serialize.OUT_OF_BAND:
+    if not buffers and len(body) < pickling.OUT_OF_BAND:
         return body, len(body)
     nbytes = len(body) + sum(buffer.nbytes for buffer in buffers)
     views = [pickle.PickleBuffer(bytearray(b) if copied else b) for b in buffers]
     return [pickle.PickleBuffer(body), *views], nbytes
 
 
-def parted(packed: Packed) -> tuple[serialize.Body, list[memoryview]]:
+def parted(packed: Packed) -> tuple[pickling.Body, list[memoryview]]:
     """The opposite of `joined`."""
     return (packed, []) if isinstance(packed, bytes) else (packed[0], packed[1:])
 
@@ -175,7 +175,7 @@ def _reduce_method(method: types.MethodType) -> tuple[Any, ...]:
 def _definitions_pickler() -> Any:
     """Cloudpickle's pickler, that notes which definitions of the program it has pickled."""
 
-    class Pickler(serialize._pickler_type()):  # type: ignore[misc]
+    class Pickler(pickling._pickler_type()):  # type: ignore[misc]
         def reducer_override(self, obj: Any) -> Any:
             reduced = super().reducer_override(obj)
             if reduced is not NotImplemented:
@@ -221,7 +221,7 @@ class Writer:
     """
 
     def __init__(
-        self, *, referring: bool = False, reducers: Mapping[type, serialize.Reducer] | None = None
+        self, *, referring: bool = False, reducers: Mapping[type, pickling.Reducer] | None = None
     ) -> None:
         self.parts: list[Part] = []
         self.values: list[object] = []
@@ -239,11 +239,11 @@ class Writer:
         self._buffers: list[memoryview] = []
         self._pieces: list[bytes] = []
         self._file = _File(self._pieces)
-        handles = serialize._referring(self._found) if referring else {}
+        handles = pickling._referring(self._found) if referring else {}
         self._reducers = {**handles, **(reducers or {})}
         self._cloud: Any = None
         self._fast: Any = None
-        self._misses = 0 if not serialize._some_are_by_value() else _MOST_MISSES
+        self._misses = 0 if not pickling._some_are_by_value() else _MOST_MISSES
 
     # --- what is common ----------------------------------------------------------------------
 
@@ -401,12 +401,12 @@ def fast_pickler(
     pickler = kind(file, 5, buffer_callback=buffer_callback)
     method: dict[type, Any] = {types.MethodType: _reduce_method}
     pickler.dispatch_table = (
-        copyreg.dispatch_table | method | serialize.descriptor_holders() | reducers
+        copyreg.dispatch_table | method | pickling.descriptor_holders() | reducers
     )
     return pickler
 
 
-def same(packed: Packed, body: serialize.Body, buffers: Sequence[memoryview]) -> bool:
+def same(packed: Packed, body: pickling.Body, buffers: Sequence[memoryview]) -> bool:
     """Whether these are what `joined` was given, still with the same content."""
     before, others = parted(packed)
     # A large one is a `PickleBuffer`, which is equal to nothing but itself.
@@ -419,7 +419,7 @@ def same(packed: Packed, body: serialize.Body, buffers: Sequence[memoryview]) ->
 
 def is_importable(definition: object) -> bool:
     """Whether a function or class is pickled as its name, which is none of the program's own."""
-    if serialize._some_are_by_value():
+    if pickling._some_are_by_value():
         return False
     try:
         return pickle.dumps(definition, 5).find(_MAIN) < 0
@@ -445,6 +445,6 @@ def state_of(values: Sequence[object]) -> bytes | None:
     except Exception:  # noqa: BLE001 - as above
         pass
     try:
-        return serialize.dumps_whole(values, keep)
+        return pickling.dumps_whole(values, keep)
     except Exception:  # noqa: BLE001 - whatever a __reduce__ raises
         return None

@@ -1,4 +1,4 @@
-"""What a worker process runs first: a script of its own (``python entry.py FD``), since nothing of
+"""What a worker process runs first: a script of its own (``python boot.py FD``), since nothing of
 the program that starts it can be imported yet.
 
 It imports as little as can be: an interpreter is there in some 10 ms, and each module that every
@@ -34,16 +34,16 @@ def main(fd: int) -> None:
     sys.argv[:] = start["sys_argv"]
     os.chdir(start["dir"])
     from primitive_jobs._wire import import_hook
-    from primitive_jobs._worker import loop as worker
+    from primitive_jobs._worker import loop
 
-    _let_stdin_go(worker.out_of_reach)
+    _let_stdin_go(loop.out_of_reach)
     for facts, names in ((told, _TOLD), (start, _INHERITED)):
-        facts.update((name, worker.out_of_reach(facts[name])) for name in names)
+        facts.update((name, loop.out_of_reach(facts[name])) for name in names)
     settings = _settings(start)
     for name in settings.keys() & sys.modules.keys():  # what a sitecustomize has imported
         settings.pop(name)(sys.modules[name])
     sys.meta_path.insert(0, import_hook.AfterImport(settings))
-    worker.main(**told)
+    loop.main(**told)
 
 
 def _let_stdin_go(out_of_reach: Callable[[int], int]) -> None:

@@ -20,8 +20,7 @@ from functools import partial
 from types import MethodType
 
 from .._common import naming
-from .._wire import nesting
-from .._wire import pickling as serialize
+from .._wire import nesting, pickling
 from .._wire.channel import (
     HAVE_PACKETS,
     ChannelClosed,
@@ -85,7 +84,7 @@ def main(
     _record_stacks(page_fd)
     watch()
     # Not too high: it is for a job that may have lowered the limit, too.
-    serialize.reserve.append(out_of_reach(os.open(os.devnull, os.O_RDONLY), most=64))
+    pickling.reserve.append(out_of_reach(os.open(os.devnull, os.O_RDONLY), most=64))
     worker = _Worker(attach(channel_fd), page, page_fd)
     if worker.initialize(preload, initializer):
         worker.serve()
@@ -286,7 +285,7 @@ class _Worker:
             self._exit_if_forked()
             self._undo()
             with contextlib.suppress(ChannelClosed):
-                content = self._pack(serialize.dump_exception(error, skip_frames=1))
+                content = self._pack(pickling.dump_exception(error, skip_frames=1))
                 self._channel.send(Kind.INIT_FAILED, 0, content)
             return False
         return True
@@ -341,13 +340,13 @@ class _Worker:
         """Take shared data in, or let it go."""
         number = message.attempt
         if message.kind == Kind.FORGET:
-            serialize.received.pop(number, None)
+            pickling.received.pop(number, None)
         elif message.lost:
             self._unfit = True
         else:
             if type(message) is Lent:
                 message.fd = out_of_reach(message.fd)
-            serialize.received[number] = message
+            pickling.received[number] = message
 
     def _run(self, calls: list[Message]) -> tuple[Kind, Content]:
         """Make one call. Function, arguments and result are gone when this returns."""
@@ -356,15 +355,15 @@ class _Worker:
         try:
             self._in_job = True
             try:
-                *seeded, function, args, kwargs = serialize.loads(message.body, message.buffers)
+                *seeded, function, args, kwargs = pickling.loads(message.body, message.buffers)
             except BaseException as error:  # noqa: BLE001 - whatever unpickling raises
                 self._undo()
-                return Kind.RAISED, self._pack(serialize.dump_unloadable(error))
+                return Kind.RAISED, self._pack(pickling.dump_unloadable(error))
             del message
             if seeded:
-                from .._wire import seeding as randomness  # which unseeded pools do without
+                from .._wire import seeding  # which unseeded pools do without
 
-                randomness.reseed()
+                seeding.reseed()
             result = function(*args, **kwargs)
             sys.setrecursionlimit(limit)  # here: with a low one no call might be possible
             self._undo()
@@ -373,14 +372,14 @@ class _Worker:
             self._undo()
             # Before there is a call nothing raises a TypeError; pyright cannot know.
             if type(error) is TypeError and kwargs:  # pyright: ignore[reportPossiblyUnboundVariable]
-                serialize.add_option_hint(error, function, kwargs)  # pyright: ignore[reportPossiblyUnboundVariable]
-            return Kind.RAISED, self._pack(serialize.dump_exception(error, skip_frames=1))
+                pickling.add_option_hint(error, function, kwargs)  # pyright: ignore[reportPossiblyUnboundVariable]
+            return Kind.RAISED, self._pack(pickling.dump_exception(error, skip_frames=1))
         try:
-            body, buffers = serialize.dumps(result)
+            body, buffers = pickling.dumps(result)
             return Kind.RETURNED, self._pack(body, buffers)
         except BaseException as error:  # noqa: BLE001 - whatever pickling raises
             name = naming.call_name(function)
-            return Kind.RAISED, self._pack(serialize.dump_unpicklable_result(error, result, name))
+            return Kind.RAISED, self._pack(pickling.dump_unpicklable_result(error, result, name))
 
     def _pack(self, body: bytes, buffers: list[memoryview] | None = None) -> Content:
         return pack(body, buffers or (), to_file=self._packets)

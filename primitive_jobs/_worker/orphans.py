@@ -1,6 +1,6 @@
 """In a worker: reaping the orphans of its jobs, and never a child whose end a job may ask for.
 
-A worker is the reaper of orphans below it (see `worker`), so that what ``cmd &`` in a shell leaves
+A worker is the reaper of orphans below it (see `loop`), so that what ``cmd &`` in a shell leaves
 behind becomes its child, and once dead a zombie. The children that Python code starts here are
 noted, by functions in the place of those of `os` and of `_posixsubprocess`; all others are orphans,
 unless a library in C has forked them. So a worker in which Python has started nothing reaps
