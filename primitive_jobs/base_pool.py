@@ -44,10 +44,12 @@ class Submitter(Hinted, ABC):
             PoolClosedError: The pool was shut down, or the interpreter is going down.
             TypeError: ``function`` cannot be called, or is an async or generator function.
         """
-        self._link.check_open()
+        link = self._link
+        if not link.accepting:
+            link.check_open()
         job = PrimitiveJob(function, *args, **kwargs)
         try:
-            return job._submit_to(self._link, self._options)
+            return job._submit_to(link, self._options)
         except BaseException:  # an interrupt so late that the job was on its way
             job._ask_cancel()
             raise

@@ -72,7 +72,8 @@ T = TypeVar("T")
 PATIENCE_IN_TASK = 0.01  # s that a task's cancel() may hold up its event loop
 _NO_ARGUMENTS: tuple[Any, ...] = ()
 _JOIN = 1.0  # s; see JobExecutor.shutdown
-_MANY = 64  # settled futures at most that are held until others are let go with them
+_MANY = 64  # settled futures at most that are let go together
+_REST = 0.01  # s without a further one, after which those are let go that there are
 _GRACE = 5.0  # s between SIGTERM and SIGKILL in `terminate_workers`
 _NOT_HERE = "the state of this future is its job's: it cannot be set"
 _SETTLED = (CANCELLED_AND_NOTIFIED, FINISHED)
@@ -396,23 +397,33 @@ class _Settler:
 
     def _run(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        link: PoolLink | None = None
         settled: list[JobFuture[Any]] = []  # this may be the last that holds them
-        while (known := self._queue.get()) is not None:
-            future = known()
-            if future is None:
-                continue
-            settled.append(future)
-            future._settle()
-            link = future.job._record.link
-            assert link is not None, "nobody has a future before it was submitted"
-            del future
-            if len(settled) == _MANY or self._queue.empty():
-                link.call_back(settled.clear)
+        while True:
+            try:
+                known = self._queue.get(timeout=_REST if settled else None)
+            except queue.Empty:
+                self._let_go(settled)
                 settled = []
-        if link is not None:
-            link.call_back(settled.clear)
+                continue
+            future = None if known is None else known()
+            if future is not None:
+                settled.append(future)
+                future._settle()
+                del future
+            if known is None or len(settled) == _MANY:
+                self._let_go(settled)
+                settled = []
+            if known is None:
+                break
         self.tell_ended()
+
+    @staticmethod
+    def _let_go(settled: list[JobFuture[Any]]) -> None:
+        """Have futures dropped where foreign code may run."""
+        if settled:
+            link = settled[0].job._record.link
+            assert link is not None, "nobody has a future before it was submitted"
+            link.call_back(settled.clear)
 
     def tell_ended(self) -> None:
         """No future is pending any more, nor will be."""

@@ -21,7 +21,7 @@ from ._common.hints import OF_JOB, Hinted
 from ._common.naming import call_name
 from ._common.signatures import JobOptionsDict, Self, Unpack
 from ._engine import circles
-from ._engine.record import Callback, JobRecord, PoolLink
+from ._engine.record import Callback, JobRecord, Keeper, PoolLink
 from ._engine.tracker import Outcome, StatusTracker, Unstopped
 from ._wire.channel import INLINE_LIMIT
 from ._wire.pickling import LEFT_OUT, dump_call, dumps_whole, let_frames_go
@@ -101,7 +101,10 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
         # Idents of threads: whoever is first submits it; None: it is done.
         self._submits: list[int] | None = []
         self._tracker = tracker = StatusTracker()
-        self._record = JobRecord(call_name(function), tracker)
+        name = function.__qualname__ if kind is FunctionType else None
+        if type(name) is not str:  # of a subclass, perhaps, with its own ways
+            name = call_name(function)
+        self._record = JobRecord(name, tracker)
         self._loaded: list[tuple[Any, BaseException | None]] = []  # see Outcome.load
         self.metadata: dict[str, Any] = {}
 
@@ -111,13 +114,15 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
         Then it goes on the thread for callbacks.
         """
         try:
+            if self._tracker._outcome is not None:
+                return
             record = self._record
         except AttributeError:  # the making was refused, or interrupted
             return
         link = record.link
-        if link is not None and self._tracker._outcome is None and not link.of_parent:
+        if link is not None and not link.of_parent:
             record.handle = weakref.ref(self)  # the collector has cleared those that there were
-            self._tracker.call_when_final(Callback(record, functools.partial(_let_go, self)))
+            self._tracker.call_when_final(Keeper(link, self))
 
     # --- submitting --------------------------------------------------------------------------
 
@@ -534,7 +539,3 @@ def _rebuild(cls: type[PrimitiveJob[Any]], state: tuple[Any, ...]) -> PrimitiveJ
     job._record = JobRecord(name, tracker)
     job._record._id.append(job_id)
     return job
-
-
-def _let_go(job: PrimitiveJob[Any]) -> None:
-    """Nothing: the job has ended, and goes when this is over."""

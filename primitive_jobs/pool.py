@@ -168,7 +168,8 @@ class JobPool(BasePool):
             from ._wire.seeding import Seeds
 
             seeds = Seeds(seed)
-        self._options = DEFAULT_OPTIONS.replace({"memory_limit": memory_limit})
+        limit = {} if memory_limit is None else {"memory_limit": memory_limit}
+        self._options = DEFAULT_OPTIONS.replace(limit)
         self._max_workers = count
         self._shown = {  # in a notebook
             "idle_timeout": leave_after,

@@ -328,22 +328,34 @@ def test_a_mapping(two: JobPool, end: str, chunksize: int | None) -> None:
     check(own, default=1, argument=1, metadata=1)
 
 
-def test_futures(two: JobPool) -> None:
-    own = ours(two)
-    for _ in range(10):
-        view = two.options(metadata={"mark": Mark("metadata")})
-        with JobExecutor(pool=view) as executor:
-            own.add(executor._settler.thread)
-            executor.submit(double, 1)  # dropped
-            executor.submit(double, 2).add_done_callback(Mark("callback"))
-            futures = [executor.submit(double, n) for n in range(4)]
-            for future in concurrent.futures.as_completed(futures, PATIENCE):
-                futures.remove(future)  # type: ignore[arg-type]
-                del future
-            assert executor.submit(double, 3).result(PATIENCE) == 6
-            assert concurrent.futures.wait([executor.submit(double, 3)], PATIENCE).done
-        del executor, view
-        check(own, metadata=1, callback=1)
+def marked(executor: JobExecutor, argument: int) -> Any:
+    future: Any = executor.submit(double, argument)
+    future.mark = Mark("future")
+    return future
+
+
+@pytest.mark.parametrize("way", ["dropped", "callback", "as_completed", "wait", "result"])
+def test_futures(two: JobPool, way: str) -> None:
+    with JobExecutor(pool=two) as executor:
+        own = ours(two) | {executor._settler.thread}
+        for _ in range(10):
+            futures = [marked(executor, n) for n in range(20)]
+            if way == "as_completed":
+                for future in concurrent.futures.as_completed(futures, PATIENCE):
+                    futures.remove(future)
+                    del future
+            elif way == "wait":
+                assert not concurrent.futures.wait(futures, PATIENCE).not_done
+            else:
+                while futures:
+                    if way == "callback":
+                        futures.pop().add_done_callback(Mark("callback"))
+                    elif way == "result":
+                        futures.pop().result(PATIENCE)
+                    else:
+                        futures.pop()
+            futures.clear()
+            check(own, future=20, **({"callback": 20} if way == "callback" else {}))
 
 
 def test_joblib_batches(two: JobPool) -> None:

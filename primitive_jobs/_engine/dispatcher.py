@@ -413,7 +413,8 @@ class Dispatcher:
         """Raise `JobError` where the waiting would be for ever."""
         if self.of_parent:
             raise of_the_parent(self.owner)
-        self._check_thread()
+        if threading.get_ident() in self._own_threads:
+            self._check_thread()
 
     def _check_thread(self) -> None:
         if threading.get_ident() in self._own_threads:

@@ -6,8 +6,8 @@
 
 An object loses its last reference on some thread, and its destructor runs there. So the pool's own
 threads hold records alone: a record has texts, numbers, bytes, descriptors and its tracker. What
-waits for the end of a job, in its tracker, holds nothing of the user's either, but for `Callback`,
-which the thread for callbacks empties.
+waits for the end of a job, in its tracker, holds nothing of the user's either, but for `Callback`
+and `Keeper`, which the thread for callbacks empties.
 """
 
 from __future__ import annotations
@@ -191,6 +191,23 @@ class Callback:
                 raise  # the user's Ctrl-C, not the callback's affair
 
 
+class Keeper:
+    """Waits for the end of a job that nobody holds, and keeps its handle till then.
+
+    The thread for callbacks lets go of that, as of a `Callback`.
+    """
+
+    __slots__ = ("_handles", "_link")
+
+    def __init__(self, link: PoolLink, handle: object) -> None:
+        self._link = link
+        self._handles = [handle]
+
+    def __call__(self) -> None:
+        """Have it let go; returns at once."""
+        self._link.call_back(self._handles.clear)
+
+
 _call: Callable[[functools.partial[Any]], object] = functools.partial.__call__  # in C
 
-__all__ = ["Callback", "JobRecord", "PoolLink"]
+__all__ = ["Callback", "JobRecord", "Keeper", "PoolLink"]
