@@ -77,20 +77,6 @@ def requirement(extra: str, name: str) -> str:
     return found
 
 
-@nox.session(python=list(INTERPRETERS))
-def tests(session: nox.Session) -> None:
-    """Run the suite on each interpreter found; arguments go to pytest."""
-    install(session, "test,qiskit")
-    session.run("python", "-m", "pytest", *session.posargs)
-
-
-@nox.session
-def soak(session: nox.Session) -> None:
-    """Run what is too long for every change: repetition under load, every place of a sample."""
-    install(session, "test,qiskit")
-    session.run("python", "-m", "pytest", "-m", "soak", *session.posargs)
-
-
 @nox.session
 def lint(session: nox.Session) -> None:
     """Lint, and check the format."""
@@ -124,6 +110,20 @@ def wheel(session: nox.Session) -> None:
         missing, surplus = sorted(in_tree - shipped), sorted(shipped - in_tree)
         session.error(f"{built.name} lacks {missing} and should not have {surplus}")
     session.log(f"{built.name}: {len(shipped)} files")
+
+
+@nox.session(python=list(INTERPRETERS))
+def tests(session: nox.Session) -> None:
+    """Run the suite on each interpreter found; arguments go to pytest."""
+    install(session, "test,qiskit")
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Run what is too long for every change: repetition under load, every place of a sample."""
+    install(session, "test,qiskit")
+    session.run("python", "-m", "pytest", "-m", "soak", *session.posargs)
 
 
 @nox.session
