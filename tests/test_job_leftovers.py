@@ -16,10 +16,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 from helpers import PATIENCE, raise_it
 
 from primitive_jobs import JobPool, WorkerDiedError
+
+# Or each worker would import pytest first.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 WATCH = 0.2  # s, of a watchdog
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import joblib
 import numpy as np
 import psutil
@@ -35,6 +36,9 @@ from primitive_jobs import (
     share,
 )
 from primitive_jobs.joblib import PrimitiveJobsBackend
+
+# Or each worker would import pytest first.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 NAME = "primitive_jobs"
 TWO: dict[str, Any] = {"n_jobs": 2, "backend": NAME}

@@ -9,6 +9,7 @@ import os
 import resource
 import select
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -17,6 +18,7 @@ from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 from helpers import PATIENCE, descriptors, hold, until, write_mark
 
@@ -32,6 +34,9 @@ from primitive_jobs import (
 from primitive_jobs._procs.process import WorkerConfig
 from primitive_jobs._wire.channel import NO_DESCRIPTOR, Parcel, attach, pair
 from primitive_jobs._wire.messages import Kind, Lent
+
+# Or each worker would import pytest first.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 joblib = pytest.importorskip("joblib")
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cloudpickle
 import pytest
 
 from primitive_jobs import (
@@ -26,6 +27,9 @@ from primitive_jobs import (
     WorkerDiedError,
 )
 from primitive_jobs._engine.scheduler import Scheduler
+
+# Or each worker would import pytest first.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 PATIENCE = 30.0  # s, after which what is waited for will not come
 LOGGER = logging.getLogger("primitive_jobs")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import pickle
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 from helpers import PATIENCE, double, hold, until
 
@@ -21,6 +23,9 @@ from primitive_jobs import (
     ResultTimeoutError,
     SerializationError,
 )
+
+# Or each worker would import pytest first.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 OWN = "is among its own arguments"
 

@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 from helpers import PATIENCE, until
@@ -31,6 +33,9 @@ from primitive_jobs import (
 from primitive_jobs._engine.dispatcher import Dispatcher
 from primitive_jobs._procs import process as process_module
 from primitive_jobs._wire.channel import HAVE_PACKETS
+
+# Or each worker would import pytest first.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 in_a_file = pytest.mark.skipif(not HAVE_PACKETS, reason="it is held as bytes here")
 SIZE = 1 << 20  # bytes: to be told from everything else by its size

@@ -13,12 +13,16 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import psutil
 import pytest
 from helpers import PATIENCE, expect, script
 
 from primitive_jobs import JobExecutor, JobPool, WorkerDiedError, default_pool, run
 from primitive_jobs._procs import guardian, interpreter, process
+
+# Or each worker would import pytest first.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 PYTHON = sys.executable
 
