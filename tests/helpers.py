@@ -300,9 +300,9 @@ def _traced(
 
 
 def sampled(stride: int) -> pytest.MarkDecorator:
-    """Give a test its ``stride``: the opcodes between two places that are tried.
+    """Give a test its ``stride``: how far it is from a place that is tried to the next one.
 
-    With ``-m soak`` each place is.
+    With ``-m soak`` each place is tried.
     """
     import pytest  # no worker's business
 

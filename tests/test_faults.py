@@ -1,4 +1,6 @@
-"""Each call to the operating system fails once: the first, the second, and so on to the last.
+"""Each call to the operating system fails once: the first, the third, and so on to the last.
+
+Under soak the others do, too.
 
 A failed call may cost a job, with a clear error; it may not cost a second job, a process, a
 descriptor, a thread (the gate of conftest.py) or an answer.
@@ -22,7 +24,7 @@ from typing import Any
 
 import cloudpickle
 import pytest
-from helpers import PATIENCE
+from helpers import PATIENCE, sampled
 
 from primitive_jobs import JobCancelledError, JobError, JobPool, JobStatus, PoolClosedError
 from primitive_jobs._wire.channel import HAVE_PACKETS
@@ -115,8 +117,13 @@ PLACES: dict[str, tuple[Any, str, Exception]] = {
 
 
 @pytest.mark.parametrize("what", PLACES)
+@sampled(2)
 def test_a_call_that_fails_once(
-    what: str, marks: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    what: str,
+    stride: int,
+    marks: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     if what in ("sending", "receiving a descriptor") and not HAVE_PACKETS:
         pytest.skip("no such call is made here")
@@ -126,7 +133,7 @@ def test_a_call_that_fails_once(
     monkeypatch.setattr(
         _socket, "socketpair", lambda *a: [socket.socket(fileno=s.detach()) for s in bare(*a)]
     )
-    for place in range(1, 40):
+    for place in range(1, 40, stride):
         fault = Fault(getattr(owner, name), error, place)
         folder = marks / str(place)
         folder.mkdir()

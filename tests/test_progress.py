@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from helpers import call_traced, hold
+from helpers import call_traced, hold, sampled
 
 from primitive_jobs import (
     JobError,
@@ -679,8 +679,13 @@ def ctrl_c(call: Callable[[], object], place: int) -> bool:
 
 
 @pytest.mark.parametrize("view", ["rich", "tqdm"])
+@sampled(23)
 def test_ctrl_c_at_any_time_leaves_a_clean_terminal(
-    view: str, pool: JobPool, streams: Callable[[Any, Any], None], monkeypatch: pytest.MonkeyPatch
+    view: str,
+    stride: int,
+    pool: JobPool,
+    streams: Callable[[Any, Any], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     have_only(view, monkeypatch)
     jobs = [pool.submit(pow, n, 2) for n in range(2)]
@@ -700,7 +705,7 @@ def test_ctrl_c_at_any_time_leaves_a_clean_terminal(
             assert not plain(shown) or plain(shown).endswith("\n"), place
             if not came_there:
                 break
-            place += 13 if place > 60 else 1
+            place += stride if place > 60 else 1
     finally:
         signal.signal(signal.SIGINT, before)
     assert place > 100
