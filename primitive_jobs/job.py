@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator
 from types import FunctionType, MethodType
 from typing import Any, ParamSpec, Protocol
 
-from ._common.hints import OF_JOB, Hinted
+from ._common.hints import OF_JOB, Hinted, hinted, of_cancel_keyword
 from ._common.naming import call_name
 from ._common.signatures import JobOptionsDict, Self, Unpack
 from ._engine import circles
@@ -285,6 +285,7 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
             self = LEFT_OUT  # noqa: PLW0642
             del outcome, error, failure
 
+    @hinted("cancel", of_cancel_keyword, positional="it is given by name, as in cancel(grace=5)")
     def cancel(self, *, grace: float | None = None) -> bool:
         """Stop the job for real; when this returns True, nothing of it runs any more.
 

@@ -270,8 +270,6 @@ class JobOptions:
     memory_limit: float | str | None = None
     retries: int = 0
     grace: float = 0.0
-    # What the pool sees to of all that: made once, where many jobs have these options.
-    limits: Limits = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.name, str):
@@ -284,18 +282,22 @@ class JobOptions:
             raise TypeError(f"metadata must be a dict or None, not {type(self.metadata).__name__}")
         object.__setattr__(self, "timeout", check_seconds("timeout", self.timeout, positive=True))
         object.__setattr__(self, "priority", check_int("priority", self.priority))
-        memory_limit = check_bytes("memory_limit", self.memory_limit)
-        object.__setattr__(self, "memory_limit", memory_limit)
+        object.__setattr__(self, "memory_limit", check_bytes("memory_limit", self.memory_limit))
         object.__setattr__(self, "retries", check_count("retries", self.retries, least=0))
         object.__setattr__(self, "grace", check_grace(self.grace))
-        limits = Limits(self.priority, self.timeout, memory_limit, self.retries, self.grace)
-        object.__setattr__(self, "limits", limits)
+
+    @property
+    def limits(self) -> Limits:
+        """Those of them that the pool sees to."""
+        limit = self.memory_limit
+        assert limit is None or isinstance(limit, int), "made an int when this was made"
+        return Limits(self.priority, self.timeout, limit, self.retries, self.grace)
 
     def replace(self, changes: Mapping[str, Any]) -> JobOptions:
         """Return these options with ``changes`` made; an unknown name is a `TypeError`."""
         if not changes:
             return self
-        known = [field.name for field in dataclasses.fields(self) if field.init]
+        known = [field.name for field in dataclasses.fields(self)]
         for name in changes:
             if name not in known:
                 raise TypeError(f"unknown option {name!r}; the options are {', '.join(known)}")

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Literal, NoReturn, ParamSpec, TypeVar
 
 from . import job as job_module
-from ._common.hints import hinted, of_pool_keyword
+from ._common.hints import hinted, of_pool_keyword, of_shutdown_keyword
 from ._common.signatures import Seed, Self
 from ._common.thread_variables import thread_settings
 from ._engine.dispatcher import Counts, Dispatcher
@@ -232,6 +232,7 @@ class JobPool(BasePool):
         """
         self._dispatcher.restart_workers()
 
+    @hinted("shutdown", of_shutdown_keyword, positional="only wait is given without its name")
     def shutdown(self, wait: bool = True, *, cancel: bool = False) -> None:
         """Take no further job, and end once all jobs are final. A second call may go further.
 

@@ -194,6 +194,20 @@ def of_map_keyword(name: str) -> str | None:
     return None
 
 
+def of_shutdown_keyword(name: str) -> str | None:
+    """What to say to whoever shuts a pool down with an argument ``name``."""
+    if name in ("cancel_futures", "kill_workers", "force", "terminate"):
+        return "cancel=True cancels all jobs first"
+    return "wait(pool.jobs(), timeout=...) waits for a time" if name == "timeout" else None
+
+
+def of_cancel_keyword(name: str) -> str | None:
+    """What to say to whoever cancels a job with an argument ``name``."""
+    if name in ("timeout", "wait", "patience", "delay"):
+        return "the seconds between SIGTERM and SIGKILL are grace"
+    return None
+
+
 def hinted(
     shown: str, hint: Callable[[str], str | None], *, positional: str = ""
 ) -> Callable[[F], F]:
@@ -259,7 +273,9 @@ __all__ = [
     "Hinted",
     "add_option_hint",
     "hinted",
+    "of_cancel_keyword",
     "of_map_keyword",
     "of_name",
     "of_pool_keyword",
+    "of_shutdown_keyword",
 ]
