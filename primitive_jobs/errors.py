@@ -72,6 +72,10 @@ class JobMemoryError(JobError, MemoryError):
             it, None if it could not be had.
     """
 
+    def __new__(cls, *args: object, **kwargs: object) -> JobMemoryError:  # noqa: PYI034 - no import for it
+        """Make one. MemoryError's own way, the first to be found, refuses what is a `JobError`."""
+        return Exception.__new__(cls, *args, **kwargs)
+
     def __init__(
         self, message: str = "", *, limit: int = 0, peak: int = 0, stack: str | None = None
     ) -> None:

@@ -12,5 +12,6 @@ naming            what to call functions, types and errors in messages
 signatures        keyword arguments that several signatures have in common
 thread_variables  by which environment variables libraries take their number of threads
 threads           threads of this library
+twins             copies of exceptions that hold nothing else
 ================  =====================================================================
 """

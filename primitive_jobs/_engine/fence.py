@@ -11,12 +11,12 @@ knows what is true. Then all of the pool's jobs end, so that nobody waits for ev
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from .._common.naming import one_line
+from .._common.twins import bare_twin
 from .._wire.evidence import Evidence
 from ..errors import JobError
 from ..logs import Report
@@ -127,12 +127,9 @@ _NAMES: dict[type, str] = {
 def bare(error: BaseException) -> BaseException:
     """The same exception without its traceback, whose frames hold jobs."""
     try:
-        twin = copy.copy(error)
-    except Exception:  # noqa: BLE001 - not every library's can be copied
-        twin = None
-    if twin is None or type(twin) is not type(error):
+        return bare_twin(error)
+    except Exception:  # noqa: BLE001 - not every library's can be made anew
         return JobError(one_line(error))
-    return twin
 
 
 __all__ = ["Fence", "Owner", "Unfenced", "bare"]

@@ -13,13 +13,13 @@ job. After a `take` only the dispatcher's thread writes. (`lock_free` says what 
 
 from __future__ import annotations
 
-import copy
 import threading
 import time
 from _thread import allocate_lock  # of threads, whoever patches `threading` later
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .._common.twins import bare_twin
 from .._wire.messages import Kind, Message
 from .._wire.pickling import load_exception, load_result, set_cause
 from ..errors import InitializerError, JobCancelledError, JobError
@@ -70,7 +70,7 @@ class Outcome:
         """
         source = self._source
         if isinstance(source, BaseException) and source.__cause__ is not None:
-            source = copy.copy(source)  # without its cause: that is the user's, perhaps
+            source = bare_twin(source)  # without its cause: that is the user's, perhaps
         self._token = Token.of(unseen, name, source, holder)
 
     def looked_at(self) -> None:
@@ -103,7 +103,7 @@ class Outcome:
         if source is None:
             return None, JobCancelledError(f"job {job.name} was cancelled")
         # One of ours. Raised, it holds frames of the caller's: so it is one that the caller made.
-        error = copy.copy(source)
+        error = bare_twin(source)
         cause = source.__cause__
         if cause is not None:
             set_cause(error, cause)
