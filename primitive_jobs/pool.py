@@ -63,9 +63,8 @@ class JobPool(BasePool):
     ``max_jobs_per_worker=1`` gives each job a fresh process.
 
     Ctrl-Z stops the jobs with the program, and they continue with it (``fg``); the seconds between
-    do not count against their limits, but for jobs of pools that jobs have. A program that is
-    stopped alone (``kill -STOP`` or ``kill -TSTP`` with its pid, or Ctrl-Z at the prompt of Python
-    3.13) leaves its jobs running.
+    do not count against their limits. A program that is stopped alone (``kill -STOP`` or ``kill
+    -TSTP`` with its pid, or Ctrl-Z at the prompt of Python 3.13) leaves its jobs running.
 
     Args:
         max_workers: Most worker processes; default: `loky.cpu_count()`, which knows of cgroups

@@ -117,6 +117,17 @@ class Program:
         return found.pid
 
 
+def until_idle(process: psutil.Process) -> None:
+    """It uses no CPU for as long as it would look again a few times."""
+
+    def is_idle() -> bool:
+        before = process.num_ctx_switches()
+        time.sleep(3 * guard._LATE_STOP_PAUSE)
+        return process.num_ctx_switches() == before
+
+    until(is_idle, "that it does nothing")
+
+
 def stopped(pid: int) -> bool:
     process = guard.process_of(pid)
     return process is not None and process.state == "T"
@@ -178,6 +189,27 @@ def test_a_worker_that_is_not_ready_yet_stops_too(tmp_path: Path) -> None:
         started.suspend(pid)
         started.resume(pid)
         assert started.finish() == (0, "1\n")
+
+
+def test_the_time_does_not_count_for_pools_of_jobs(tmp_path: Path) -> None:
+    source = """
+    def limited():
+        with JobPool(1, spare_workers=0) as pool:
+            job = pool.options(timeout=2.5).submit(hold, "nested")
+            job.wait()
+            late = pool.options(timeout=0.1).submit(time.sleep, 1000)
+            return job.status().name, type(late.exception()).__name__
+
+    with JobPool(1) as pool:
+        print(*pool.submit(limited).result())
+    """
+    with program(tmp_path, source) as started:
+        pid = started.pid("nested")
+        for _ in range(2):
+            started.suspend(pid)
+            time.sleep(1.5)  # what is measured
+            started.resume(pid)
+        assert started.finish() == (0, "DONE JobTimeoutError\n")
 
 
 def test_the_time_does_not_count(tmp_path: Path) -> None:
@@ -276,12 +308,11 @@ def test_a_program_that_does_not_stop(tmp_path: Path, handler: str) -> None:
         watcher = started.guard()
         began = time.monotonic()
         started.press(b"\x1a")
-        while time.monotonic() < began + guard._STOPS_WITHIN + 0.5:
+        while time.monotonic() < began + 0.5:
             assert not stopped(pid)
             time.sleep(0.01)
-        before = watcher.cpu_times()
-        time.sleep(0.3)  # what is measured: it does not look any more
-        assert watcher.cpu_times() == before
+        until_idle(watcher)
+        assert not stopped(pid)
         (tmp_path / "default").touch()
         started.pid("is default")
         started.suspend(pid)
@@ -318,9 +349,58 @@ def test_the_listener_is_killed(tmp_path: Path) -> None:
         watcher = started.guard()
         os.kill(started.listener(), signal.SIGKILL)
         until(lambda: not watcher.children(), "its being reaped")
-        before = watcher.cpu_times()
-        time.sleep(0.3)  # what is measured: it does not ask for it again and again
-        assert watcher.cpu_times() == before
+        until_idle(watcher)
+        assert started.finish() == (0, "job\n")
+
+
+def test_the_guard_is_killed_while_all_is_stopped(tmp_path: Path) -> None:
+    source = """
+    with JobPool(1) as pool:
+        jobs = [pool.options(timeout=1.5).submit(hold, name) for name in ("job", "later")]
+        print([job.wait() and job.status().name for job in jobs])
+    """
+    with program(tmp_path, source) as started:
+        pid = started.pid("job")
+        started.suspend(pid)
+        started.guard().kill()
+        time.sleep(1.5)  # what is measured: it does not count
+        started.resume(pid)
+        assert started.finish() == (0, "['DONE', 'DONE']\n")
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.02, 0.05, 0.1, 0.2])
+def test_while_the_pool_starts(tmp_path: Path, seconds: float) -> None:
+    source = """
+    note("begin")
+    with JobPool(1, initializer=hold, initargs=("initializer",)) as pool:
+        print(pool.submit(abs, -1).result())
+    """
+    with program(tmp_path, source) as started:
+        started.pid("begin")
+        time.sleep(seconds)  # what is tried
+        started.suspend()
+        time.sleep(2 * guard._ARRIVAL)
+        if (tmp_path / "initializer").exists():
+            assert stopped(started.pid("initializer"))
+        started.resume()
+        started.pid("initializer")
+        assert started.finish() == (0, "1\n")
+
+
+def test_what_others_send_to_the_group(tmp_path: Path) -> None:
+    source = """
+    signal.signal(signal.SIGUSR1, lambda *_: note("handled"))
+    with JobPool(1) as pool:
+        job = pool.submit(hold, "job")
+        print(job.result())
+    """
+    with program(tmp_path, source) as started:
+        pid = started.pid("job")
+        started.listener()
+        os.killpg(started.pid("program"), signal.SIGUSR1)
+        started.pid("handled")
+        started.suspend(pid)
+        started.resume(pid)
         assert started.finish() == (0, "job\n")
 
 

@@ -85,4 +85,4 @@ def test_where_tblib_pickles_exceptions(tmp_path: Path) -> None:
             print(type(error).__name__, error.exitcode, error.__traceback__)
     """
     output = "ValueError('mine')\nNone\nJobMemoryError 300000000 True\nWorkerDiedError 3 None\n"
-    expect(tmp_path, source, output.replace("\\\n", "\n"))
+    expect(tmp_path, source, output)

@@ -34,8 +34,11 @@ import time
 _ROOM = 65536  # bytes that are read at a time
 _DESCRIPTOR = 4  # bytes: an int of C
 _MOST = 4  # descriptors that come at a time: one, in fact
-_STOPS_WITHIN = 2.0  # s after SIGTSTP, if the parent stops at all: it may tidy up first
+_STOPS_WITHIN = 4.0  # s after SIGTSTP, if the parent stops at all: it may tidy up first
+_STOPS_SOON = 1.0  # s after SIGTSTP, as a rule
 _STOP_PAUSE = 0.01  # s between two looks meanwhile
+_LATE_STOP_PAUSE = 0.25  # s between two later ones
+_ARRIVAL = 0.5  # s that a worker may take that was just being started when the parent stopped
 _END_PAUSE = 0.05  # s between two looks whether a stopped parent goes on
 _PASSES = 5  # over all processes, for those that were forked during the one before
 
@@ -83,10 +86,18 @@ class Guard:
                     os.write(fd, b"%d" % code)
                 os.close(fd)
 
-    def tell(self, line: str) -> None:
-        """Say something to the parent, unless it has not listened for very long."""
-        with contextlib.suppress(OSError):
-            self._link.send(line.encode() + b"\n", _socket.MSG_DONTWAIT | _QUIET)
+    def suspended(self) -> None:
+        """Tell the parent that its workers are stopped."""
+        self._tell("<")
+
+    def continued(self) -> None:
+        """Tell the parent that its workers go on."""
+        self._tell(">")
+
+    def _tell(self, word: str) -> None:
+        with contextlib.suppress(OSError):  # it has not listened for very long
+            line = f"{word}{time.monotonic()!r}\n"
+            self._link.send(line.encode(), _socket.MSG_DONTWAIT | _QUIET)
 
     def _obey(self, line: bytes) -> int:
         words = line[1:].split()
@@ -132,6 +143,7 @@ class Guard:
 
 NAME = "primitive_guard"  # as ps and top show it: 15 bytes at most
 LISTENER_NAME = "primitive_tstp"
+WORKER_NAME = "primitive_jobs"  # see `_wire.notes`
 
 
 def _call_self(name: str) -> None:
@@ -142,13 +154,13 @@ def _call_self(name: str) -> None:
 class Process:
     """What the system says of a process."""
 
-    __slots__ = ("began", "group", "is_guard", "parent", "pid", "state")
+    __slots__ = ("began", "group", "name", "parent", "pid", "state")
 
     def __init__(self, pid: int, stat: bytes) -> None:
         head, _, tail = stat.rpartition(b")")  # its name may hold anything
         words = tail.split()
         self.pid = pid
-        self.is_guard = head.endswith(b"(" + NAME.encode())
+        self.name = head.partition(b"(")[2].decode(errors="replace")
         self.state = words[0].decode()
         self.parent, self.group = int(words[1]), int(words[2])
         self.began = int(words[19])  # with the pid it is nobody else's
@@ -182,12 +194,21 @@ def is_stopped(pid: int) -> bool:
     return False
 
 
-def below(groups: set[int]) -> list[Process]:
-    """Return the members of groups and all that is below them, but for guards of pools there."""
+def below(parent: int, groups: set[int]) -> list[Process]:
+    """Return the workers of a program and all that is below them.
+
+    Args:
+        parent: The program.
+        groups: Those of its workers that are known; others go by their name.
+    """
     with contextlib.suppress(OSError):
-        processes = [process_of(int(name)) for name in os.listdir("/proc") if name.isdecimal()]  # noqa: PTH208
-        rest = [p for p in processes if p is not None and not p.is_guard]
-        found = [p for p in rest if p.group in groups]
+        looked = [process_of(int(name)) for name in os.listdir("/proc") if name.isdecimal()]  # noqa: PTH208
+        rest = [process for process in looked if process is not None]
+        found = [
+            process
+            for process in rest
+            if process.group in groups or (process.parent, process.name) == (parent, WORKER_NAME)
+        ]
         for process in found:  # it grows
             found += [p for p in rest if p.parent == process.pid and p not in found]
         return found
@@ -200,58 +221,77 @@ def _parent_of(pid: int) -> int | None:
 
 
 class Suspension:
-    """What is stopped as long as the parent is."""
+    """What is stopped as long as the parent is.
+
+    The guard of a pool that a job has is not stopped. It is told, by signals, so that the limits of
+    that pool's jobs can leave the time out, too.
+    """
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
-        self._stops_by = 0.0  # by when the parent stops, if it does; 0: no SIGTSTP has come
+        self._signalled: float | None = None  # when SIGTSTP came; the parent may stop yet
         self._stopped: list[Process] | None = None  # by us; None: the parent is not stopped
+        self._told: list[Process] = []  # guards
+        self._complete_at = 0.0
 
     def patience(self) -> float | None:
         """Return in how many milliseconds the next `step` is due; None: when a signal comes."""
         if self._stopped is not None:
             return _END_PAUSE * 1000
-        return _STOP_PAUSE * 1000 if self._stops_by else None
+        if self._signalled is None:
+            return None
+        late = time.monotonic() > self._signalled + _STOPS_SOON
+        return (_LATE_STOP_PAUSE if late else _STOP_PAUSE) * 1000
 
     def step(self, *, signalled: bool) -> None:
         """Stop the workers, or continue them, if the parent has stopped, or goes on."""
         now = time.monotonic()
         if signalled:
-            self._stops_by = now + _STOPS_WITHIN
-        if self._stopped is None and not self._stops_by:
+            self._signalled = now
+        if self._stopped is None and self._signalled is None:
             return
         parent_is_stopped = is_stopped(self._guard.parent)
-        if self._stopped is None:
-            if parent_is_stopped:
-                self._stop()
-            elif now > self._stops_by:
-                self._stops_by = 0.0
-        elif not parent_is_stopped:
+        if self._stopped is not None and not parent_is_stopped:
             self._go_on(self._stopped)
+        elif self._stopped is not None:
+            if now < self._complete_at:
+                self._stop_more(self._stopped)
+        elif parent_is_stopped:
+            # Told first: whoever finds a worker stopped finds why, see `guardian.Guard.stops`.
+            self._guard.suspended()
+            self._signalled, self._stopped, self._told = None, [], []
+            self._complete_at = now + _ARRIVAL
+            self._stop_more(self._stopped)
+        elif self._signalled is not None and now > self._signalled + _STOPS_WITHIN:
+            self._signalled = None
 
-    def _stop(self) -> None:
-        # Told first: whoever finds a worker stopped finds why, see `guardian.Guard.stops`.
-        self._guard.tell(f"<{time.monotonic()!r}")
-        self._stops_by, self._stopped = 0.0, []
+    def _stop_more(self, stopped: list[Process]) -> None:
         for _ in range(_PASSES):
-            known = {process.pid for process in self._stopped}
-            new = [p for p in below(self._guard.groups) if p.runs and p.pid not in known]
+            known = {process.pid for process in (*stopped, *self._told)}
+            found = below(self._guard.parent, self._guard.groups)
+            new = [p for p in found if p.runs and p.pid not in known]
             for process in new:
-                with contextlib.suppress(OSError):
-                    os.kill(process.pid, signal.SIGSTOP)
-                    self._stopped.append(process)
+                is_guard = process.name == NAME
+                (self._told if is_guard else stopped).append(process)
+                _send(process, signal.SIGUSR1 if is_guard else signal.SIGSTOP)
             if not new:
                 return
 
     def _go_on(self, stopped: list[Process]) -> None:
         """Continue what was stopped here; what others have stopped before stays so."""
-        self._guard.tell(f">{time.monotonic()!r}")
+        self._guard.continued()
         self._stopped = None
+        for process in self._told:  # before those who look at what they are told
+            _send(process, signal.SIGUSR2)
         for process in stopped:
-            now = process_of(process.pid)
-            if now is not None and now.began == process.began:
-                with contextlib.suppress(OSError):
-                    os.kill(process.pid, signal.SIGCONT)
+            _send(process, signal.SIGCONT)
+
+
+def _send(process: Process, number: int) -> None:
+    now = process_of(process.pid)
+    if now is not None and now.began == process.began:
+        with contextlib.suppress(OSError):
+            os.kill(process.pid, number)
 
 
 def main(parent: int) -> None:
@@ -259,13 +299,17 @@ def main(parent: int) -> None:
     listener = Listener()
     with contextlib.suppress(OSError):  # it leads one already
         os.setsid()
-    _call_self(NAME)
     guard = Guard(parent, _socket.socket(fileno=0))
+    # From the guard of a program that this one's is a worker of.
+    signal.signal(signal.SIGUSR1, lambda *_: guard.suspended())
+    signal.signal(signal.SIGUSR2, lambda *_: guard.continued())
+    _call_self(NAME)
     suspension = Suspension(guard)
     poller = select.poll()
     poller.register(0, select.POLLIN)
     if listener.fd is not None:
         poller.register(listener.fd, select.POLLIN)
+        suspension.step(signalled=True)  # one may have come before there was a listener
     if hasattr(os, "pidfd_open"):
         with contextlib.suppress(OSError):  # it is dead already
             poller.register(os.pidfd_open(parent), select.POLLIN)
@@ -333,7 +377,8 @@ def _listen(link: _socket.socket) -> None:
     link.setblocking(False)
     signal.set_wakeup_fd(link.fileno(), warn_on_full_buffer=False)
     signal.signal(signal.SIGTSTP, lambda *_: None)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTSTP])
+    # Of what else is sent to the group nothing concerns it.
+    signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals() - {signal.SIGTSTP})
     poller = select.poll()
     poller.register(link, 0)  # its end comes without being asked for
     poller.poll()

@@ -15,6 +15,7 @@ import signal
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 
 from ..logs import Report, report_here
@@ -113,8 +114,9 @@ class Guard:
         """
         with self._hearing:
             link = self._link
-            if link is not self._heard:  # another guard, and nothing is stopped by one that is gone
-                self._heard, self._told, self._stopped_at = link, b"", None
+            if link is not self._heard:
+                self._gone()
+                self._heard, self._told = link, b""
             while link is not None:
                 try:
                     told = link.recv(4096, socket.MSG_DONTWAIT)
@@ -123,12 +125,20 @@ class Guard:
                 except OSError:  # it was killed
                     told = b""
                 if not told:
-                    self._stopped_at = None
+                    self._gone()
                     break
                 *lines, self._told = (self._told + told).split(b"\n")
                 for line in lines:
                     self._take_in(line[:1], float(line[1:]))
             return self._stops[first:], self._stopped_at is not None
+
+    def _gone(self) -> None:
+        """Somebody killed the guard: what it had stopped is continued here."""
+        if self._stopped_at is not None:
+            self._take_in(b">", time.monotonic())
+            for group in list(self._groups):
+                with contextlib.suppress(OSError):
+                    os.killpg(group, signal.SIGCONT)
 
     def _take_in(self, word: bytes, when: float) -> None:
         if word == b"<":

@@ -419,10 +419,12 @@ def _hold_terminal_signals() -> None:
     from loky.backend import spawn as loky_spawn
 
     loky_spawn._python_exe = interpreter.executable()  # it would be sys.executable, come what may
-    # Starting them first matters: they unblock SIGINT in the thread that starts them.
+    # From the trackers, too: one that Ctrl-Z stops before its execve(2) has this thread wait in
+    # vfork(2), so that the program never counts as stopped, and the terminal waits for it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL_SIGNALS)
     resource_tracker.ensure_running()
     loky_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL_SIGNALS)  # they have unblocked SIGINT
 
 
 def _make_page() -> int:
