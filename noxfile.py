@@ -87,11 +87,13 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check the types."""
+    """Check the types, those of the public interface by each checker for each version."""
     install(session, "test")
+    session.install("exceptiongroup")  # which the package needs on 3.10 alone
     mypy = ["mypy", "--strict", "--cache-dir", session.create_tmp()]
     session.run(*mypy, PACKAGE, "tests")
     session.run(*mypy, "benchmarks")
+    session.run("python", "-m", "pytest", "-m", "checkers", "tests/test_typing.py")
 
 
 @nox.session

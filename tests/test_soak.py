@@ -15,7 +15,9 @@ import pytest
 from helpers import descriptors
 from storm import Storm
 
-SHORT, LONG = 20.0, 600.0  # s
+SHORT, LONG = 6.0, 600.0  # s
+WARM = 2.0  # s, before anything is counted
+HAPPENS = ("CANCELLED", "DONE", "ERROR", "JobMemoryError", "outside SIGKILL")
 GROWTH = 150e6  # bytes of resident memory that the caller may have more after it than before
 
 
@@ -25,9 +27,11 @@ def resident() -> int:
 
 
 def blow(folder: Path, seconds: float, seed: int, tell: Callable[[str, object], None]) -> None:
-    Storm(folder, seed).blow(3.0)  # what is imported and kept once is there after this
+    Storm(folder, seed).blow(WARM)  # what is imported and kept once is there after this
     before = resident(), threading.active_count(), descriptors()
     report = Storm(folder, seed + 1).blow(seconds)
+    if not all(report.get(what) for what in HAPPENS):  # on a slow machine a short one has few jobs
+        report = Storm(folder, seed + 2).blow(3 * seconds)
     after = resident(), threading.active_count(), descriptors()
     lines = [f"storm of {seconds:.0f} s, seed {seed}:"]
     lines += [f"  {what:24} {count}" for what, count in sorted(report.items())]
@@ -36,7 +40,7 @@ def blow(folder: Path, seconds: float, seed: int, tell: Callable[[str, object], 
     assert after[1:] == before[1:], "threads or descriptors were left"
     assert after[0] - before[0] < GROWTH
     assert report["jobs"] > 10 * seconds
-    for what in ("CANCELLED", "DONE", "ERROR", "JobMemoryError", "outside SIGKILL"):
+    for what in HAPPENS:
         assert report.get(what, 0) > 0, f"nothing of it happened: {what}"
     assert not list(folder.iterdir()), "a job ran after its end was told"
     time.sleep(0.5)

@@ -23,6 +23,10 @@ from primitive_jobs.waiting import DoneAndNotDone
 ROOT = Path(__file__).parents[1]
 
 
+# One interpreter checks for all of them: the session `types` does, and no run of the suite.
+VERSIONS = [f"3.{minor}" for minor in range(10, 15)]
+
+
 def checked(folder: Path, *command: str) -> tuple[int, str]:
     """Run a type checker of this environment, which writes into ``folder`` only."""
     caches = ("MYPY_CACHE_DIR", "PYRIGHT_PYTHON_CACHE_DIR", "XDG_CACHE_HOME", "npm_config_cache")
@@ -44,17 +48,23 @@ def checked(folder: Path, *command: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
+@pytest.mark.checkers
 @pytest.mark.timeout(180)
-def test_mypy(tmp_path: Path) -> None:
-    status, output = checked(tmp_path, "mypy", "--strict", "tests/typed/contract.py")
+@pytest.mark.parametrize("python", VERSIONS)
+def test_mypy(tmp_path: Path, python: str) -> None:
+    options = ("--strict", "--python-version", python)
+    status, output = checked(tmp_path, "mypy", *options, "tests/typed/contract.py")
     assert status == 0, output
     assert "no issues found in 1 source file" in output
 
 
+@pytest.mark.checkers
 @pytest.mark.timeout(180)
-def test_pyright(tmp_path: Path) -> None:
+@pytest.mark.parametrize("python", VERSIONS)
+def test_pyright(tmp_path: Path, python: str) -> None:
     """Of the contract and of the package itself; see `[tool.pyright]`."""
-    status, output = checked(tmp_path, "pyright", "--pythonpath", sys.executable, "--outputjson")
+    options = ("--pythonpath", sys.executable, "--pythonversion", python)
+    status, output = checked(tmp_path, "pyright", *options, "--outputjson")
     assert status == 0, output
     found = json.loads(output)
     assert found["generalDiagnostics"] == []
