@@ -107,26 +107,28 @@ MAPS = {
 }
 
 
-@pytest.mark.parametrize("way", MAPS)
-def test_a_map_that_has_begun_ends(tmp_path: Path, way: str) -> None:
+def test_a_map_that_has_begun_ends(tmp_path: Path) -> None:
     source = f"""
-paths = [Path("/"), release, release]
-results = {MAPS[way]}
-next(results)
-
-def go_on():
+def go_on(results):
     try:
         list(results)
     except JobError as error:
         print(["parent" if "parent" in str(error) else error])
 
-in_child(go_on)
-assert pool.jobs()
-jobs = [quick, pool.submit(str, "held"), pool.submit(str, "queued")]
-release.touch()
-assert len(list(results)) == 2 + ("[Path" in {MAPS[way]!r})
+for number, (name, way) in enumerate({MAPS}.items()):
+    print(name, flush=True)
+    release = Path(__file__).with_name(str(number))
+    paths = [Path("/"), release, release]
+    results = eval(way)
+    next(results)
+    in_child(go_on, results)
+    assert pool.jobs()
+    jobs = [quick, pool.submit(str, "held"), pool.submit(str, "queued")]
+    release.touch()
+    assert len(list(results)) == 2 + ("[Path" in way)
 """
-    expect(tmp_path, BEGIN + source + END, "['parent']\nchild 0\n")
+    output = "".join(f"{name}\n['parent']\nchild 0\n" for name in MAPS)
+    expect(tmp_path, BEGIN + source + END, output)
 
 
 TOLD = "['parent', 'parent', 'quick']\n"
@@ -185,15 +187,12 @@ BLOCKED = {
     "race": "race(jobs[1:2])",  # it cancels those that lose
     "track": "list(track(jobs, disable=True))",
     "map": "list(pool.map(hold, [release, release], chunksize=1))",
-    "shutdown": "pool.shutdown()",
+    "shutdown": "pool.shutdown()",  # the last: the pool takes no more
 }
 
 
-@pytest.mark.parametrize("way", BLOCKED)
-def test_a_fork_in_a_signal_handler_ends_the_waiting(tmp_path: Path, way: str) -> None:
+def test_a_fork_in_a_signal_handler_ends_the_waiting(tmp_path: Path) -> None:
     source = f"""
-child = None
-
 def fork(*_):
     global child
     child = os.fork()
@@ -204,14 +203,21 @@ def fork(*_):
         release.touch()
 
 signal.signal(signal.SIGALRM, fork)
-signal.setitimer(signal.ITIMER_REAL, 0.3)
-with contextlib.suppress(BaseException):
-    {BLOCKED[way]}
-if child == 0:
-    os._exit(0)
-print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+for number, (name, way) in enumerate({BLOCKED}.items()):
+    child, release = None, Path(__file__).with_name(str(number))
+    jobs = [quick, pool.submit(hold, release, "held"), pool.submit(str, "queued")]
+    while not jobs[1].running():
+        time.sleep(0.001)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    with contextlib.suppress(BaseException):
+        exec(way)
+    if child == 0:
+        os._exit(0)
+    print(name, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    assert outcomes(jobs) == ["held", "queued", "quick"]
 """
-    expect(tmp_path, BEGIN + JOBS + source + END, "child 0\n")
+    output = "".join(f"{name} 0\n" for name in BLOCKED)
+    expect(tmp_path, BEGIN + source + END, output)
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="asyncio runs no task on in a fork")
