@@ -138,7 +138,8 @@ class MapRun:
         self._ordered = ordered
         self._size = ChunkSize()
         self._label = pool._options.name or call_name(function)
-        self._options = pool._options.replace({"name": None})
+        options = pool._options
+        self._options = options if options.name is None else options.replace({"name": None})
         self._lenient = _with_time_for(self._options, LIMIT)
         seeds = pool._link.seeds
         self._key = None if seeds is None else seeds.next()

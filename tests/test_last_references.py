@@ -24,7 +24,15 @@ import joblib
 import pytest
 from helpers import PATIENCE, be_neighbour, double, fail, hold, until
 
-from primitive_jobs import JobExecutor, JobFailuresWarning, JobPool, PrimitiveJob, gather, wait
+from primitive_jobs import (
+    JobError,
+    JobExecutor,
+    JobFailuresWarning,
+    JobPool,
+    PrimitiveJob,
+    gather,
+    wait,
+)
 from primitive_jobs import joblib as joblib_backend
 from primitive_jobs._engine.record import Callback
 
@@ -81,6 +89,10 @@ class Unpicklable:
 
 def raise_noted(kind: str) -> NoReturn:
     raise Noted(kind)
+
+
+def refuse(_: object) -> Any:
+    raise ValueError("on purpose")
 
 
 def die() -> NoReturn:
@@ -369,6 +381,25 @@ def test_joblib_batches(two: JobPool) -> None:
         del calls, view
         gc.collect()  # joblib's own cycles, on this thread
         check(own, metadata=1)
+
+
+@pytest.mark.parametrize("submitted", [1, 3])
+def test_parts_of_a_job_of_qiskits(one: JobPool, submitted: int) -> None:
+    pytest.importorskip("qiskit.primitives")
+    from primitive_jobs.qiskit import PooledJob
+
+    own = ours(one)
+    for _ in range(10):
+        parts: list[PrimitiveJob[Any]] = [PrimitiveJob(refuse, Mark("argument")) for _ in range(3)]
+        for part in parts:
+            part.metadata["mark"] = Mark("metadata")
+        whole = PooledJob("n", parts)
+        for part in parts[:submitted]:
+            with contextlib.suppress(JobError):  # the first one's end has cancelled it
+                part.submit(one)
+        assert whole.wait(PATIENCE)
+        del parts, part, whole
+        check(own, argument=3, metadata=3)
 
 
 # --- what workers are started with ----------------------------------------------------------------

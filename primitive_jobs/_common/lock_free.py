@@ -36,7 +36,8 @@ a copy               ``list`` of a dict, of its values or items, or of a set, an
 the last reference   In a free-threaded build what one thread has made and another drops is freed
                      when the former runs again, and a dispatcher may sleep for long. So what is
                      the user's is held by what the user's thread has made, as `_loaded` is, and
-                     the end of a job is that of its tracker, not of its outcome.
+                     the end of a job is that of its tracker, not of its outcome. In every build,
+                     no thread of a pool holds what is the user's: see `record`.
 ===================  ===============================================================================
 
 See the free-threading HOWTO of Python's documentation; how CPython 3.13 and 3.14 do it, in the
