@@ -534,9 +534,15 @@ def test_those_that_wait_for_their_end_hold_still(
         if len(ended) == 2:
             (last,) = {*pids} - {*ended}
             still = {psutil.STATUS_STOPPED, psutil.STATUS_SLEEPING}
+            seen = [""]  # each once: a moment later it may be another one
+
+            def holds_still() -> bool:
+                seen.append(psutil.Process(last).status())
+                return seen[-1] in still
+
             with suppress(AssertionError):  # it is to be killed all the same
-                until(lambda: psutil.Process(last).status() in still, "the last one to hold still")
-            states.append(psutil.Process(last).status())
+                until(holds_still, "the last one to hold still")
+            states.append(seen[-1])
         return really_kill(self)
 
     with JobPool(3, spare_workers=0) as pool:
