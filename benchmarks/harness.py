@@ -405,7 +405,7 @@ def byte_code() -> Iterator[None]:
     made = []
     if sys.dont_write_bytecode:
         for source in (ROOT / "primitive_jobs", Path(__file__).parent):
-            for path in source.glob("*.py"):
+            for path in source.rglob("*.py"):
                 compiled = Path(importlib.util.cache_from_source(str(path)))
                 if not compiled.exists():
                     made.append(compiled)

@@ -29,7 +29,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, InvalidStateError
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 from ._common.hints import OF_EXECUTOR, Hinted
 from ._common.imported import imported
@@ -180,6 +180,10 @@ class JobFuture(Future[T]):
             return
         call = functools.partial(JobFuture._call, self, fn)
         self.job._tracker.call_when_final(_FutureCallback(self.job._record, call, self._cancels))
+
+    def __reduce__(self) -> NoReturn:
+        """Raise TypeError, as any future, at once: pickling the job would wait for its end."""
+        raise TypeError("cannot pickle a 'JobFuture' object; its result, or its job, can travel")
 
     def set_running_or_notify_cancel(self) -> bool:
         """Raise `InvalidStateError`: only the pool says how a job ends."""

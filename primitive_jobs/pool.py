@@ -40,6 +40,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 IDLE_TIMEOUT = 60.0  # s
+# Which caller of the function that warns a `JobFailuresWarning` is shown at, as in `warnings.warn`.
+_BLOCK = 4  # of __exit__
+_SHUTDOWN = 5  # of shutdown, which is called through its hints
 
 
 class JobPool(BasePool):
@@ -249,17 +252,18 @@ class JobPool(BasePool):
         check_bool("wait", wait)
         check_bool("cancel", cancel)
         if wait:
-            self._end(cancel=cancel, warn=sys.exc_info()[1] is None)
+            warn = sys.exc_info()[1] is None
+            self._end(cancel=cancel, stacklevel=_SHUTDOWN if warn else None)
         else:
             self._dispatcher.shut_down(cancel=cancel)
 
-    def _end(self, *, cancel: bool, warn: bool) -> None:
+    def _end(self, *, cancel: bool, stacklevel: int | None) -> None:
         dispatcher = self._dispatcher
         with dispatcher.unseen.awaited():
             dispatcher.shut_down(cancel=cancel)
             dispatcher.join()
         # The caller of who calls this has the line to be shown.
-        dispatcher.unseen.tell_rest(4 if warn else None)
+        dispatcher.unseen.tell_rest(stacklevel)
 
     def __enter__(self) -> Self:
         self._dispatcher.unseen.keep_quiet()
@@ -271,7 +275,7 @@ class JobPool(BasePool):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._end(cancel=kind is not None, warn=kind is None)
+        self._end(cancel=kind is not None, stacklevel=_BLOCK if kind is None else None)
 
     async def __aenter__(self) -> Self:
         self._dispatcher.unseen.keep_quiet()

@@ -288,8 +288,8 @@ def test_a_guard_that_is_killed_while_a_signal_is_asked_for(tmp_path: Path) -> N
 def test_the_guard_of_a_package_in_an_archive(tmp_path: Path) -> None:
     archive = tmp_path / "app.zip"
     with zipfile.ZipFile(archive, "w") as file:
-        for path in sorted((ROOT / "primitive_jobs").glob("*.py")):
-            file.write(path, f"primitive_jobs/{path.name}")
+        for path in sorted((ROOT / "primitive_jobs").rglob("*.py")):
+            file.write(path, path.relative_to(ROOT))
     source = f"""
 import sys
 sys.path.insert(0, {str(archive)!r})

@@ -463,10 +463,10 @@ def test_a_kill_that_looks_like_the_oom_killers(
 @pytest.mark.parametrize(
     ("cgroup", "file", "text"),
     [
-        ("0::/a/b\n", "a/b/probe.events", "low 0\noom 2\noom_kill 4\n"),
+        ("0::/a/b\n", "a/b/memory.events", "low 0\noom 2\noom_kill 4\n"),
         ("0::/a/b\n", "memory.events", "oom_kill 4\n"),
-        ("4:memory:/a\n0::/\n", "memory/a/probe.oom_control", "under_oom 0\noom_kill 4\n"),
-        ("4:memory:/a\n0::/\n", "memory/probe.oom_control", "oom_kill 4\n"),
+        ("4:memory:/a\n0::/\n", "memory/a/memory.oom_control", "under_oom 0\noom_kill 4\n"),
+        ("4:memory:/a\n0::/\n", "memory/memory.oom_control", "oom_kill 4\n"),
     ],
 )
 def test_the_cgroups_counter(

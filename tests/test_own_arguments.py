@@ -251,6 +251,8 @@ def test_a_future_among_the_arguments(tmp_path: Path) -> None:
         gate = tmp_path / "gate"
         future = executor.submit(hold, gate, 3)
         refused = executor.submit(count, [future])  # which no library can pickle
-        assert isinstance(refused.exception(PATIENCE), SerializationError)
+        error = refused.exception(PATIENCE)
+        assert isinstance(error, SerializationError)
+        assert "'JobFuture' object; its result, or its job, can travel" in str(error)
         gate.touch()
         assert executor.submit(result_of, future.job).result(PATIENCE) == 3

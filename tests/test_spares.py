@@ -18,7 +18,7 @@ def workers() -> set[int]:
     found = set()
     for child in psutil.Process().children():
         try:
-            ours = any(part.endswith("primitive_jobs/entry.py") for part in child.cmdline())
+            ours = any(part.endswith("primitive_jobs/_worker/boot.py") for part in child.cmdline())
             if ours and os.getsid(child.pid) == child.pid:
                 found.add(child.pid)
         except (psutil.Error, OSError):  # it ended while we looked

@@ -15,6 +15,9 @@ from typing import Any
 from loky.backend import fork_exec, popen_loky_posix, process, spawn
 from loky.backend import resource_tracker as loky_tracker
 
+from .._wire import (
+    by_value,  # noqa: F401 - what callers pickle by: later no descriptor may be free to import it
+)
 from .._wire.channel import nameless_file
 from .interpreter import executable, script
 
