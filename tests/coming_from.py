@@ -198,7 +198,10 @@ def kill_the_rest() -> Iterator[None]:
     finally:
         for child in set(this.children(recursive=True)) - before:
             with contextlib.suppress(psutil.Error):
-                if "tracker" not in " ".join(child.cmdline()):
+                command = " ".join(child.cmdline())
+                # multiprocessing goes on with the one it has, and each of its forks looks like it.
+                is_server = "forkserver" in command and child.ppid() == this.pid
+                if "tracker" not in command and not is_server:
                     child.kill()
 
 

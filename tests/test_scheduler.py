@@ -444,7 +444,7 @@ def test_a_death_without_a_readable_note_counts_as_begun() -> None:
 def test_what_may_have_been_sent_began_if_the_worker_has_noted_it(noted: int) -> None:
     play = Script()
     play(Submitted(1), Started(1), Ready(1))
-    assert play(NotTaken(1, 1, maybe_sent=True)) == [Kill(1)]
+    assert play(Died(1)) == [Kill(1)]
     evidence = Evidence(1, -6, noted=noted)
     if noted:
         assert play(Gone(1, evidence)) == [Settle(1, Lost(evidence))]

@@ -694,8 +694,9 @@ class Dispatcher:
         slot, (priority, _, _, retries, grace) = offer.process.slot, job.limits
         self._feed(HandedOver(job.number, slot, offer.attempt, priority, retries, grace))
         if not offer.sent and not self._send(offer.process, Kind.RUN, offer.attempt, job.payload):
-            # It may be because the caller has sent it, and the job has ended its worker already.
-            self._feed(NotTaken(slot, offer.attempt, maybe_sent=True))
+            # It may be because the caller has sent it, and the job has ended its worker already:
+            # what that has noted tells whether the job began.
+            self._feed(Died(slot))
 
     def _on_answer(self, offer: _Offer, job: JobRecord) -> None:
         """The first news of a job that was handed over is its worker's: its end, most likely."""

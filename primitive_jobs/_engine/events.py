@@ -195,14 +195,12 @@ class NotTaken(Fact):
     """A job did not reach its worker: the sending failed, or the worker refused it.
 
     `unfit` says that nothing was sent, nor told to the job, since the worker holds more memory
-    than the job may. `maybe_sent` says that the job's caller may have sent it before: what the
-    worker has noted tells whether the job began.
+    than the job may.
     """
 
     slot: int
     attempt: int
     unfit: bool = False
-    maybe_sent: bool = False
 
 
 class OverMemory(Fact):

@@ -541,7 +541,7 @@ class Scheduler:
             self._unwatch(slot)
             self._ask_to_leave(slot)
             return
-        if slot.state is BUSY and not event.maybe_sent:
+        if slot.state is BUSY:
             self._give_back(slot.job, Evidence())
         self._kill(slot)
 
