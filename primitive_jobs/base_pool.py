@@ -192,7 +192,8 @@ class Submitter(Hinted, ABC):
 class BasePool(Submitter):
     """What every pool is, wherever its worker processes are: `JobPool` is one.
 
-    Whatever takes a pool takes any of this kind, or what its `options` returns.
+    Whatever takes a pool takes any of this kind, or what its `options` returns. What jobs need of
+    one beside these methods is not public, so that its kinds are this library's own.
     """
 
     _words = OF_POOL

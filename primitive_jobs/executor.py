@@ -265,6 +265,7 @@ class JobFuture(Future[T]):
         self._told_of = waiters
 
     def _call(self, callback: Callable[[Future[T]], object]) -> None:
+        self._settle()
         try:
             callback(self)
         except BaseException as error:
@@ -342,15 +343,18 @@ class _Settler:
         made: Where it puts itself before it starts its thread, for whoever is to end that.
 
     Attributes:
-        pending: The jobs that are not final yet, in the order they came in; and their futures.
+        pending: The jobs that are not final yet, in the order they came in.
+        futures: Those of its executor that somebody holds.
         thread: Its thread.
     """
 
     def __init__(self, made: list[_Settler]) -> None:
-        self.pending: dict[JobRecord, weakref.ref[JobFuture[Any]]] = {}
+        self.pending: dict[JobRecord, None] = {}
+        self.futures: weakref.WeakSet[JobFuture[Any]] = weakref.WeakSet()
         self._closed = False
         self._queue: queue.SimpleQueue[weakref.ref[JobFuture[Any]] | None] = queue.SimpleQueue()
         self.thread = make_thread("settler", self._run)
+        self._left = False  # its thread settles what comes later no more
         self._ended = False
         self._end_waiters: list[Callable[[], object]] = []
         made.append(self)
@@ -365,6 +369,9 @@ class _Settler:
     def put(self, future: weakref.ref[JobFuture[Any]]) -> None:
         """Have a future settled soon; returns at once."""
         self._queue.put(future)
+        if self._left:  # it looks once more after it has said so: one of both sees the other
+            with contextlib.suppress(RuntimeError):  # at the interpreter's end, when nobody waits
+                make_thread("settler", self._settle_rest).start()
 
     def job_ended(self, record: JobRecord) -> None:
         """Note that a job is final."""
@@ -419,7 +426,22 @@ class _Settler:
                 settled = []
             if known is None:
                 break
+        self._left = True
+        self._settle_rest()
         self.tell_ended()
+
+    def _settle_rest(self) -> None:
+        """Settle what was put here after the end of the last job, which is told first."""
+        settled: list[JobFuture[Any]] = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                known = self._queue.get_nowait()
+                future = None if known is None else known()
+                if future is not None:
+                    settled.append(future)
+                    future._settle()
+                    del future
+        self._let_go(settled)
 
     @staticmethod
     def _let_go(settled: list[JobFuture[Any]]) -> None:
@@ -448,10 +470,8 @@ _settlers: weakref.WeakSet[_Settler] = weakref.WeakSet()
 def _after_fork_in_child() -> None:
     # After that of the dispatchers, whose module is imported first: the jobs have ended.
     for settler in members(_settlers):
-        for known in list(settler.pending.values()):
-            future = known()
-            if future is not None:
-                future._abandon()
+        for future in members(settler.futures):  # settled or not: its lock may be held
+            future._abandon()
         settler.pending.clear()
         settler.tell_ended()
     _settlers.clear()
@@ -575,7 +595,8 @@ class JobExecutor(Hinted, Executor):
         future, record = JobFuture(job, settler), job._record
         try:
             # First: so a shutdown sees it, or it the shutdown.
-            settler.pending[record] = weakref.ref(future)
+            settler.pending[record] = None
+            settler.futures.add(future)
             self._check_open()
             job._tracker.call_when_final(functools.partial(settler.job_ended, record))
             job._submit_to(pool._link, pool._options)

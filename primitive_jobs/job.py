@@ -12,7 +12,6 @@ import functools
 import pickle
 import threading
 import time
-import weakref
 from collections.abc import Callable, Generator
 from types import FunctionType, MethodType
 from typing import Any, ParamSpec, Protocol
@@ -21,7 +20,7 @@ from ._common.hints import OF_JOB, Hinted, hinted, of_cancel_keyword
 from ._common.naming import call_name
 from ._common.signatures import JobOptionsDict, Self, Unpack
 from ._engine import circles
-from ._engine.record import Callback, JobRecord, Keeper, PoolLink
+from ._engine.record import Callback, JobRecord, PoolLink
 from ._engine.tracker import Outcome, StatusTracker, Unstopped
 from ._wire.channel import INLINE_LIMIT
 from ._wire.pickling import LEFT_OUT, dump_call, dumps_whole, let_frames_go
@@ -108,22 +107,6 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
         self._loaded: list[tuple[Any, BaseException | None]] = []  # see Outcome.load
         self.metadata: dict[str, Any] = {}
 
-    def __del__(self) -> None:
-        """Stay until the end, if that is to come: `JobPool.jobs` lists also what nobody holds.
-
-        Then it goes on the thread for callbacks.
-        """
-        try:
-            if self._tracker._outcome is not None:
-                return
-            record = self._record
-        except AttributeError:  # the making was refused, or interrupted
-            return
-        link = record.link
-        if link is not None and not link.of_parent:
-            record.handle = weakref.ref(self)  # the collector has cleared those that there were
-            self._tracker.call_when_final(Keeper(link, self))
-
     # --- submitting --------------------------------------------------------------------------
 
     def submit(self, pool: Submittable | None = None, **options: Unpack[JobOptionsDict]) -> Self:
@@ -171,7 +154,7 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
             tracker = self._tracker
             if not tracker.submitted() or call is None:
                 raise JobError(f"job {self.name} was cancelled before it was submitted")
-            record.handle = weakref.ref(self)
+            record.box.append(self)
             record.link = link
             self._call = None
             if link.seeds is not None and record.key is None:
@@ -180,6 +163,7 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
                 if tracker.serialized():
                     link.enlist(record)
                 else:
+                    record.box.clear()
                     record.drop_payload()
             self._submits = None
             return self
@@ -188,6 +172,7 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
             if submits and submits[0] is token:
                 self._record.link = link
                 self._ask_cancel()
+                self._record.box.clear()
             raise
 
     def _take_options(self, options: JobOptions) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import threading
@@ -201,9 +202,8 @@ class JobPool(BasePool):
 
     def jobs(self) -> list[PrimitiveJob[Any]]:
         """Return the jobs that are queued or running now, in the order they came in."""
-        handles = [record.handle for record in self._dispatcher.unfinished()]
-        jobs = [None if handle is None else handle() for handle in handles]
-        return [job for job in jobs if job is not None]  # else it has ended this moment
+        boxes = [record.box[:1] for record in self._dispatcher.unfinished()]
+        return list(itertools.chain.from_iterable(boxes))  # empty ones' have ended this moment
 
     def cancel_all(self, *, grace: float | None = None) -> None:
         """Cancel every unfinished job and wait until all are final; ``grace`` as in `cancel`."""

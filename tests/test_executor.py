@@ -1057,3 +1057,90 @@ def test_a_fork_of_the_program(tmp_path: Path) -> None:
         print(running.result(20), queued.result(20))
     """
     expect(tmp_path, source, "7\nparent's 2\n")
+
+
+# --- who waits when nothing is added any more -----------------------------------------------------
+
+
+ENDS: dict[str, Callable[[JobExecutor], object]] = {
+    "shutdown": lambda executor: executor.shutdown(wait=False),
+    "cancel_futures": lambda executor: executor.shutdown(wait=False, cancel_futures=True),
+    "terminate": lambda executor: executor.terminate_workers(),
+    "kill": lambda executor: executor.kill_workers(),
+}
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+@pytest.mark.parametrize("how", ENDS)
+def test_waiting_for_futures_of_an_executor_that_was_shut_down(
+    how: str, when: str, tmp_path: Path
+) -> None:
+    executor = JobExecutor(1)
+    futures = [executor.submit(hold, tmp_path / "gate", n) for n in range(3)]
+    until(futures[0].running, "RUNNING")
+    found: list[int] = []
+
+    def look() -> None:
+        found.append(len(wait_futures(futures).done))
+        found.append(len(list(concurrent.futures.as_completed(futures))))
+
+    waiting = threading.Thread(target=look)
+    if when == "meanwhile":
+        waiting.start()
+        until(lambda: futures[0]._told_of, "the waiting")
+    ENDS[how](executor)
+    if when == "before":
+        waiting.start()
+    (tmp_path / "gate").touch()
+    waiting.join(PATIENCE)
+    assert found == [3, 3]
+    executor.shutdown()
+
+
+def test_waiting_for_futures_that_outlive_their_executor() -> None:
+    def make() -> list[Future[int]]:
+        executor = JobExecutor(1)
+        return [executor.submit(abs, -n) for n in range(3)]
+
+    done = concurrent.futures.as_completed(make(), PATIENCE)
+    assert sorted(future.result() for future in done) == [0, 1, 2]
+
+
+def test_an_end_that_is_told_after_the_settler_has_left(tmp_path: Path) -> None:
+    with JobExecutor(1) as executor:
+        future = executor.submit(hold, tmp_path / "gate", 1)
+        settler = executor._settler
+        settler._left = True  # as if its thread were just going
+        waiting = threading.Thread(target=wait_futures, args=[[future]])
+        waiting.start()
+        until(lambda: future._told_of, "the waiting")
+        (tmp_path / "gate").touch()
+        waiting.join(PATIENCE)
+        assert not waiting.is_alive()
+
+
+def test_the_state_in_a_callback() -> None:
+    states: list[str] = []
+    with JobExecutor(1) as executor:
+        executor.submit(abs, -1).add_done_callback(lambda future: states.append(future._state))
+    assert states == ["FINISHED"]
+
+
+def test_a_fork_before_a_future_is_settled(tmp_path: Path) -> None:
+    source = """
+        import concurrent.futures, os, time
+        from primitive_jobs import JobExecutor, executor
+
+        pool = JobExecutor(1)
+        first, second = pool.submit(abs, -1), pool.submit(time.sleep, 0.2)
+        done = concurrent.futures.as_completed([first, second])
+        print(next(done).result(), flush=True)
+        executor._Settler.put = lambda settler, future: None  # it has not come to it yet
+        second.job.wait()
+        child = os.fork()
+        if child == 0:
+            print(next(done) is second, second.done(), flush=True)
+            os._exit(0)
+        os.waitpid(child, 0)
+    """
+    expect(tmp_path, source, "1\nTrue True\n", flags="-W ignore::DeprecationWarning")

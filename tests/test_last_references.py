@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 import joblib
 import pytest
-from helpers import PATIENCE, be_neighbour, double, fail, hold, until
+from helpers import PATIENCE, be_neighbour, double, expect, fail, hold, until
 
 from primitive_jobs import (
     JobError,
@@ -497,3 +497,56 @@ def test_a_killed_workers_job(one: JobPool, marks: Path) -> None:
     os.kill(int((marks / "neighbour1").read_text()), signal.SIGKILL)
     del job
     check(own, **HANDLE)
+
+
+def test_a_dropped_job_in_a_circle_is_whole_while_it_runs(one: JobPool, tmp_path: Path) -> None:
+    own = ours(one)
+    job = one.submit(hold, tmp_path / "gate")
+    job.metadata.update(me=job, mark=Mark("metadata"))
+    known = weakref.ref(job)
+    del job
+    gc.collect()
+    assert not DEAD
+    (listed,) = one.jobs()
+    assert known() is listed
+    assert listed.metadata["mark"].here
+    (tmp_path / "gate").touch()
+    assert listed.wait(PATIENCE)
+    del listed
+    one.submit(double, 1).result(PATIENCE)
+    until(lambda: gc.collect() or not known(), "its end")
+    check(own, metadata=1)
+
+
+def test_no_interrupt_is_lost_in_what_drops_jobs(tmp_path: Path) -> None:
+    source = """
+        import os, signal, threading, time
+        from primitive_jobs import JobPool
+
+        pool = JobPool(1)
+        sent = seen = 0
+        ready = threading.Event()
+
+        def send():
+            global sent
+            for _ in range(40):
+                ready.wait()
+                ready.clear()
+                time.sleep(0.003)
+                sent += 1
+                os.kill(os.getpid(), signal.SIGINT)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        while seen < 40:
+            try:
+                ready.set()
+                while True:
+                    pool.submit(int)
+            except KeyboardInterrupt:
+                seen += 1
+        sender.join()
+        print(sent, seen)
+        pool.shutdown(cancel=True)
+    """
+    expect(tmp_path, source, "40 40\n")

@@ -2,22 +2,25 @@
 
     PrimitiveJob (the handle, its caller's) ──► JobRecord ◄── dispatcher, scheduler, worker log
       function, arguments, metadata, options      name, id, limits, payload, tracker
-      what was loaded of the outcome              a weak reference to the handle
+      what was loaded of the outcome              a box with the handle
 
 An object loses its last reference on some thread, and its destructor runs there. So the pool's own
-threads hold records alone: a record has texts, numbers, bytes, descriptors and its tracker. What
-waits for the end of a job, in its tracker, holds nothing of the user's either, but for `Callback`
-and `Keeper`, which the thread for callbacks empties.
+threads hold records alone: a record has texts, numbers, bytes, descriptors and its tracker. Until
+the job ends it keeps the handle, too, which may be nobody's but `JobPool.jobs`'; but in a box that
+the pool's own threads only pass on, to `Boxes`, and never look into or empty. What waits for the
+end of a job, in its tracker, holds nothing of the user's either, but for `Callback`, which the
+thread for callbacks empties.
 """
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import functools
 import itertools
 import logging
 import threading
 import uuid
-import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -78,8 +81,8 @@ class JobRecord:
     `payload` whoever's that has ended the job.
 
     Attributes:
-        handle: The job's `PrimitiveJob`, once it is submitted, for as long as that lives. To be
-            called on callers' threads alone: what it returns may be the last reference.
+        box: Holds the job's `PrimitiveJob` from its submit to its end. To be looked into, and
+            emptied, on callers' threads and that for callbacks alone: it may be all that does.
         inner: Whether its failure is told by what it is a part of: a map, say.
         key: Of its randomness, if the pool does not give it one.
         limits: How long and how large it may get, and when it is its turn.
@@ -92,7 +95,7 @@ class JobRecord:
 
     __slots__ = (
         "_id",
-        "handle",
+        "box",
         "inner",
         "key",
         "limits",
@@ -105,7 +108,7 @@ class JobRecord:
 
     def __init__(self, name: str, tracker: StatusTracker) -> None:
         self._id: list[str] = []  # the first one counts
-        self.handle: weakref.ref[Any] | None = None
+        self.box: list[Any] = []
         self.inner = False
         self.key: Key | None = None
         self.limits: Limits = DEFAULT_LIMITS
@@ -191,23 +194,30 @@ class Callback:
                 raise  # the user's Ctrl-C, not the callback's affair
 
 
-class Keeper:
-    """Waits for the end of a job that nobody holds, and keeps its handle till then.
+class Boxes:
+    """The handles of jobs that have ended, on their way out.
 
-    The thread for callbacks lets go of that, as of a `Callback`.
+    The dispatcher puts their boxes here. Whoever submits next empties them, and if nobody does for
+    a while, the thread for callbacks: waking that for each job would take longer than the job.
     """
 
-    __slots__ = ("_handles", "_link")
+    __slots__ = ("_boxes", "put")
 
-    def __init__(self, link: PoolLink, handle: object) -> None:
-        self._link = link
-        self._handles = [handle]
+    def __init__(self) -> None:
+        self._boxes: collections.deque[list[Any]] = collections.deque()
+        self.put = self._boxes.append
 
-    def __call__(self) -> None:
-        """Have it let go; returns at once."""
-        self._link.call_back(self._handles.clear)
+    def __bool__(self) -> bool:
+        return bool(self._boxes)
+
+    def empty(self) -> None:
+        """Let go of what is in them; not to be called on the pool's own threads."""
+        boxes = self._boxes
+        with contextlib.suppress(IndexError):  # several may do so at once
+            while boxes:
+                boxes.popleft().clear()
 
 
 _call: Callable[[functools.partial[Any]], object] = functools.partial.__call__  # in C
 
-__all__ = ["Callback", "JobRecord", "Keeper", "PoolLink"]
+__all__ = ["Boxes", "Callback", "JobRecord", "PoolLink"]
