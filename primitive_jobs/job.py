@@ -154,7 +154,7 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
             tracker = self._tracker
             if not tracker.submitted() or call is None:
                 raise JobError(f"job {self.name} was cancelled before it was submitted")
-            record.box.append(self)
+            record.handle = self
             record.link = link
             self._call = None
             if link.seeds is not None and record.key is None:
@@ -163,7 +163,7 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
                 if tracker.serialized():
                     link.enlist(record)
                 else:
-                    record.box.clear()
+                    record.let_go()
                     record.drop_payload()
             self._submits = None
             return self
@@ -172,7 +172,7 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
             if submits and submits[0] is token:
                 self._record.link = link
                 self._ask_cancel()
-                self._record.box.clear()
+                self._record.let_go()
             raise
 
     def _take_options(self, options: JobOptions) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 import threading
@@ -202,8 +201,8 @@ class JobPool(BasePool):
 
     def jobs(self) -> list[PrimitiveJob[Any]]:
         """Return the jobs that are queued or running now, in the order they came in."""
-        boxes = [record.box[:1] for record in self._dispatcher.unfinished()]
-        return list(itertools.chain.from_iterable(boxes))  # empty ones' have ended this moment
+        handles = [record.handle for record in self._dispatcher.unfinished()]
+        return [job for job in handles if job is not None]  # else it has ended this moment
 
     def cancel_all(self, *, grace: float | None = None) -> None:
         """Cancel every unfinished job and wait until all are final; ``grace`` as in `cancel`."""

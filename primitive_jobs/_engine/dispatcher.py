@@ -117,7 +117,7 @@ from .events import (
 )
 from .fence import Fence, Unfenced, bare
 from .poller import Bell, Poller
-from .record import Boxes, JobRecord
+from .record import Ended, JobRecord
 from .scheduler import IDLE, STARTING, WARMING, Scheduler
 from .sources import Source
 from .tracker import HandOver, Outcome, StatusTracker, of_the_parent
@@ -253,7 +253,7 @@ class Dispatcher:
         self._in_limbo: list[_Offer] = []  # claimed by a caller that may still be sending
         self._unclosed: set[WorkerProcess] = set()  # gone, but in use by such a caller
         self._given_up: set[WorkerProcess] = set()  # of these: they could not be killed
-        self._boxes = Boxes()
+        self._leaving = Ended()
         self._final: list[StatusTracker] = []  # whose waiters are to be told
         self._postponed = 0  # of these, those that might have been told before
         self._ended = False
@@ -331,8 +331,8 @@ class Dispatcher:
             self.check_open()
         if code_watch.tick != self._tick:
             self._look_at_code()
-        if self._boxes:
-            self._boxes.empty()
+        if self._leaving:
+            self._leaving.let_go()
         offer = self._offer  # before the job is in the inbox: see _hand_over
         self._inbox.append(record)
         if offer is not None and self._hand_over(offer, record):
@@ -408,7 +408,7 @@ class Dispatcher:
         """End a job that cannot be enlisted; returns at once."""
         if record.tracker.fail_early(failure, record, self.unseen):
             self._tell(FailedEarly())
-        record.box.clear()
+        record.let_go()
 
     def call_back(self, callback: Callable[[], object]) -> None:
         """Call ``callback`` on the thread for callbacks."""
@@ -596,11 +596,11 @@ class Dispatcher:
             if self._final:
                 # As late as can be: those who wake up want the interpreter's lock, and the offer.
                 self._tell_waiters()
-            if self._boxes:
+            if self._leaving:
                 timeout = _REST if timeout < 0 else min(timeout, _REST)
             events = self._poll(0 if inbox else timeout)
-            if self._boxes and not events and not inbox:
-                self._callbacks.call(self._boxes.empty)
+            if self._leaving and not events and not inbox:
+                self._callbacks.call(self._leaving.let_go)
         self._asleep = False
         if self._offer is not None:
             events = self._take_offer_back(events)
@@ -684,7 +684,7 @@ class Dispatcher:
             self._close_what_is_unused()
             self._in_limbo.append(offer)
         if not job.tracker.take():
-            self._boxes.put(job.box)
+            self._leaving.put(job)
             self._count(job.tracker.status)
             return events  # cancelled meanwhile, and not sent
         try:
@@ -728,7 +728,7 @@ class Dispatcher:
             if outcome.status is not _DONE:
                 self.unseen.note(job, outcome)
             job.tracker.ran(offer, outcome)
-            self._boxes.put(job.box)
+            self._leaving.put(job)
             self._count(outcome.status)
             job.drop_payload()
             self._final.append(job.tracker)
@@ -793,7 +793,7 @@ class Dispatcher:
 
     def _take_in(self, job: JobRecord) -> None:
         if job.tracker.outcome is not None:
-            self._boxes.put(job.box)
+            self._leaving.put(job)
             self._count(job.tracker.status)
             return
         self._register(job)
@@ -904,7 +904,7 @@ class Dispatcher:
         if self._in_files:
             self._in_files.discard(number)
         record = self._jobs.pop(number)
-        self._boxes.put(record.box)
+        self._leaving.put(record)
         return record
 
     def _share(self, process: WorkerProcess, shared: Sequence[Source]) -> bool:
@@ -1146,7 +1146,7 @@ class Dispatcher:
         self._ended = True
         self._refuse()
         self._report(logging.DEBUG, "a pool has ended")
-        self._callbacks.call(self._boxes.empty)
+        self._callbacks.call(self._leaving.let_go)
         self._callbacks.call(self._config.let_go)
         self._callbacks.call(self.unseen.pool_ended)
         self._callbacks.end(self._leave)  # last: later it is done by whoever comes
@@ -1167,7 +1167,7 @@ class Dispatcher:
                     self.unseen.note(command, outcome)
                     if command.tracker.end_early(outcome):
                         command.drop_payload()
-                    self._callbacks.call(command.box.clear)
+                    self._callbacks.call(command.let_go)
                 case Ask(done=done):
                     done()
                 case HasProcess(process=process):  # only after a bug in here: see _fail
@@ -1188,8 +1188,8 @@ class Dispatcher:
         for job in jobs:
             job.tracker.abandon(self.owner)
             job.drop_payload()
-            job.box.clear()
-        self._boxes.empty()
+            job.let_go()
+        self._leaving.let_go()
         self._config.close()
         self._bell.close()
         self._reaper.close()

@@ -2,12 +2,12 @@
 
     PrimitiveJob (the handle, its caller's) ──► JobRecord ◄── dispatcher, scheduler, worker log
       function, arguments, metadata, options      name, id, limits, payload, tracker
-      what was loaded of the outcome              a box with the handle
+      what was loaded of the outcome              the handle, unseen
 
 An object loses its last reference on some thread, and its destructor runs there. So the pool's own
 threads hold records alone: a record has texts, numbers, bytes, descriptors and its tracker. Until
-the job ends it keeps the handle, too, which may be nobody's but `JobPool.jobs`'; but in a box that
-the pool's own threads only pass on, to `Boxes`, and never look into or empty. What waits for the
+the job ends it keeps the handle, too, which may be nobody's but `JobPool.jobs`'; but the pool's own
+threads neither look at that nor drop it: they pass the record on, to `Ended`. What waits for the
 end of a job, in its tracker, holds nothing of the user's either, but for `Callback`, which the
 thread for callbacks empties.
 """
@@ -81,8 +81,8 @@ class JobRecord:
     `payload` whoever's that has ended the job.
 
     Attributes:
-        box: Holds the job's `PrimitiveJob` from its submit to its end. To be looked into, and
-            emptied, on callers' threads and that for callbacks alone: it may be all that does.
+        handle: The job's `PrimitiveJob`, from its submit to its end. To be looked at, and dropped,
+            on callers' threads and that for callbacks alone: there may be no other reference.
         inner: Whether its failure is told by what it is a part of: a map, say.
         key: Of its randomness, if the pool does not give it one.
         limits: How long and how large it may get, and when it is its turn.
@@ -95,7 +95,7 @@ class JobRecord:
 
     __slots__ = (
         "_id",
-        "box",
+        "handle",
         "inner",
         "key",
         "limits",
@@ -108,7 +108,7 @@ class JobRecord:
 
     def __init__(self, name: str, tracker: StatusTracker) -> None:
         self._id: list[str] = []  # the first one counts
-        self.box: list[Any] = []
+        self.handle: Any = None
         self.inner = False
         self.key: Key | None = None
         self.limits: Limits = DEFAULT_LIMITS
@@ -123,6 +123,10 @@ class JobRecord:
         if not self._id:
             self._id.append(str(uuid.uuid4()))
         return self._id[0]
+
+    def let_go(self) -> None:
+        """Drop the handle."""
+        self.handle = None
 
     def drop_payload(self) -> None:
         """Free what would be sent. Only for whoever has ended the job: two at once would clash."""
@@ -194,30 +198,30 @@ class Callback:
                 raise  # the user's Ctrl-C, not the callback's affair
 
 
-class Boxes:
-    """The handles of jobs that have ended, on their way out.
+class Ended:
+    """The jobs that have ended and still have their handles.
 
-    The dispatcher puts their boxes here. Whoever submits next empties them, and if nobody does for
-    a while, the thread for callbacks: waking that for each job would take longer than the job.
+    The dispatcher puts them here. Whoever submits next drops the handles, and if nobody does for a
+    while, the thread for callbacks: waking that for each job would take longer than the job.
     """
 
-    __slots__ = ("_boxes", "put")
+    __slots__ = ("_records", "put")
 
     def __init__(self) -> None:
-        self._boxes: collections.deque[list[Any]] = collections.deque()
-        self.put = self._boxes.append
+        self._records: collections.deque[JobRecord] = collections.deque()
+        self.put = self._records.append
 
     def __bool__(self) -> bool:
-        return bool(self._boxes)
+        return bool(self._records)
 
-    def empty(self) -> None:
-        """Let go of what is in them; not to be called on the pool's own threads."""
-        boxes = self._boxes
+    def let_go(self) -> None:
+        """Drop the handles; not to be called on the pool's own threads."""
+        records = self._records
         with contextlib.suppress(IndexError):  # several may do so at once
-            while boxes:
-                boxes.popleft().clear()
+            while records:
+                records.popleft().handle = None
 
 
 _call: Callable[[functools.partial[Any]], object] = functools.partial.__call__  # in C
 
-__all__ = ["Boxes", "Callback", "JobRecord", "PoolLink"]
+__all__ = ["Callback", "Ended", "JobRecord", "PoolLink"]
