@@ -501,6 +501,7 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
             assert outcome is not None
         elif timeout is not None:
             check_seconds("timeout", timeout)
+        self._record.let_go()  # this thread has the handle: with that it goes from now on
         return outcome
 
 

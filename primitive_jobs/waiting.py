@@ -144,6 +144,7 @@ class Watch(Generic[T]):
         except queue.Empty:
             return None
         del self.waiters[job]
+        job._record.let_go()  # of this handle, with which the job goes from now on
         return job
 
     def close(self) -> None:

@@ -437,7 +437,7 @@ def test_what_is_kept_does_not_grow(one: JobPool) -> None:
     assert len(unseen.unread) == 1000
     jobs.clear()
     del job
+    until(lambda: not unseen.unread, "their end")
     until(lambda: len(unseen._dead) < 256, "their being counted")
-    assert not unseen.unread
     with pytest.warns(JobFailuresWarning, match="1000 of 2000"):
         one.shutdown()
