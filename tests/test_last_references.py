@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -550,3 +551,17 @@ def test_no_interrupt_is_lost_in_what_drops_jobs(tmp_path: Path) -> None:
         pool.shutdown(cancel=True)
     """
     expect(tmp_path, source, "40 40\n")
+
+
+def test_a_callback_that_blocks_keeps_no_thread_busy(one: JobPool) -> None:
+    release = threading.Event()
+    one.submit(double, 1).add_done_callback(lambda job: release.wait(PATIENCE))
+    jobs = [one.submit(double, n) for n in range(20)]
+    while not all(job.in_final_state() for job in jobs):
+        time.sleep(0.002)
+    jobs.clear()
+    callbacks = one._dispatcher._callbacks._queue
+    until(callbacks.qsize, "their letting go being asked for")
+    time.sleep(0.3)  # what is measured: it is asked for once
+    assert callbacks.qsize() == 1
+    release.set()

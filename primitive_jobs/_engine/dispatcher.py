@@ -600,7 +600,9 @@ class Dispatcher:
                 timeout = _REST if timeout < 0 else min(timeout, _REST)
             events = self._poll(0 if inbox else timeout)
             if self._leaving and not events and not inbox:
-                self._callbacks.call(self._leaving.let_go)
+                # Once, however long a callback may take.
+                leaving, self._leaving = self._leaving, Ended()
+                self._callbacks.call(leaving.let_go)
         self._asleep = False
         if self._offer is not None:
             events = self._take_offer_back(events)
