@@ -15,6 +15,7 @@ import pytest
 from helpers import Script, gone, script, until
 
 from primitive_jobs._procs import guard
+from primitive_jobs._wire import notes
 
 # What a shell does for one program: it leads the session and has the terminal, and the program is
 # the group in the foreground. A line of its input stands for the command `fg`.
@@ -402,6 +403,11 @@ def test_what_others_send_to_the_group(tmp_path: Path) -> None:
         started.suspend(pid)
         started.resume(pid)
         assert started.finish() == (0, "job\n")
+
+
+def test_the_guard_knows_workers_by_their_name() -> None:
+    """It is run as a script, and imports nothing of the package."""
+    assert guard.WORKER_NAME == notes.NAME
 
 
 def test_without_a_terminal_nobody_listens(tmp_path: Path) -> None:
