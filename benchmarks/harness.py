@@ -19,7 +19,6 @@ import math
 import os
 import py_compile
 import random
-import select
 import signal
 import statistics
 import subprocess
@@ -39,6 +38,7 @@ OURS = "primitive_jobs"
 NOT_INSTALLED = "not installed"
 SEED = 1
 TERM_GRACE = 5.0  # s, between SIGTERM and SIGKILL
+_LOOK_PAUSE = 0.005  # s between two looks whether a contender has ended
 SETTLE = 3.0  # s, in which what a contender started must be gone after it
 MARKER = "PRIMITIVE_JOBS_BENCHMARK"  # in the environment of all that a contender starts
 
@@ -351,11 +351,12 @@ def _last_line(errors: IO[bytes]) -> str:
 
 def ended_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
     """Wait for the end of a child without reaping it: until then its number is nobody else's."""
-    descriptor = os.pidfd_open(process.pid)
-    try:
-        return bool(select.select([descriptor], [], [], seconds)[0])
-    finally:
-        os.close(descriptor)
+    end = time.monotonic() + seconds
+    while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if time.monotonic() >= end:
+            return False
+        time.sleep(_LOOK_PAUSE)
+    return True
 
 
 def end_by_force(process: subprocess.Popen[bytes], marker: str) -> int:

@@ -35,6 +35,11 @@ USE_A_POOL = """
     def keep(content):
         os.environ["KEPT"] = str(len(content))
 
+    def die_with_a_child_that_goes_on():
+        if os.fork() == 0:
+            time.sleep(100)
+        os._exit(4)
+
     def turn(content):
         return content[::-1], os.environ["KEPT"]
 
@@ -50,6 +55,8 @@ USE_A_POOL = """
                 endless.result()
             error = pool.submit(os._exit, 3).exception(30)
             assert isinstance(error, WorkerDiedError) and error.exitcode == 3, error
+            error = pool.submit(die_with_a_child_that_goes_on).exception(30)
+            assert isinstance(error, WorkerDiedError) and error.exitcode == 4, error
             late = pool.options(timeout=0.3).submit(time.sleep, 100).exception(30)
             assert isinstance(late, JobTimeoutError) and late.stack, late
             assert list(pool.map(abs, range(-100, 0))) == list(range(100, 0, -1))

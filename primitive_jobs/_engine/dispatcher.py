@@ -132,6 +132,7 @@ _MOST_FAILURES = 3  # turns of the dispatcher in a row that may fail, before it 
 _SUSPENSION_PAUSE = 0.02  # s between two looks whether the workers, too, go on after Ctrl-Z
 _MANY_FINAL = 16  # jobs at most whose ends are told together, while the workers are busy
 _REST = 0.05  # s without any event, after which the handles of ended jobs are let go
+_LOOK = 0.1  # s between two looks at a worker whose death a process that it has forked may hide
 _LONGEST = 86400.0  # s of sleep: what is due later is looked at again then
 _DONE = JobStatus.DONE
 _READ = select.POLLIN
@@ -253,6 +254,8 @@ class Dispatcher:
         self._in_limbo: list[_Offer] = []  # claimed by a caller that may still be sending
         self._unclosed: set[WorkerProcess] = set()  # gone, but in use by such a caller
         self._given_up: set[WorkerProcess] = set()  # of these: they could not be killed
+        self._hidden: set[WorkerProcess] = set()  # whose death may not show: see _look_for_deaths
+        self._next_look = 0.0  # at those
         self._leaving = Ended()
         self._final: list[StatusTracker] = []  # whose waiters are to be told
         self._postponed = 0  # of these, those that might have been told before
@@ -597,7 +600,9 @@ class Dispatcher:
                 # As late as can be: those who wake up want the interpreter's lock, and the offer.
                 self._tell_waiters()
             if self._leaving:
-                timeout = _REST if timeout < 0 else min(timeout, _REST)
+                timeout = _sooner(timeout, _REST)
+            if self._hidden:
+                timeout = _sooner(timeout, _LOOK)
             events = self._poll(0 if inbox else timeout)
             if self._leaving and not events and not inbox:
                 # Once, however long a callback may take.
@@ -612,8 +617,20 @@ class Dispatcher:
             handler = self._handlers.get(fd)
             if handler is not None:
                 handler(mask)
+        if self._hidden:
+            self._look_for_deaths()
         if deadline is not None and time.monotonic() >= deadline and not self._suspended():
             self._feed(Tick())
+
+    def _look_for_deaths(self) -> None:
+        """Where a pidfd is refused, a child of a worker holds what would tell the worker's end."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + _LOOK
+        for process in list(self._hidden):
+            if process.is_dead():
+                self._on_death(process)
 
     def _suspended(self) -> bool:
         """Have limits not count what was stopped with this program; return whether that matters.
@@ -874,7 +891,7 @@ class Dispatcher:
             os.kill(process.pid, signal.SIGKILL)  # nobody has reaped it
         self._given_up.add(process)
         self._unclosed.add(process)
-        self._unwatch(process.death)
+        self._unwatch_death(process)
         self._unwatch(process.channel.fileno())
         del self._workers[process.slot]
         left = f"worker {process.pid}: it could not be had killed: {one_line(error)}"
@@ -1001,6 +1018,8 @@ class Dispatcher:
             if process.channel.wants_write:  # its initializer
                 self._poller.modify(process.channel.fileno(), _READ | _WRITE)
             self._watch(process.death, lambda _: self._on_death(process))
+            if not process.shows_death:
+                self._hidden.add(process)
         except Exception as error:  # noqa: BLE001 - it is logged
             fault = error
         self._feed(Started(slot))
@@ -1078,8 +1097,12 @@ class Dispatcher:
         if follow_up is not None:
             self._feed(follow_up)
 
-    def _on_death(self, process: WorkerProcess) -> None:
+    def _unwatch_death(self, process: WorkerProcess) -> None:
         self._unwatch(process.death)
+        self._hidden.discard(process)
+
+    def _on_death(self, process: WorkerProcess) -> None:
+        self._unwatch_death(process)
         self._drain(process)
         self._feed(Died(process.slot))
 
@@ -1091,7 +1114,7 @@ class Dispatcher:
 
     def _on_gone(self, slot: int, event: Gone) -> None:
         process = self._workers[slot]
-        self._unwatch(process.death)
+        self._unwatch_death(process)
         self._drain(process)
         self._unwatch(process.channel.fileno())
         del self._workers[slot]
@@ -1231,6 +1254,11 @@ def _call_late(callbacks: Callbacks, callback: Callable[[], object]) -> None:
         if isinstance(pool, Dispatcher) and me in pool._own_threads:
             callbacks = pool._callbacks
     callbacks.call(callback)
+
+
+def _sooner(timeout: float, pause: float) -> float:
+    """The shorter one of a poller's timeout, which is negative if it has no end, and a pause."""
+    return pause if timeout < 0 else min(timeout, pause)
 
 
 def _receive(process: WorkerProcess) -> Message | None:

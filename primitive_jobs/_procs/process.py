@@ -78,6 +78,7 @@ class WorkerProcess:
         pid: Its process id, which is also its session's and its group's.
         channel: The pool's end of the link.
         death: A descriptor that is readable once the process is dead.
+        shows_death: Whether it is so at once; else only when what it has forked is dead, too.
         report: Logs what happens to it.
         link_lost: Set by the dispatcher where the channel ended before the death was seen.
         heard_out: Set by the dispatcher where what it may still send does not count any more.
@@ -95,7 +96,7 @@ class WorkerProcess:
         self._dies_by: float | None = None  # without its link, by itself; later it is killed
         self._cut_off: bool | None = None  # whether it did not; None: it is not being killed yet
         self._exit: tuple[int | None, int] | None = None  # code and ru_maxrss, once it is reaped
-        self._own_death = False
+        self.shows_death = False
         self._oom_kills = oom_kills()
         reap_former()
         interpreter.check_startable()
@@ -118,8 +119,8 @@ class WorkerProcess:
         if hasattr(os, "pidfd_open"):
             with contextlib.suppress(OSError):  # no descriptor free, or a sandbox refuses it
                 self.death = os.pidfd_open(self.pid)
-                self._own_death = True
-        self._fds = [self._page, self.death] if self._own_death else [self._page]
+                self.shows_death = True
+        self._fds = [self._page, self.death] if self.shows_death else [self._page]
         _open.add(self)
         self.report = report.about(self.pid, slot)
         self._tree = TreeKill(self.pid, self.report)
@@ -203,7 +204,7 @@ class WorkerProcess:
         now = time.monotonic()
         if self.link_lost and self._dies_by is None:
             self._dies_by = now + _DYING
-        if self._is_dead():
+        if self.is_dead():
             return True
         if self._dies_by is not None and now < self._dies_by:
             return False
@@ -226,12 +227,12 @@ class WorkerProcess:
         """Send SIGKILL to it and to what is below it; False: there may be more, so call again."""
         if self._cut_off is None:
             # A dying process closes its link a moment before it is dead.
-            self._cut_off = self.link_lost and not self._is_dead()
+            self._cut_off = self.link_lost and not self.is_dead()
         return self._tree.strike()
 
     def is_gone(self) -> bool:
         """Whether it, once killed, is reaped, and all below it is dead; or was given up."""
-        if self._exit is None and self._is_dead():
+        if self._exit is None and self.is_dead():
             self._exit = self._reap()
         if (
             self._exit is None
@@ -254,7 +255,7 @@ class WorkerProcess:
             until = self._tree.give_up
         else:
             return False, max(0.0, self._tree.due - now)
-        if self._own_death:
+        if self.shows_death:
             return True, max(0.0, until - now)
         return False, min(max(0.0, until - now), _DEATH_PAUSE)
 
@@ -279,14 +280,14 @@ class WorkerProcess:
 
     def left(self) -> str | None:
         """What of it may live on, and why; None: it is all dead."""
-        return self._tree.left(root=self._exit is None and not self._is_dead())
+        return self._tree.left(root=self._exit is None and not self.is_dead())
 
     def put_down(self) -> str | None:
         """End it as plainly as can be, after something in here has raised; return what is left."""
         with contextlib.suppress(Exception):
             self._tree.strike_plainly()
             _readable(self.death, _PLAIN_END)
-            if self._exit is None and self._is_dead():
+            if self._exit is None and self.is_dead():
                 self._exit = self._reap()
             self._process._popen.returncode = 0
         if self._exit is not None:
@@ -294,8 +295,9 @@ class WorkerProcess:
         left = self.left()
         return "what it has started" if left is None and not self._tree.over else left
 
-    def _is_dead(self) -> bool:
-        if self._own_death:
+    def is_dead(self) -> bool:
+        """Whether it has ended, reaped or not."""
+        if self.shows_death:
             return _readable(self.death, 0)
         try:
             return os.waitid(os.P_PID, self.pid, _LOOK) is not None
