@@ -716,11 +716,11 @@ class JobExecutor(Hinted, Executor):
                 record.cancel_unbegun()
 
     def _end(self, *, cancel_futures: bool = False, warn: bool) -> None:
-        unseen = None if self._own is None else self._own._dispatcher.unseen
+        unseen = None if self._own is None else self._own._engine.unseen
         with contextlib.nullcontext() if unseen is None else unseen.awaited():
             self._close(cancel_futures=cancel_futures)
             if self._own is not None:
-                self._own._dispatcher.join()
+                self._own._engine.join()
             for record in list(self._settler.pending):
                 self._pool._link.check_may_wait()
                 record.tracker.wait()
@@ -733,7 +733,7 @@ class JobExecutor(Hinted, Executor):
 
     def __enter__(self) -> Self:
         if self._own is not None:
-            self._own._dispatcher.unseen.keep_quiet()
+            self._own._engine.unseen.keep_quiet()
         return self
 
     def __exit__(
@@ -746,7 +746,7 @@ class JobExecutor(Hinted, Executor):
 
     async def __aenter__(self) -> Self:
         if self._own is not None:
-            self._own._dispatcher.unseen.keep_quiet()
+            self._own._engine.unseen.keep_quiet()
         return self
 
     async def __aexit__(
@@ -757,7 +757,7 @@ class JobExecutor(Hinted, Executor):
     ) -> None:
         from .awaiting import until_over
 
-        settler, own = self._settler, None if self._own is None else self._own._dispatcher
+        settler, own = self._settler, None if self._own is None else self._own._engine
 
         def cancel() -> None:
             if own is not None:

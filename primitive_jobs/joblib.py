@@ -506,7 +506,7 @@ def _kept_for(count: int, threads: int | None) -> _Kept:
         for other in [other for other in _kept if other != key and not _kept[other].users]:
             _kept.pop(other).pool.shutdown(wait=False)
         kept = _kept.get(key)
-        if kept is None or not kept.pool._dispatcher.accepting:
+        if kept is None or not kept.pool._engine.accepting:
             pool = JobPool(
                 count,
                 threads_per_worker=threads,

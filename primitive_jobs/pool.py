@@ -14,9 +14,11 @@ from . import job as job_module
 from ._common.hints import hinted, of_pool_keyword, of_shutdown_keyword
 from ._common.signatures import Seed, Self
 from ._common.thread_variables import thread_settings
-from ._engine.dispatcher import Counts, Dispatcher
+from ._engine.engine import Counts, Engine
 from ._engine.lifetime import check_not_exiting
 from ._engine.record import PoolLink
+from ._engine.scheduler import Scheduler
+from ._local.fleet import LocalFleet
 from ._procs.process import WorkerConfig
 from ._procs.surroundings import check_surroundings
 from ._wire import nesting
@@ -183,14 +185,11 @@ class JobPool(BasePool):
         }
         # It holds the list, not the pool: so a dropped pool is noticed, and ends; also one whose
         # making was interrupted.
-        made: list[Dispatcher] = []
+        made: list[Engine] = []
         weakref.finalize(self, _shut_down, made).atexit = False
-        self._link = self._dispatcher = Dispatcher(
-            count,
-            leave_after,
-            config,
-            max_jobs_per_worker=most_jobs,
-            spare_workers=spares,
+        self._link = self._engine = Engine(
+            Scheduler(count, leave_after, most_jobs, spares),
+            LocalFleet(config),
             cancel_at_exit=on_exit == "cancel",
             seeds=seeds,
             made=made,
@@ -201,14 +200,14 @@ class JobPool(BasePool):
 
     def jobs(self) -> list[PrimitiveJob[Any]]:
         """Return the jobs that are queued or running now, in the order they came in."""
-        handles = [record.handle for record in self._dispatcher.unfinished()]
+        handles = [record.handle for record in self._engine.unfinished()]
         return [job for job in handles if job is not None]  # else it has ended this moment
 
     def cancel_all(self, *, grace: float | None = None) -> None:
         """Cancel every unfinished job and wait until all are final; ``grace`` as in `cancel`."""
         seconds = None if grace is None else check_grace(grace)
-        records = self._dispatcher.unfinished()
-        self._dispatcher.ask_cancel_all(seconds)
+        records = self._engine.unfinished()
+        self._engine.ask_cancel_all(seconds)
         for record in records:
             record.tracker.wait()
 
@@ -220,7 +219,7 @@ class JobPool(BasePool):
             PoolClosedError: The pool was shut down.
         """
         count = check_count("max_workers", max_workers)
-        self._dispatcher.resize(count)
+        self._engine.resize(count)
         self._max_workers = count
 
     def restart_workers(self) -> None:
@@ -231,7 +230,7 @@ class JobPool(BasePool):
         Raises:
             PoolClosedError: The pool was shut down.
         """
-        self._dispatcher.restart_workers()
+        self._engine.restart_workers()
 
     @hinted("shutdown", of_shutdown_keyword, positional="only wait is given without its name")
     def shutdown(self, wait: bool = True, *, cancel: bool = False) -> None:
@@ -254,18 +253,18 @@ class JobPool(BasePool):
             warn = sys.exc_info()[1] is None
             self._end(cancel=cancel, stacklevel=_SHUTDOWN if warn else None)
         else:
-            self._dispatcher.shut_down(cancel=cancel)
+            self._engine.shut_down(cancel=cancel)
 
     def _end(self, *, cancel: bool, stacklevel: int | None) -> None:
-        dispatcher = self._dispatcher
-        with dispatcher.unseen.awaited():
-            dispatcher.shut_down(cancel=cancel)
-            dispatcher.join()
+        engine = self._engine
+        with engine.unseen.awaited():
+            engine.shut_down(cancel=cancel)
+            engine.join()
         # The caller of who calls this has the line to be shown.
-        dispatcher.unseen.tell_rest(stacklevel)
+        engine.unseen.tell_rest(stacklevel)
 
     def __enter__(self) -> Self:
-        self._dispatcher.unseen.keep_quiet()
+        self._engine.unseen.keep_quiet()
         return self
 
     def __exit__(
@@ -277,7 +276,7 @@ class JobPool(BasePool):
         self._end(cancel=kind is not None, stacklevel=_BLOCK if kind is None else None)
 
     async def __aenter__(self) -> Self:
-        self._dispatcher.unseen.keep_quiet()
+        self._engine.unseen.keep_quiet()
         return self
 
     async def __aexit__(
@@ -288,20 +287,20 @@ class JobPool(BasePool):
     ) -> None:
         from .awaiting import until_over
 
-        dispatcher = self._dispatcher
+        engine = self._engine
 
         def cancel() -> None:
             if kind is None:  # else it is cancelled already: a second time would be in a hurry
-                dispatcher.shut_down(cancel=True)
+                engine.shut_down(cancel=True)
 
-        with dispatcher.unseen.awaited():
-            dispatcher.shut_down(cancel=kind is not None)
+        with engine.unseen.awaited():
+            engine.shut_down(cancel=kind is not None)
             try:
-                await until_over(cancel, (dispatcher.call_when_gone, dispatcher.forget_waiter))
+                await until_over(cancel, (engine.call_when_gone, engine.forget_waiter))
             finally:
-                if dispatcher.gone:
-                    dispatcher.join()
-        dispatcher.unseen.tell_rest(3 if kind is None else None)
+                if engine.gone:
+                    engine.join()
+        engine.unseen.tell_rest(3 if kind is None else None)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -310,19 +309,19 @@ class JobPool(BasePool):
         )
 
     def __repr__(self) -> str:
-        jobs, _ = _described(self._dispatcher.counts())
+        jobs, _ = _described(self._engine.counts())
         return f"<JobPool max_workers={self._max_workers} {self._state()}: {jobs}>"
 
     def _state(self) -> str:
-        if self._dispatcher.of_parent:
-            return f"of process {self._dispatcher.owner}"
-        return "open" if self._dispatcher.accepting else "shut down"
+        if self._engine.of_parent:
+            return f"of process {self._engine.owner}"
+        return "open" if self._engine.accepting else "shut down"
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
         from ._common.markup import table
 
-        jobs, workers = _described(self._dispatcher.counts())
+        jobs, workers = _described(self._engine.counts())
         options = ", ".join(
             f"{name}={value!r}"
             for name, value in self._shown.items()
@@ -345,9 +344,9 @@ def _described(counts: Counts) -> tuple[str, str]:
     return ", ".join(jobs), workers + (f", {counts.starting} starting" if counts.starting else "")
 
 
-def _shut_down(dispatchers: list[Dispatcher]) -> None:
-    for dispatcher in dispatchers:
-        dispatcher.shut_down()
+def _shut_down(engines: list[Engine]) -> None:
+    for engine in engines:
+        engine.shut_down()
 
 
 def _cpu_count() -> int:
@@ -374,10 +373,10 @@ def default_pool() -> JobPool:
     """
     global _default
     pool = _default
-    if pool is None or not pool._dispatcher.accepting:
+    if pool is None or not pool._engine.accepting:
         with _default_lock:
             pool = _default
-            if pool is None or not pool._dispatcher.accepting:
+            if pool is None or not pool._engine.accepting:
                 _default = pool = JobPool(nesting.cpu_share)
     return pool
 

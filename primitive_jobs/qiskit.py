@@ -55,7 +55,7 @@ except ModuleNotFoundError as error:
 
 from ._common.imported import imported
 from ._common.naming import one_line, type_name
-from ._engine.dispatcher import file_limit
+from ._engine.job_table import file_limit
 from ._engine.record import JobRecord
 from ._engine.sources import Source
 from ._wire.pickling import dumps_whole

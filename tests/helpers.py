@@ -24,6 +24,7 @@ import cloudpickle
 import psutil
 
 from primitive_jobs import FINAL_STATES, JobPool, JobStatus, PrimitiveJob
+from primitive_jobs._local.fleet import LocalFleet
 
 if TYPE_CHECKING:
     import pytest
@@ -338,3 +339,10 @@ def check_well(pool: JobPool, jobs: list[PrimitiveJob[int]]) -> None:
     until(lambda: not pool.jobs(), "no job left")
     after = [pool.submit(double, i) for i in range(100)]
     assert [job.result(PATIENCE) for job in after] == [2 * i for i in range(100)]
+
+
+def fleet_of(pool: JobPool) -> LocalFleet:
+    """The workers of a pool, as its engine has them."""
+    fleet = pool._engine._fleet
+    assert isinstance(fleet, LocalFleet)
+    return fleet

@@ -38,7 +38,7 @@ class Link:
     """Has what the protocol says, and nothing else; another pool does the work."""
 
     def __init__(self, pool: JobPool) -> None:
-        self._to = pool._dispatcher
+        self._to = pool._engine
         self.owner = os.getpid()
         self.of_parent = False
         self.seeds = None

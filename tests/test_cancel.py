@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 import cloudpickle
 import psutil
 import pytest
-from helpers import PATIENCE, be_neighbour, expect, gone, until, write_mark
+from helpers import PATIENCE, be_neighbour, expect, fleet_of, gone, until, write_mark
 from sandbox import can_adopt
 
 from primitive_jobs import (
@@ -536,7 +536,7 @@ def test_those_that_wait_for_their_end_hold_still(
             return really_kill(self)
         ended.append(self.pid)
         if len(ended) == 1:
-            orders = pool._dispatcher._reaper._orders
+            orders = fleet_of(pool)._reaper._orders
             until(lambda: len(held) + orders.qsize() == 3, "the other orders")
         if len(ended) == 2:
             (last,) = {*pids} - {*ended}

@@ -21,7 +21,7 @@ from typing import Any
 import cloudpickle
 import psutil
 import pytest
-from helpers import PATIENCE, expect, hold_and_tell, until
+from helpers import PATIENCE, expect, fleet_of, hold_and_tell, until
 
 from primitive_jobs import (
     JobError,
@@ -33,11 +33,13 @@ from primitive_jobs import (
     share,
     shared,
 )
-from primitive_jobs._engine import dispatcher, worker_log
+from primitive_jobs._engine import job_table, worker_log
 from primitive_jobs._engine.dispatcher import Dispatcher
+from primitive_jobs._engine.engine import Engine
 from primitive_jobs._engine.tracker import StatusTracker
 from primitive_jobs._engine.worker_log import WorkerLog
-from primitive_jobs._local import memory_watch
+from primitive_jobs._local import fleet, memory_watch
+from primitive_jobs._local.fleet import LocalFleet
 from primitive_jobs._procs.process import WorkerProcess
 from primitive_jobs._wire.channel import HAVE_PACKETS, PacketChannel, StreamChannel
 
@@ -89,7 +91,7 @@ class Scene:
 
     def __init__(self, pool: JobPool, patch: pytest.MonkeyPatch, folder: Path) -> None:
         self.pool = pool
-        self.dispatcher: Dispatcher = pool._dispatcher
+        self.engine: Engine = pool._engine
         self.patch = patch
         self.folder = folder
         gates = [folder / "warm", folder / "neighbour"]
@@ -145,7 +147,7 @@ class Scene:
         (self.folder / "neighbour").touch()
         assert self.neighbour.result(PATIENCE) == self.pid
         assert self.pool.jobs() == []
-        counts = self.dispatcher.counts()
+        counts = self.engine.counts()
         assert (counts.queued, counts.running) == (0, 0)
 
 
@@ -159,7 +161,7 @@ def end_outside(job: PrimitiveJob[Any]) -> None:
 
 
 def assign_measuring(scene: Scene) -> None:
-    scene.fault(dispatcher, "resident", NO_DESCRIPTOR)
+    scene.fault(fleet, "resident", NO_DESCRIPTOR)
     assert scene.submit(abs, -5, memory_limit="2 GB").result(PATIENCE) == 5
 
 
@@ -192,7 +194,7 @@ def assign_waiting_for_room(scene: Scene) -> None:
         self.wants_write = not scene.faults[0].hits
 
     scene.patch.setattr(CHANNEL, "send", send_and_wait)
-    scene.fault(scene.dispatcher._poller, "modify", OSError(errno.ENOMEM, "no memory"))
+    scene.fault(scene.engine._dispatcher.poller, "modify", OSError(errno.ENOMEM, "no memory"))
     job = scene.submit(abs, -5, timeout=PATIENCE)
     error = job.exception(PATIENCE)  # it was sent: perhaps it began
     assert error is None or isinstance(error.__cause__, OSError), error
@@ -214,7 +216,7 @@ def settle_an_answer(scene: Scene) -> None:
     first = scene.submit(hold_and_tell, gate)
     second = scene.submit(abs, -5)
     assert scene.pool.jobs() == [scene.neighbour, first, second]
-    scene.fault(dispatcher, "finished", ValueError("no outcome"))
+    scene.fault(job_table, "finished", ValueError("no outcome"))
     gate.touch()
     with pytest.raises(JobError, match="how it ended could not be told: ValueError: no outcome"):
         first.result(PATIENCE)
@@ -223,13 +225,13 @@ def settle_an_answer(scene: Scene) -> None:
 
 def settle_a_cancel(scene: Scene) -> None:
     job = scene.hold()
-    scene.fault(dispatcher, "outcome_of", ValueError("no outcome"))
+    scene.fault(job_table, "outcome_of", ValueError("no outcome"))
     assert job.cancel() is False
     assert job.status() is JobStatus.ERROR
 
 
 def watch(scene: Scene) -> None:
-    scene.queue_fault(scene.dispatcher._memory_watch, "_orders", MemoryError())
+    scene.queue_fault(fleet_of(scene.pool)._memory_watch, "_orders", MemoryError())
     job = scene.submit(hold_and_tell, scene.folder / "never", memory_limit="1 GB")
     # It was sent, and would run without its limit; whether it began is a matter of luck.
     until(lambda: scene.faults[0].hits, "the fault")
@@ -243,7 +245,7 @@ def watch(scene: Scene) -> None:
 
 def unwatch(scene: Scene) -> None:
     job = scene.hold("soon", memory_limit="1 GB")
-    scene.queue_fault(scene.dispatcher._memory_watch, "_orders", MemoryError())
+    scene.queue_fault(fleet_of(scene.pool)._memory_watch, "_orders", MemoryError())
     (scene.folder / "soon").touch()
     assert job.result(PATIENCE)
 
@@ -256,7 +258,7 @@ def terminate(scene: Scene) -> None:
 
 def kill(scene: Scene) -> None:
     job = scene.hold()
-    scene.fault(Dispatcher, "_kill", MemoryError())
+    scene.fault(LocalFleet, "kill", MemoryError())
     assert job.cancel()
 
 
@@ -270,15 +272,15 @@ def kill_looking_for_an_answer(scene: Scene) -> None:
 def kill_that_never_works(scene: Scene) -> None:
     job = scene.hold()
     pid = job.pid
-    scene.fault(Dispatcher, "_kill", MemoryError(), times=2)
+    scene.fault(LocalFleet, "kill", MemoryError(), times=2)
     with pytest.raises(JobError, match="could not be stopped"):
         job.cancel()
-    assert {process.pid for process in scene.dispatcher._given_up} == {pid}
+    assert {process.pid for process in fleet_of(scene.pool)._given_up} == {pid}
 
 
 def spawn(scene: Scene) -> None:
     victim = scene.hold()
-    scene.queue_fault(scene.dispatcher._spawner, "_queue", MemoryError())
+    scene.queue_fault(fleet_of(scene.pool)._spawner, "_queue", MemoryError())
     queued = scene.submit(abs, -5)
     assert victim.cancel()
     assert queued.result(PATIENCE) == 5
@@ -301,7 +303,7 @@ def requeue(scene: Scene) -> None:
 
 def unwatch_descriptors(scene: Scene) -> None:
     job = scene.hold()
-    scene.fault(scene.dispatcher._poller, "unregister", OSError(errno.ENOENT, "not there"))
+    scene.fault(scene.engine._dispatcher.poller, "unregister", OSError(errno.ENOENT, "not there"))
     assert job.cancel()
 
 
@@ -316,20 +318,23 @@ def replace_one(scene: Scene) -> None:
 
 
 def registering(scene: Scene) -> None:
-    scene.fault(scene.dispatcher._poller, "register", OSError(errno.ENOSPC, "no room"))
+    scene.fault(scene.engine._dispatcher.poller, "register", OSError(errno.ENOSPC, "no room"))
     replace_one(scene)
 
 
 def registering_a_death(scene: Scene) -> None:
     deaths = iter([False, True])
     scene.fault(
-        scene.dispatcher._poller, "register", NO_DESCRIPTOR, when=lambda *_: next(deaths, False)
+        scene.engine._dispatcher.poller,
+        "register",
+        NO_DESCRIPTOR,
+        when=lambda *_: next(deaths, False),
     )
     replace_one(scene)
 
 
 def hearing(scene: Scene) -> None:
-    scene.fault(dispatcher, "_receive", MemoryError())
+    scene.fault(fleet, "_receive", MemoryError())
     job = scene.hold("soon", timeout=PATIENCE)
     (scene.folder / "soon").touch()
     assert job.result(PATIENCE), "what it has sent counts"
@@ -342,7 +347,7 @@ def taking_in(scene: Scene) -> None:
 
 
 def taking_over(scene: Scene) -> None:
-    until(lambda: scene.dispatcher._asleep and scene.dispatcher._offer, "an offer")
+    until(lambda: scene.engine._inbox.asleep and scene.engine._hand_off.offer, "an offer")
     scene.fault(StatusTracker, "note", RuntimeError("no status"))
     job = scene.submit(hold_and_tell, scene.folder / "never")
     scene.pool.jobs()
@@ -351,7 +356,7 @@ def taking_over(scene: Scene) -> None:
 
 
 def taking_over_what_is_done(scene: Scene) -> None:
-    until(lambda: scene.dispatcher._asleep and scene.dispatcher._offer, "an offer")
+    until(lambda: scene.engine._inbox.asleep and scene.engine._hand_off.offer, "an offer")
     scene.fault(StatusTracker, "ran", RuntimeError("no status"))
     for n in range(100):
         scene.submit(abs, -n).wait(PATIENCE)
@@ -363,14 +368,14 @@ def taking_over_what_is_done(scene: Scene) -> None:
 def forgetting(scene: Scene) -> None:
     data = share(b"x" * 10**6)
     assert scene.submit(len, data).result(PATIENCE) == 10**6
-    sent = {number for p in scene.dispatcher._workers.values() for number in p.shared}
+    sent = {number for p in fleet_of(scene.pool).workers.values() for number in p.shared}
     scene.fault(CHANNEL, "send", RuntimeError("no sending"))
-    scene.dispatcher.forget(*sent)
+    fleet_of(scene.pool).forget(*sent)
     until(lambda: scene.faults[0].hits, "the fault")
 
 
 def gone(scene: Scene) -> None:
-    scene.fault(Dispatcher, "_on_gone", MemoryError())
+    scene.fault(LocalFleet, "_on_gone", MemoryError())
     replace_one(scene)
 
 
@@ -386,12 +391,12 @@ def closing(scene: Scene) -> None:
 
 
 def draining(scene: Scene) -> None:
-    scene.fault(Dispatcher, "_on_news", MemoryError())
+    scene.fault(LocalFleet, "_on_news", MemoryError())
     replace_one(scene)
 
 
 def polling(scene: Scene) -> None:
-    scene.fault(scene.dispatcher, "_poll", OSError(errno.ENOMEM, "no memory"))
+    scene.fault(scene.engine._dispatcher, "_poll", OSError(errno.ENOMEM, "no memory"))
     replace_one(scene)
 
 
@@ -434,7 +439,7 @@ def measuring(scene: Scene) -> None:
 def calling_back(scene: Scene) -> None:
     fault = Fault(lambda: None, RuntimeError("no"))
     scene.faults.append(fault)
-    scene.dispatcher.call_back(fault)
+    scene.engine.call_back(fault)
     called = threading.Event()
     scene.submit(abs, -1).add_done_callback(lambda _: called.set())
     assert called.wait(PATIENCE)
@@ -551,7 +556,7 @@ def test_a_thread_that_dies_hangs_nobody(
     with JobPool(1) as pool:
         job = pool.submit(hold_and_tell, tmp_path / "gate")
         until(lambda: job.pid, "RUNNING")
-        pool._dispatcher._memory_watch._orders.put(object())  # type: ignore[arg-type]
+        fleet_of(pool)._memory_watch._orders.put(object())  # type: ignore[arg-type]
         with pytest.raises(JobError, match="the pool's dispatcher failed"):
             job.result(PATIENCE)
     failed = [r for r in caplog.records if "dispatcher failed" in r.getMessage()]

@@ -167,13 +167,13 @@ def failed(call):
         print("parent" if "parent" in repr(error) else repr(error))
 
 assert len(pool.jobs()) == 2  # the dispatcher has taken them in
-listed = pool._dispatcher._jobs.copy()
+listed = pool._engine._jobs.unfinished.copy()
 if not {known}:
-    pool._dispatcher._jobs.clear()
+    pool._engine._jobs.unfinished.clear()
 for name, (code, _) in {FRESH}.items():
     print(name, flush=True)
     in_child(exec, code, globals())
-pool._dispatcher._jobs.update(listed)
+pool._engine._jobs.unfinished.update(listed)
 """
     output = "".join(f"{name}\n{told}child 0\n" for name, (_, told) in FRESH.items())
     expect(tmp_path, BEGIN + JOBS + source + END, output)

@@ -332,11 +332,11 @@ def test_on_the_pools_own_thread(pool: JobPool, monkeypatch: pytest.MonkeyPatch)
     job.wait(PATIENCE)
     with JobPool(1) as other:
         held = other.submit(hold, Path("/nowhere"))
-        other._dispatcher._own_threads.add(threading.get_ident())
+        other._engine._own_threads.add(threading.get_ident())
         for call in (gather, race):
             with pytest.raises(JobError, match="own thread"):
                 call([held])
-        other._dispatcher._own_threads.discard(threading.get_ident())
+        other._engine._own_threads.discard(threading.get_ident())
         held.cancel()
 
 

@@ -196,8 +196,8 @@ def test_a_pool_that_is_shut_down_again_and_again_keeps_nothing_of_it() -> None:
     pool = JobPool(1)
     for _ in range(20):
         pool.shutdown()
-    dispatcher = pool._dispatcher
-    assert len(dispatcher._end_waiters) + len(dispatcher._gone_waiters) <= 1
+    engine = pool._engine
+    assert len(engine._end_waiters) + len(engine._gone_waiters) <= 1
 
 
 def _objects() -> Counter[str]:

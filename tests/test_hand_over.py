@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import PATIENCE, descriptors, hold_and_tell, until
+from helpers import PATIENCE, descriptors, fleet_of, hold_and_tell, until
 
 from primitive_jobs import JobPool, JobStatus, PrimitiveJob, WorkerDiedError
-from primitive_jobs._engine.dispatcher import Dispatcher
+from primitive_jobs._engine.engine import Engine
+from primitive_jobs._engine.hand_over import give
+from primitive_jobs._engine.inbox import Inbox
 from primitive_jobs._engine.record import JobRecord
 from primitive_jobs._wire.channel import HAVE_PACKETS, PacketChannel
 
@@ -31,8 +33,8 @@ def offered(pool: JobPool) -> None:
     """Wait until the dispatcher sleeps, and the worker is on offer."""
     if not HAVE_PACKETS:
         pytest.skip("nothing is handed over here")
-    dispatcher = pool._dispatcher
-    until(lambda: dispatcher._asleep and dispatcher._offer, "an offer")
+    engine = pool._engine
+    until(lambda: engine._inbox.asleep and engine._hand_off.offer, "an offer")
 
 
 @pytest.fixture
@@ -46,26 +48,26 @@ def pool() -> Iterator[JobPool]:
 
 def test_nobody_wakes_the_dispatcher(pool: JobPool, monkeypatch: pytest.MonkeyPatch) -> None:
     wakes: list[int] = []
-    ring = Dispatcher._wake
+    ring = Inbox.wake
 
-    def counted(self: Dispatcher) -> None:
+    def counted(self: Inbox) -> None:
         wakes.append(1)
         ring(self)
 
-    monkeypatch.setattr(Dispatcher, "_wake", counted)
+    monkeypatch.setattr(Inbox, "wake", counted)
     for n in range(50):
         offered(pool)
         assert pool.submit(divmod, n, 7).result(PATIENCE) == divmod(n, 7)
     assert wakes == []
     assert pool.jobs() == []
-    assert len(pool._dispatcher._in_limbo) <= 1
+    assert len(fleet_of(pool)._late_senders) <= 1
 
 
 def test_the_job_runs_before_the_dispatcher_knows(pool: JobPool, tmp_path: Path) -> None:
     offered(pool)
     before = time.time()
     job = pool.submit(hold_and_tell, tmp_path / "gate")
-    assert pool._dispatcher._asleep, "it was not told"
+    assert pool._engine._inbox.asleep, "it was not told"
     assert job.status() is JobStatus.RUNNING
     assert job.attempts == 1
     pid = job.pid
@@ -125,7 +127,7 @@ def test_who_has_a_limit_is_watched(pool: JobPool, options: dict[str, Any], tmp_
     offered(pool)
     job = pool.options(**options).submit(hold_and_tell, tmp_path / "gate")
     until(job.running, "RUNNING")
-    assert pool._dispatcher._jobs, "the dispatcher has it"
+    assert pool._engine._jobs.unfinished, "the dispatcher has it"
     (tmp_path / "gate").touch()
     job.result(PATIENCE)
 
@@ -201,7 +203,7 @@ def test_one_that_ends_its_worker_at_once_begins_once(
 
     def try_to_send(channel: PacketChannel, *message: Any) -> bool:
         sent = real(channel, *message)
-        until(lambda: pool._dispatcher._offer is None, "the dispatcher's taking over")
+        until(lambda: pool._engine._hand_off.offer is None, "the dispatcher's taking over")
         return sent
 
     offered(pool)
@@ -252,8 +254,8 @@ def test_a_caller_stuck_before_the_sending_holds_nobody_up(
     assert pool.submit(abs, -1).result(PATIENCE) == 1  # it waits behind the other
     assert len(list(tmp_path.iterdir())) == 1
     os.kill(pool.submit(os.getpid).result(PATIENCE), 9)
-    until(lambda: not pool._dispatcher._workers, "the worker's end")
-    assert pool._dispatcher._in_limbo, "its descriptor is not given to anybody else"
+    until(lambda: not fleet_of(pool).workers, "the worker's end")
+    assert fleet_of(pool)._late_senders, "its descriptor is not given to anybody else"
     go_on.set()
     thread.join(PATIENCE)
     assert jobs[0].done()
@@ -265,15 +267,14 @@ def test_a_cancel_before_the_sending(
     pool: JobPool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Another thread cancels while the caller is about to claim the worker."""
-    hand_over = Dispatcher._hand_over
     job = PrimitiveJob(leave_mark, str(tmp_path))
 
-    def cancelled_first(self: Dispatcher, offer: Any, mine: JobRecord) -> bool:
+    def cancelled_first(offer: Any, mine: JobRecord, commands: Any) -> bool:
         if mine is job._record:
             assert job.cancel()
-        return hand_over(self, offer, mine)
+        return give(offer, mine, commands)
 
-    monkeypatch.setattr(Dispatcher, "_hand_over", cancelled_first)
+    monkeypatch.setattr("primitive_jobs._engine.engine.give", cancelled_first)
     offered(pool)
     job.submit(pool)
     assert job.cancelled()
@@ -285,7 +286,7 @@ def test_a_cancel_before_the_sending(
 def untold_cancels() -> Iterator[None]:
     """Have no dispatcher told of the cancel of what waits."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Dispatcher, "ask_cancel", lambda self, job, grace: None)
+        patch.setattr(Engine, "ask_cancel", lambda self, job, grace: None)
         yield
 
 
@@ -297,7 +298,7 @@ def test_a_waiting_job_is_cancelled_without_the_dispatcher(
 ) -> None:
     busy = pool.submit(hold_and_tell, tmp_path / "gate")
     waiting = [pool.submit(abs, -n) for n in range(10)]
-    monkeypatch.setattr(Dispatcher, "_wake", lambda self: None)
+    monkeypatch.setattr(Inbox, "wake", lambda self: None)
     assert all(job.cancel() for job in waiting[:5])
     assert all(job.cancelled() for job in waiting[:5])
     monkeypatch.undo()
@@ -345,6 +346,6 @@ def test_what_is_not_urgent_does_not_pile_up(pool: JobPool, tmp_path: Path) -> N
     pool.submit(hold_and_tell, tmp_path / "gate")
     for n in range(3000):
         assert pool.submit(abs, n).cancel()
-    until(lambda: len(pool._dispatcher._inbox) < 1100, "the inbox to be emptied")
-    assert len(pool._dispatcher._jobs) < 1100
+    until(lambda: len(pool._engine._inbox.commands) < 1100, "the inbox to be emptied")
+    assert len(pool._engine._jobs.unfinished) < 1100
     (tmp_path / "gate").touch()

@@ -118,8 +118,8 @@ def _no_collector() -> Iterator[None]:
 
 def ours(pool: JobPool) -> set[threading.Thread]:
     """The threads of a pool where no foreign code runs."""
-    (callbacks,) = [one for one in pool._dispatcher._threads if "callbacks" in one.name]
-    return {*pool._dispatcher._threads} - {callbacks}
+    (callbacks,) = [one for one in pool._engine._threads if "callbacks" in one.name]
+    return {*pool._engine._threads} - {callbacks}
 
 
 def check(own: set[threading.Thread], **counts: int) -> None:
@@ -254,9 +254,9 @@ def test_with_a_pool_that_is_dropped() -> None:
     pool = JobPool(1)
     own = ours(pool)
     submit(pool, double, 1)
-    dispatcher = pool._dispatcher
+    engine = pool._engine
     del pool
-    dispatcher.join()
+    engine.join()
     check(own, **HANDLE)
 
 
@@ -271,7 +271,7 @@ def test_after_a_dispatcher_that_failed(monkeypatch: pytest.MonkeyPatch, tmp_pat
     def fault(*_: object) -> NoReturn:
         raise RuntimeError("on purpose")
 
-    monkeypatch.setattr(pool._dispatcher._scheduler, "handle", fault)
+    monkeypatch.setattr(pool._engine._scheduler, "handle", fault)
     assert not job.cancel()
     del job
     pool.shutdown()
@@ -423,12 +423,12 @@ class Marked(type(multiprocessing.get_context("spawn").Lock())):  # type: ignore
 def test_initargs(drop: str, kind: type[Any]) -> None:
     pool = JobPool(1, initializer=prepare, initargs=(kind(*(["initarg"] * (kind is Mark))),))
     own = ours(pool)
-    dispatcher = pool._dispatcher
+    engine = pool._engine
     assert pool.submit(double, 1).result(PATIENCE) == 2
     if drop == "shutdown":
         pool.shutdown()
     del pool
-    dispatcher.join()
+    engine.join()
     check(own, initarg=1)
 
 
@@ -560,7 +560,7 @@ def test_a_callback_that_blocks_keeps_no_thread_busy(one: JobPool) -> None:
     while not all(job.in_final_state() for job in jobs):
         time.sleep(0.002)
     jobs.clear()
-    callbacks = one._dispatcher._callbacks._queue
+    callbacks = one._engine._callbacks._queue
     until(callbacks.qsize, "their letting go being asked for")
     time.sleep(0.3)  # what is measured: it is asked for once
     assert callbacks.qsize() == 1

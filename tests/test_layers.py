@@ -23,8 +23,8 @@ ARROWS = {
     "_worker": {"_common", "_wire"},
     "_procs": {"_common", "_wire", "vocabulary"},
     "_local": {"_common", "_engine", "_procs", "_wire", "vocabulary"},
-    "_engine": {"_common", "_local", "_procs", "_wire", "vocabulary"},
-    "held": {"_common", "_engine", "_procs", "_wire", "vocabulary"},
+    "_engine": {"_common", "_wire", "vocabulary"},
+    "held": {"_common", "_engine", "_local", "_procs", "_wire", "vocabulary"},
     "adapters": {"_common", "_engine", "_procs", "_wire", "held", "vocabulary"},
     "programs": {"held"},
 }
@@ -105,6 +105,13 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
         if module in reach[module]
     }
     assert circles == set(map(frozenset, CIRCLES))
+
+
+def test_a_fleet_knows_the_engine_by_its_protocol_and_events() -> None:
+    for module, imported in graph().items():
+        if room_of(module) == "_local":
+            known = {other for other in imported if room_of(other) == "_engine"}
+            assert known <= {"_engine.events", "_engine.fleet", "_engine.poller"}, module
 
 
 def test_the_scheduler_is_pure() -> None:

@@ -20,7 +20,8 @@ import pytest
 from helpers import PATIENCE, Script, expect, marked, script, until, wait_for
 
 from primitive_jobs import JobPool, JobStatus, PoolClosedError, PrimitiveJob, default_pool
-from primitive_jobs._engine.dispatcher import Dispatcher
+from primitive_jobs._engine import lifetime
+from primitive_jobs._engine.engine import Engine
 from primitive_jobs._procs.guardian import the_guard
 
 # Or each worker would import pytest first.
@@ -275,15 +276,15 @@ def interrupt_after(real: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-@pytest.mark.parametrize("where", ["the guard knows of it", "its threads run"])
+@pytest.mark.parametrize("where", ["the end of the program knows of it", "its threads run"])
 def test_ctrl_c_while_a_pool_is_made(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     before, users = set(threading.enumerate()), the_guard._users
     with monkeypatch.context() as patch:
         if where == "its threads run":
-            real = Dispatcher._start_threads
-            patch.setattr(Dispatcher, "_start_threads", interrupt_after(real))
+            real = Engine._start_threads
+            patch.setattr(Engine, "_start_threads", interrupt_after(real))
         else:
-            patch.setattr(the_guard, "open", interrupt_after(the_guard.open))
+            patch.setattr(lifetime.pools, "add", interrupt_after(lifetime.pools.add))
         with pytest.raises(KeyboardInterrupt):
             JobPool(1)
     gc.collect()
@@ -291,11 +292,9 @@ def test_ctrl_c_while_a_pool_is_made(monkeypatch: pytest.MonkeyPatch, where: str
         until(lambda: set(threading.enumerate()) <= before, "the end of its threads")
         assert the_guard._users == users
     finally:  # or every later test fails
-        from primitive_jobs._engine.lifetime import pools
-
-        for dispatcher in list(pools):
-            dispatcher.shut_down(cancel=True)
-            dispatcher.join()
+        for engine in list(lifetime.pools):
+            engine.shut_down(cancel=True)
+            engine.join()
         the_guard._users = users
 
 

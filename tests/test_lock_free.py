@@ -22,9 +22,8 @@ from helpers import PATIENCE, descriptors, expect, fail, hold, until
 
 from primitive_jobs import JobFailuresWarning, JobPool, JobStatus, JobTimeoutError, PrimitiveJob
 from primitive_jobs._common.lock_free import members, snapshot
-from primitive_jobs._engine import dispatcher as dispatcher_module
-from primitive_jobs._engine import unseen
-from primitive_jobs._engine.events import Forget
+from primitive_jobs._engine import hand_over, unseen
+from primitive_jobs._engine.events import FailedEarly
 from primitive_jobs._engine.tracker import HandOver, Outcome, StatusTracker
 from primitive_jobs._engine.unseen import Token, Unseen
 from primitive_jobs._wire import pickling
@@ -89,7 +88,7 @@ def test_the_time_of_a_hand_over_is_complete_once_it_is_told(
 ) -> None:
     seen: list[tuple[float, float]] = []
 
-    class Offer(dispatcher_module._Offer):
+    class Offer(hand_over.Offer):
         __slots__ = ()
 
         def __setattr__(self, name: str, value: Any) -> None:
@@ -97,11 +96,11 @@ def test_the_time_of_a_hand_over_is_complete_once_it_is_told(
             if name in ("when", "at") and value:  # what the dispatcher sees if it looks now
                 seen.append((self.when, getattr(self, "at", 0.0)))
 
-    monkeypatch.setattr(dispatcher_module, "_Offer", Offer)
+    monkeypatch.setattr(hand_over, "Offer", Offer)
     with JobPool(1, spare_workers=0) as pool:
         for _ in range(5):
             pool.submit(abs, -1).result(PATIENCE)
-            until(lambda: pool._dispatcher._asleep and pool._dispatcher._offer, "an offer")
+            until(lambda: pool._engine._inbox.asleep and pool._engine._hand_off.offer, "an offer")
     assert seen
     assert all(at for when, at in seen if when), "the one clock's time was there without the other"
 
@@ -117,7 +116,7 @@ class Inbox(deque[Any]):
     def __iter__(self) -> Iterator[Any]:
         for item in super().__iter__():
             if self.busy:
-                self.append(Forget(0))
+                self.append(FailedEarly())
             yield item
 
 
@@ -125,10 +124,10 @@ def test_a_pool_is_shown_while_others_submit(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     with JobPool(1, spare_workers=0) as pool:
         job = pool.submit(hold, gate)
-        until(lambda: job.running() and pool._dispatcher._asleep, "the job to run")
+        until(lambda: job.running() and pool._engine._inbox.asleep, "the job to run")
         others = [pool.submit(abs, -1) for _ in range(3)]
-        until(lambda: pool._dispatcher._asleep, "rest")
-        pool._dispatcher._inbox = inbox = Inbox(pool._dispatcher._inbox)
+        until(lambda: pool._engine._inbox.asleep, "rest")
+        pool._engine._inbox.commands = inbox = Inbox(pool._engine._inbox.commands)
         try:
             assert "3 queued, 1 running, 0 done" in repr(pool)
             assert "3 queued, 1 running, 0 done" in pool._repr_html_()
@@ -243,10 +242,10 @@ def test_a_cancel_while_the_dispatcher_takes_a_job_in(
             pass
 
     one.submit(abs, -1).result(PATIENCE)
-    monkeypatch.setattr(one._dispatcher, "pack", lambda *_: Disguised())
+    monkeypatch.setattr(one._engine, "pack", lambda *_: Disguised())
     job: PrimitiveJob[int] = PrimitiveJob(len, bytes(INLINE_LIMIT + 1))
     step_in.does = job.cancel
-    monkeypatch.setattr(one._dispatcher, "_offer", None)
+    monkeypatch.setattr(one._engine._hand_off, "offer", None)
     job.submit(one)
     assert job.wait(PATIENCE)
     until(lambda: step_in.does is None, "somebody let in")

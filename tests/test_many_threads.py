@@ -180,7 +180,7 @@ class Threads:
     def show(self, now: Pools, chance: random.Random) -> None:
         assert repr(now.executor)
         assert now.pool._repr_html_()
-        counts = now.pool._dispatcher.counts()
+        counts = now.pool._engine.counts()
         assert min(counts) >= 0
         assert counts.running <= 2
         if chance.random() < 0.2:

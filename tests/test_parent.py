@@ -208,20 +208,20 @@ print(in_child(use), job.result(20))
 
 def test_fork_when_a_worker_has_just_started(tmp_path: Path) -> None:
     source = """
-from primitive_jobs._engine.dispatcher import Dispatcher
-from primitive_jobs._local.spawner import HasProcess
-real, lying, forked = Dispatcher._tell, threading.Event(), threading.Event()
+from primitive_jobs._engine.fleet import News
+from primitive_jobs._engine.inbox import Inbox
+real, lying, forked = Inbox.tell, threading.Event(), threading.Event()
 pids = []
 def tell(self, command):
-    if isinstance(command, HasProcess) and not pids:
-        pids.append(command.process.pid)
-        self._inbox.append(command)  # and before the dispatcher is awake:
+    if isinstance(command, News) and command.refuse and not pids:
+        pids.append(command.refuse.args[0].pid)
+        self.commands.append(command)  # and before the dispatcher is awake:
         lying.set()
         forked.wait(20)
-        self._wake()
+        self.wake()
     else:
         real(self, command)
-Dispatcher._tell = tell
+Inbox.tell = tell
 pool = JobPool(1)
 job = pool.submit(os.getpid)
 lying.wait()

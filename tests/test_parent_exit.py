@@ -368,7 +368,7 @@ def test_a_callback_may_call_anything(marks: Path) -> None:
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(JobPool(2))
         for what, call in CALLBACKS.items():
-            if not pool._dispatcher.accepting:
+            if not pool._engine.accepting:
                 pool = stack.enter_context(JobPool(2))
             check_callback(pool, call, [] if what == "SystemExit" else [True], marks / what)
 
@@ -394,7 +394,7 @@ def check_callback(pool: JobPool, call: Call, expected: list[bool], folder: Path
     assert answers == expected, folder.name
     (folder / "release").touch()
     assert other.wait(PATIENCE)
-    if pool._dispatcher.accepting:  # the thread for callbacks is still there
+    if pool._engine.accepting:  # the thread for callbacks is still there
         after = threading.Event()
         pool.submit(abs, -1).add_done_callback(lambda job: after.set())
         assert after.wait(PATIENCE), folder.name

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers import PATIENCE, descriptors, gone, until
+from helpers import PATIENCE, descriptors, fleet_of, gone, until
 
 from primitive_jobs import (
     InitializerError,
@@ -27,7 +27,9 @@ from primitive_jobs import (
     WorkerDiedError,
 )
 from primitive_jobs import pool as pool_module
-from primitive_jobs._engine.dispatcher import Dispatcher
+from primitive_jobs._engine.engine import Engine
+from primitive_jobs._engine.scheduler import Scheduler
+from primitive_jobs._local.fleet import LocalFleet
 from primitive_jobs._procs.guardian import the_guard
 from primitive_jobs._procs.process import WorkerConfig, WorkerProcess
 from primitive_jobs._wire.channel import ChannelClosed, Parcel, StreamChannel
@@ -322,7 +324,7 @@ def portable(monkeypatch: pytest.MonkeyPatch) -> Iterator[JobPool]:
     monkeypatch.setattr(pool_module, "WorkerConfig", config)
     with JobPool(2) as pool:
         yield pool
-        workers = list(pool._dispatcher._workers.values())
+        workers = list(fleet_of(pool).workers.values())
         assert all(isinstance(process.channel, StreamChannel) for process in workers)
         assert workers
         pool.shutdown(cancel=True)
@@ -375,14 +377,14 @@ def test_portable_large_call_to_a_dying_worker(portable: JobPool) -> None:
     assert job.result(PATIENCE) == len(data)
 
 
-def test_dispatcher_alone() -> None:
-    dispatcher = Dispatcher(2, 60.0, WorkerConfig(packets=False))
+def test_engine_alone() -> None:
+    engine = Engine(Scheduler(2, 60.0), LocalFleet(WorkerConfig(packets=False)))
     job = PrimitiveJob(pow, 2, 10)
-    job._submit_to(dispatcher, JobOptions(name="alone"))
+    job._submit_to(engine, JobOptions(name="alone"))
     assert job.result(PATIENCE) == 1024
     assert (job.name, job.status()) == ("alone", JobStatus.DONE)
-    dispatcher.shut_down()
-    dispatcher.join()
+    engine.shut_down()
+    engine.join()
 
 
 def test_multiprocessing_in_a_job_knows_of_the_parent(tmp_path: Path) -> None:

@@ -290,26 +290,19 @@ with JobPool(2) as pool:
 def test_nor_one_of_a_worker_that_is_just_being_started(tmp_path: Path) -> None:
     source = """
 made, go_on = threading.Event(), threading.Event()
-from primitive_jobs._engine import dispatcher
-from primitive_jobs._local import spawner
+from primitive_jobs._local.fleet import LocalFleet
 
-class Report:  # of the spawner to the dispatcher
-    def __init__(self, process):
-        self.process = process
-        made.set()
-        go_on.wait()
+really = LocalFleet._spawned
+def spawned(self, process):  # the spawner's report to the dispatcher
+    made.set()
+    go_on.wait()
+    really(self, process)
 
-spawner.HasProcess, really = Report, spawner.HasProcess
+LocalFleet._spawned = spawned
 pool = JobPool(1, spare_workers=0)
 job = pool.submit(abs, -1)
 made.wait()
 fork_and_look()
-spawner.HasProcess = really
-
-really_take = dispatcher.Dispatcher._take
-def take(self, command):
-    really_take(self, really(command.process) if isinstance(command, Report) else command)
-dispatcher.Dispatcher._take = take
 go_on.set()
 job.result()
 pool.shutdown()

@@ -80,12 +80,12 @@ def test_a_reload_is_noticed_at_the_next_submit(edited: Edited, lines: Callable[
 def test_callers_that_notice_at_once_replace_once(edited: Edited, lines: Callable[[], int]) -> None:
     with JobPool(1) as pool:
         pool.submit(edited.version()).result(PATIENCE)
-        dispatcher = pool._dispatcher
-        before = dispatcher._tick, dispatcher._code
+        engine = pool._engine
+        before = engine._tick, engine._code
         edited.reload(1)
         for _ in range(2):  # as two threads do, each before the other has written what it did
-            dispatcher._tick, dispatcher._code = before
-            dispatcher._look_at_code()
+            engine._tick, engine._code = before
+            engine._look_at_code()
         assert pool.submit(edited.version()).result(PATIENCE)[0] == 1
     assert lines() == 1
 

@@ -19,7 +19,7 @@ from helpers import PATIENCE, hold_and_tell, until
 from storm import RunningWatch, most_at_once
 
 from primitive_jobs import JobPool, JobStatus, PrimitiveJob
-from primitive_jobs._engine.dispatcher import Dispatcher
+from primitive_jobs._engine.engine import Engine
 from primitive_jobs._engine.tracker import HandOver, StatusTracker, Taken
 from primitive_jobs._procs.process import WorkerProcess
 
@@ -69,7 +69,7 @@ def single() -> Iterator[JobPool]:
 
 
 def spare_is_ready(pool: JobPool) -> bool:
-    counts = pool._dispatcher.counts()
+    counts = pool._engine.counts()
     return (counts.running, counts.idle) == (1, 1)
 
 
@@ -166,13 +166,13 @@ def test_a_worker_that_is_hard_to_kill_keeps_its_place(
     slow = SlowEnd(monkeypatch)
     try:
         queued = [single.submit(abs, -2)] if queued_before else []
-        single._dispatcher.ask_cancel(job._record, 0.0)
+        single._engine.ask_cancel(job._record, 0.0)
         assert slow.begun.wait(PATIENCE)
         queued.append(single.submit(abs, -2))
         assert single.jobs() == [job, *queued]  # the dispatcher has taken them in
         assert job.status() is JobStatus.RUNNING
         assert {each.status() for each in queued} == {JobStatus.QUEUED}
-        counts = single._dispatcher.counts()
+        counts = single._engine.counts()
         assert (counts.running, counts.queued, counts.idle) == (1, len(queued), 1)
     finally:
         slow.go_on.set()
@@ -239,11 +239,11 @@ def test_an_offer_is_not_made_beyond_the_number_of_workers(
     until(lambda: spare_is_ready(single), "the spare")
     slow = SlowEnd(monkeypatch)
     try:
-        single._dispatcher.ask_cancel(job._record, 0.0)
+        single._engine.ask_cancel(job._record, 0.0)
         assert slow.begun.wait(PATIENCE)
-        dispatcher: Dispatcher = single._dispatcher
-        until(lambda: dispatcher._asleep, "the dispatcher to sleep")
-        assert dispatcher._offer is None
+        engine: Engine = single._engine
+        until(lambda: engine._inbox.asleep, "the dispatcher to sleep")
+        assert engine._hand_off.offer is None
     finally:
         slow.go_on.set()
     assert job.wait(PATIENCE)

@@ -66,4 +66,4 @@ def test_one_that_dies_while_pools_come_and_go(
     until(lambda: "nobody looked at it" in caplog.text, "the record")
     jobs.pop().exception()
     pool.shutdown(wait=False)
-    pool._dispatcher.join()
+    pool._engine.join()

@@ -112,7 +112,7 @@ def test_a_block_that_raises_keeps_its_exception(
 def _failed(pool: JobPool | JobExecutor) -> int:
     own = pool if isinstance(pool, JobPool) else pool._own
     assert own is not None
-    return own._dispatcher.counts().failed
+    return own._engine.counts().failed
 
 
 @pytest.mark.parametrize("kind", [JobPool, JobExecutor])
@@ -419,7 +419,7 @@ def test_a_pool_that_goes_on_tells_at_doubling_counts(caplog: pytest.LogCaptureF
         assert job.wait(PATIENCE)
         job = pool.submit(double, 1)  # so that it lets go of the one before
         assert job.result(PATIENCE) == 2
-        pool._dispatcher.call_back((seen := threading.Event()).set)
+        pool._engine.call_back((seen := threading.Event()).set)
         assert seen.wait(PATIENCE)
     found = [int(text.split()[0]) for text in told(caplog)]
     assert found == [1, 2, 4, 8]
@@ -430,7 +430,7 @@ def test_a_pool_that_goes_on_tells_at_doubling_counts(caplog: pytest.LogCaptureF
 def test_what_is_kept_does_not_grow(one: JobPool) -> None:
     jobs = [one.submit(fail) for _ in range(2000)]
     wait(jobs)
-    unseen = one._dispatcher.unseen
+    unseen = one._engine.unseen
     assert len(unseen.unread) == 2000
     for job in jobs[::2]:
         job.exception()

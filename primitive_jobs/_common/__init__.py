@@ -13,5 +13,6 @@ signatures        keyword arguments that several signatures have in common
 thread_variables  by which environment variables libraries take their number of threads
 threads           threads of this library
 twins             copies of exceptions that hold nothing else
+unpatched         whether gevent or eventlet have patched what threads need
 ================  =====================================================================
 """

@@ -1,14 +1,20 @@
 """What a pool decides, and the thread that carries it out: jobs' records, scheduler, outcomes.
 
-It holds no object of the user's. What users hold reaches it by the `PoolLink` of `record`.
+It holds no object of the user's, and imports no workers. What users hold reaches it by the
+`PoolLink` of `record`; the workers are a `Fleet`, which a pool hands over.
 
 ==========  ===========================================================
 callbacks   the thread on which users' code runs
 circles     waiting for a job that is being submitted
 code_watch  notices that code was imported anew
 dispatcher  the thread that owns a pool's state
+engine      what callers hold of a pool, its threads and its end
 events      what is told to the scheduler, and what it wants done
 fence       what an exception in an action costs: one worker
+fleet       where the workers are, as the engine sees it
+hand_over   a job's caller gives it to an idle worker itself
+inbox       what other threads have to say to the dispatcher
+job_table   the jobs that are taken in, and what comes at their end
 lifetime    the end of the program, and its forks
 pauses      when another worker is tried after a failure
 poller      waits on descriptors; and the bell that wakes it

@@ -404,12 +404,6 @@ Actions = list[Action]
 # --- commands: what callers put into a pool's inbox; a job that is enlisted stands for itself ----
 
 
-class Forget(Fact):
-    """Shared data that nobody can refer to any more."""
-
-    number: int
-
-
 class FailedEarly(Fact):
     """A job failed before it came: it could not be serialized."""
 
@@ -419,6 +413,18 @@ class CancelJob(Fact):
 
     job: Any
     grace: float = 0.0
+
+
+class NewCode(Fact):
+    """What workers have imported may be outdated, by the number of `CodeWatch.changes`."""
+
+    number: int
+
+
+class ThreadDied(Fact):
+    """A thread of the pool, without which it cannot go on, has ended by an exception."""
+
+    error: BaseException
 
 
 class Ask:

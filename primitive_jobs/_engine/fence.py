@@ -12,8 +12,7 @@ knows what is true. Then all of the pool's jobs end, so that nobody waits for ev
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
 
 from .._common.naming import one_line
 from .._common.twins import bare_twin
@@ -33,84 +32,69 @@ from .events import (
     Terminate,
     Watch,
 )
-
-if TYPE_CHECKING:
-    from .._procs.process import WorkerProcess
+from .fleet import Fleet, Worker
+from .job_table import JobTable
 
 
 class Unfenced(BaseException):
     """What is wrong is no worker's affair; its cause says what."""
 
 
-class Owner(Protocol):
-    """What a fence needs of the dispatcher; each of these is called on that one's thread."""
-
-    def _kill(self, process: WorkerProcess, ask_stack: bool) -> None:
-        """Have a worker killed."""
-
-    def _give_up(self, process: WorkerProcess, error: BaseException) -> Event:
-        """Forget a worker that cannot be killed; return what to tell the scheduler."""
-        ...
-
-    def _end_anyhow(self, number: int, error: BaseException) -> None:
-        """End a job, if it has not ended, with what can still be said of it."""
-
-
 class Fence:
     """One dispatcher's, used on its thread alone.
 
     Args:
-        owner: The dispatcher.
-        workers: Its workers, by slot.
+        fleet: The pool's.
+        jobs: The pool's.
         report: Logs; it never raises.
     """
 
-    def __init__(self, owner: Owner, workers: Mapping[int, WorkerProcess], report: Report) -> None:
-        self._owner = owner
-        self._workers = workers
+    def __init__(self, fleet: Fleet, jobs: JobTable, report: Report) -> None:
+        self._fleet = fleet
+        self._jobs = jobs
         self._report = report
 
     def after(self, action: Action, error: Exception) -> Event | None:
         """An action raised; return what the scheduler has to be told because of that."""
         slot = getattr(action, "slot", None)
-        process = None if slot is None else self._workers.get(slot)
-        self.log(_NAMES.get(type(action), type(action).__name__), process, error)
+        worker = None if slot is None else self._fleet.workers.get(slot)
+        self.log(_NAMES.get(type(action), type(action).__name__), worker, error)
         match action:
             case Settle(job=number):
-                self._owner._end_anyhow(number, bare(error))
+                self._jobs.end_anyhow(number, bare(error))
             case Spawn():
                 return StartFailed(action.slot, Evidence(noted=0, error=bare(error)))
-            case Kill() if process is not None:
-                return self._kill_again(process)
+            case Kill() if worker is not None:
+                return self._kill_again(worker)
             case Assign() | Watch() | Leave() | Terminate():
                 return Faulted(action.slot, bare(error))
             case _:
                 pass  # nothing depends on it that the next event would not set right
         return None
 
-    def _kill_again(self, process: WorkerProcess) -> Event | None:
+    def _kill_again(self, worker: Worker) -> Event | None:
         """In the plainest way, and once."""
         try:
-            self._owner._kill(process, False)
+            self._fleet.kill(worker.slot)
         except Exception as error:  # noqa: BLE001 - it is logged
             text = "worker %d cannot be killed before the pool ends"
-            process.report(logging.CRITICAL, text, process.pid, error=error)
-            return self._owner._give_up(process, bare(error))
+            worker.report(logging.CRITICAL, text, worker.pid, error=error)
+            return self._fleet.give_up(worker.slot, bare(error))
         return None
 
-    def step(self, what: str, process: WorkerProcess | None, call: Callable[[], object]) -> None:
+    def step(self, what: str, worker: Worker | None, call: Callable[[], object]) -> None:
         """Do something whose failure changes nothing for anybody."""
         try:
             call()
         except Exception as error:  # noqa: BLE001 - it is logged
-            self.log(what, process, error)
+            self.log(what, worker, error)
 
-    def log(self, what: str, process: WorkerProcess | None, error: Exception) -> None:
+    def log(self, what: str, worker: Worker | None, error: Exception) -> None:
         """Tell of it."""
-        if process is None:
+        if worker is None:
             self._report(logging.ERROR, "%s failed", what, error=error)
         else:
-            process.report(logging.ERROR, "worker %d: %s failed", process.pid, what, error=error)
+            worker.report(logging.ERROR, "worker %d: %s failed", worker.pid, what, error=error)
 
 
 _NAMES: dict[type, str] = {
@@ -132,4 +116,4 @@ def bare(error: BaseException) -> BaseException:
         return JobError(one_line(error))
 
 
-__all__ = ["Fence", "Owner", "Unfenced", "bare"]
+__all__ = ["Fence", "Unfenced", "bare"]

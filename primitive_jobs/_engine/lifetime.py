@@ -88,30 +88,11 @@ def _ended_by_interrupt() -> bool:
     return getattr(sys, "last_type", None) is KeyboardInterrupt and not interactive
 
 
-start_lock = threading.RLock()
-"""Held while a process is started: a fork waits for it, or it would find the locks of the resource
-trackers and of imports held by a thread that it does not have."""
-
-
-def _before_fork() -> None:
-    start_lock.acquire()
-
-
-def _after_fork_in_parent() -> None:
-    start_lock.release()
-
-
 def _after_fork_in_child() -> None:
-    global start_lock
-    start_lock = threading.RLock()
     for pool in members(pools):
         with contextlib.suppress(Exception):
             pool.abandon()
     pools.clear()
 
 
-os.register_at_fork(
-    before=_before_fork,
-    after_in_parent=_after_fork_in_parent,
-    after_in_child=_after_fork_in_child,
-)
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -79,9 +79,11 @@ class Poller:
     Attributes:
         poll: Waits at most so many seconds (-1: without an end), rounded up to milliseconds;
             returns (descriptor, mask) pairs.
+        handlers: What is called with the mask, by descriptor.
     """
 
     def __init__(self) -> None:
+        self.handlers: dict[int, Callable[[int], None]] = {}
         self._poll: Any = _unless_refused(lambda: select.epoll()) or select.poll()  # noqa: PLW0108
         self.register = self._poll.register
         self.modify = self._poll.modify
@@ -89,6 +91,26 @@ class Poller:
         self.poll: Callable[[float], list[tuple[int, int]]] = (
             self._poll.poll if hasattr(self._poll, "close") else self._poll_in_milliseconds
         )
+
+    def watch(self, fd: int, handler: Callable[[int], None]) -> None:
+        """Have ``handler`` called when a descriptor is readable; raises OSError."""
+        self.register(fd, select.POLLIN)
+        self.handlers[fd] = handler
+
+    def unwatch(self, fd: int) -> None:
+        """Wait for a descriptor no more; raises OSError.
+
+        Where it raises, what is closed soon goes by itself, and what comes has no handler.
+        """
+        if self.handlers.pop(fd, None) is not None:
+            self.unregister(fd)
+
+    def handle(self, events: list[tuple[int, int]]) -> None:
+        """Call the handlers of what `poll` has returned."""
+        for fd, mask in events:
+            handler = self.handlers.get(fd)
+            if handler is not None:
+                handler(mask)
 
     def _poll_in_milliseconds(self, timeout: float) -> list[tuple[int, int]]:
         # Rounded up, or the last millisecond would be spent waiting for nothing many times.

@@ -214,6 +214,17 @@ class Ended:
     def __bool__(self) -> bool:
         return bool(self._records)
 
+    def part(self) -> Ended:
+        """Return what holds those that are in here, and go on empty; on the dispatcher's thread.
+
+        So a callback that blocks the thread for callbacks has one such call behind it at most for
+        all that ends meanwhile.
+        """
+        part = Ended()
+        part._records, self._records = self._records, part._records
+        part.put, self.put = self.put, part.put
+        return part
+
     def let_go(self) -> None:
         """Drop the handles; not to be called on the pool's own threads."""
         records = self._records

@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping
 from typing import Concatenate, ParamSpec
 
 from .._common.naming import one_line
-from .._procs.process import WorkerProcess
 from .._wire.evidence import Evidence
 from .._wire.messages import Message
 from .._wire.pickling import what_was_raised
 from ..logs import Later, Report
 from .events import Reason
+from .fleet import Worker
 from .record import JobRecord
 from .scheduler import LEAVE_TIME, Scheduler, Slot, SlotState
 from .verdicts import cause_of_death
@@ -84,39 +84,39 @@ class WorkerLog:
             )
 
     @_unfailing
-    def started(self, process: WorkerProcess) -> None:
-        """There is a process."""
-        process.report(logging.DEBUG, "worker %d is started, in slot %d", process.pid, process.slot)
-        replaced = self._replaces.pop(process.slot, None)
+    def started(self, worker: Worker) -> None:
+        """There is a worker."""
+        worker.report(logging.DEBUG, "worker %d is started, in slot %d", worker.pid, worker.slot)
+        replaced = self._replaces.pop(worker.slot, None)
         if replaced is None:
             return
-        if self._scheduler.slots[process.slot].state is SlotState.DYING:  # it was called off
+        if self._scheduler.slots[worker.slot].state is SlotState.DYING:  # it was called off
             self._vacant.appendleft(replaced)
             return
         before, why = replaced
         states = [slot.state for slot in self._scheduler.slots.values()]
         live = len(states) - states.count(SlotState.LEAVING) - states.count(SlotState.DYING)
-        process.report(
+        worker.report(
             logging.INFO,
             "worker %d%s replaces worker %d, which %s",
-            process.pid,
+            worker.pid,
             ", a spare," if live > self._scheduler.max_workers else "",
             before,
             why,
         )
 
     @_unfailing
-    def ready(self, process: WorkerProcess) -> None:
+    def ready(self, worker: Worker) -> None:
         """It waits for its first job."""
-        process.report(logging.DEBUG, "worker %d is ready", process.pid)
+        worker.report(logging.DEBUG, "worker %d is ready", worker.pid)
 
     @_unfailing
-    def not_initialized(self, process: WorkerProcess, message: Message) -> None:
+    def not_initialized(self, worker: Worker, message: Message) -> None:
         """What is to run in it first has raised."""
-        process.report(
+        worker.report(
             logging.WARNING,
             "the pool's preload or initializer raised in worker %d: %s",
-            process.pid,
+            worker.pid,
             Later(what_was_raised, message.body),
         )
 
@@ -129,106 +129,104 @@ class WorkerLog:
     # --- going -------------------------------------------------------------------------------
 
     @_unfailing
-    def unfit(self, process: WorkerProcess, job: JobRecord) -> None:
+    def unfit(self, worker: Worker, job: JobRecord) -> None:
         """It holds more memory than a job may."""
         why = "held more memory than a job was allowed to"
-        self._leaving[process.slot] = why
-        process.report(
+        self._leaving[worker.slot] = why
+        worker.report(
             logging.DEBUG,
             "worker %d holds more memory than the memory_limit of job %s",
-            process.pid,
+            worker.pid,
             job,
             job=job,
         )
 
     @_unfailing
-    def leaves(self, process: WorkerProcess) -> None:
+    def leaves(self, worker: Worker) -> None:
         """It was asked to end by itself."""
-        slot = self._scheduler.slots[process.slot]
+        slot = self._scheduler.slots[worker.slot]
         why = self._leaving.pop(slot.number, None)
         if slot.retiring:
             why = "was to be replaced (restart_workers)"
         elif slot.served == self._scheduler.max_jobs_per_worker:
             why = f"had done {slot.served} jobs (max_jobs_per_worker)"
         if why is not None:
-            self._vacate(process.pid, why)
-        process.report(
+            self._vacate(worker.pid, why)
+        worker.report(
             logging.DEBUG,
             "worker %d is asked to leave: it %s",
-            process.pid,
+            worker.pid,
             why or ("has no job, and the pool ends" if self._scheduler.closing else "is idle"),
         )
 
     @_unfailing
-    def terminated(self, process: WorkerProcess) -> None:
+    def terminated(self, worker: Worker) -> None:
         """It was sent SIGTERM: its job has a grace."""
-        slot = self._scheduler.slots[process.slot]
+        slot = self._scheduler.slots[worker.slot]
         job = self._job(slot)
-        process.report(
+        worker.report(
             logging.INFO,
             f"worker %d is sent SIGTERM: job %s {_REASONS[slot.reason or Reason.CANCEL]}",
-            process.pid,
+            worker.pid,
             job,
             job=job,
         )
 
     @_unfailing
-    def killed(self, process: WorkerProcess) -> None:
+    def killed(self, worker: Worker) -> None:
         """It is being killed, or only what is left of it, if it has died."""
-        slot = self._scheduler.slots[process.slot]
+        slot = self._scheduler.slots[worker.slot]
         job = self._job(slot)
         if slot.died:
             if slot.was is not SlotState.LEAVING:
-                self._vacate(process.pid, "died" if slot.reason is None else "was killed")
+                self._vacate(worker.pid, "died" if slot.reason is None else "was killed")
         elif slot.fault is not None:
-            self._vacate(process.pid, "could not be used any more")
+            self._vacate(worker.pid, "could not be used any more")
             text = "worker %d is killed: %s"
-            report = process.report
-            report(logging.INFO, text, process.pid, Later(one_line, slot.fault), job=job)
+            report = worker.report
+            report(logging.INFO, text, worker.pid, Later(one_line, slot.fault), job=job)
         elif slot.reason is not None and job is not None:
-            self._vacate(process.pid, "was killed")
+            self._vacate(worker.pid, "was killed")
             text = f"worker %d is killed: job %s {_REASONS[slot.reason]}"
-            process.report(logging.INFO, text, process.pid, job, job=job)
+            worker.report(logging.INFO, text, worker.pid, job, job=job)
         elif slot.was is SlotState.LEAVING:
-            process.report(
+            worker.report(
                 logging.INFO,
                 "worker %d is killed: it did not leave within %g s",
-                process.pid,
+                worker.pid,
                 LEAVE_TIME,
             )
         elif slot.was in (SlotState.BUSY, SlotState.GRACE):
-            self._vacate(process.pid, "was killed")
-            process.report(
-                logging.WARNING, "worker %d is killed: it did not take a job", process.pid
-            )
+            self._vacate(worker.pid, "was killed")
+            worker.report(logging.WARNING, "worker %d is killed: it did not take a job", worker.pid)
         else:
             if slot.retiring:
-                self._vacate(process.pid, "was to be replaced (restart_workers)")
-            process.report(
-                logging.DEBUG, "worker %d is killed: it is of no use any more", process.pid
+                self._vacate(worker.pid, "was to be replaced (restart_workers)")
+            worker.report(
+                logging.DEBUG, "worker %d is killed: it is of no use any more", worker.pid
             )
 
     @_unfailing
-    def gone(self, process: WorkerProcess, evidence: Evidence) -> None:
+    def gone(self, worker: Worker, evidence: Evidence) -> None:
         """Nothing is left of it."""
-        slot = self._scheduler.slots[process.slot]
+        slot = self._scheduler.slots[worker.slot]
         self._leaving.pop(slot.number, None)
-        job, report = self._job(slot), process.report
+        job, report = self._job(slot), worker.report
         if not slot.died:
-            report(logging.DEBUG, "worker %d is gone", process.pid)
+            report(logging.DEBUG, "worker %d is gone", worker.pid)
         elif slot.was is SlotState.LEAVING:
-            report(logging.DEBUG, "worker %d has left", process.pid)
+            report(logging.DEBUG, "worker %d has left", worker.pid)
         elif slot.reason is not None:
             text = f"worker %d has ended on SIGTERM: job %s {_REASONS[slot.reason]}"
-            report(logging.INFO, text, process.pid, job, job=job)
+            report(logging.INFO, text, worker.pid, job, job=job)
         elif job is not None:
             text = "worker %d died: %s; it had job %s"
-            report(logging.WARNING, text, process.pid, cause_of_death(evidence), job, job=job)
+            report(logging.WARNING, text, worker.pid, cause_of_death(evidence), job, job=job)
         else:
             report(
                 logging.WARNING,
                 "worker %d died %s: %s",
-                process.pid,
+                worker.pid,
                 "in the pool's preload or initializer"
                 if evidence.initializing
                 else _WITHOUT_JOB.get(slot.was, "after its job"),

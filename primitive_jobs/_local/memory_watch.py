@@ -11,7 +11,7 @@ import queue
 import time
 from collections.abc import Callable
 
-from .._engine.events import OverMemory, Unwatch, Watch
+from .._engine.events import OverMemory
 from .._procs.probe import Unmeasurable, tree_memory
 from ..logs import Report
 
@@ -23,11 +23,11 @@ class _Watched:
 
     __slots__ = ("_attempt", "_limit", "failed", "pid", "slot")
 
-    def __init__(self, watch: Watch, pid: int) -> None:
+    def __init__(self, slot: int, attempt: int, limit: int, pid: int) -> None:
         self.failed = False  # the last look
-        self.slot = watch.slot
-        self._attempt = watch.attempt
-        self._limit = watch.limit
+        self.slot = slot
+        self._attempt = attempt
+        self._limit = limit
         self.pid = pid
 
     def look(self, tell: Callable[[OverMemory], object]) -> None:
@@ -52,17 +52,17 @@ class MemoryWatch:
     def __init__(self, tell: Callable[[OverMemory], object], report: Report) -> None:
         self._tell = tell
         self._report = report
-        self._orders: queue.SimpleQueue[_Watched | Unwatch | None] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[_Watched | int | None] = queue.SimpleQueue()
 
     # --- for other threads -------------------------------------------------------------------
 
-    def watch(self, order: Watch, pid: int) -> None:
+    def watch(self, slot: int, attempt: int, limit: int, pid: int) -> None:
         """Look at a worker, and all below it, from now on."""
-        self._orders.put(_Watched(order, pid))
+        self._orders.put(_Watched(slot, attempt, limit, pid))
 
-    def unwatch(self, order: Unwatch) -> None:
+    def unwatch(self, slot: int) -> None:
         """Look at it no more."""
-        self._orders.put(order)
+        self._orders.put(slot)
 
     def end(self) -> None:
         """Have the thread end."""
@@ -87,8 +87,8 @@ class MemoryWatch:
                 return
             if not watched:
                 look = time.monotonic() + MEMORY_PAUSE
-            if isinstance(order, Unwatch):
-                watched.pop(order.slot, None)
+            if isinstance(order, int):
+                watched.pop(order, None)
             else:
                 watched[order.slot] = order
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable
-from typing import Any
 
-from .._engine import lifetime
 from .._engine.events import StartFailed
 from .._procs.process import WorkerConfig, WorkerProcess
+from .._procs.start_lock import start_lock
 from .._wire.evidence import Evidence
 from ..logs import Report
 
@@ -23,15 +22,6 @@ class Order:
         self.wanted = True
 
 
-class HasProcess:
-    """The spawner's report."""
-
-    __slots__ = ("process",)
-
-    def __init__(self, process: WorkerProcess) -> None:
-        self.process = process
-
-
 class Spawner:
     """Starts processes on the thread that `run` is.
 
@@ -40,11 +30,16 @@ class Spawner:
 
     Args:
         config: How workers are started.
-        tell: Takes a `HasProcess` or a `StartFailed` for each order.
+        tell: Takes a `WorkerProcess` or a `StartFailed` for each order.
         report: Logs what happens to the workers.
     """
 
-    def __init__(self, config: WorkerConfig, tell: Callable[[Any], object], report: Report) -> None:
+    def __init__(
+        self,
+        config: WorkerConfig,
+        tell: Callable[[WorkerProcess | StartFailed], object],
+        report: Report,
+    ) -> None:
         self._config = config
         self._tell = tell
         self._report = report
@@ -85,13 +80,13 @@ class Spawner:
                 self._tell(StartFailed(order.slot, Evidence(noted=0)))
                 continue
             try:
-                with lifetime.start_lock:
+                with start_lock():
                     process = WorkerProcess(order.slot, self._config, self._report)
             except BaseException as error:  # noqa: BLE001 - it is the jobs' that wait for it
                 self._tell(StartFailed(order.slot, Evidence(noted=0, error=error)))
             else:
-                self._tell(HasProcess(process))
+                self._tell(process)
                 del process
 
 
-__all__ = ["HasProcess", "Spawner"]
+__all__ = ["Spawner"]

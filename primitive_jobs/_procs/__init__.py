@@ -11,6 +11,7 @@ killing       ends a worker with all that is below it
 launch        starts a worker, by loky
 probe         what the system says of processes
 process       one worker
+start_lock    held while a process is started: no fork comes in between
 surroundings  whether a pool can work in this process at all
 ============  ===============================================
 """

@@ -33,6 +33,10 @@ class Kind(enum.IntEnum):
     LEND = 11  # pool -> worker: as SHARE, but a descriptor, which comes with it
 
 
+OUTCOMES = (int(Kind.RETURNED), int(Kind.RAISED))
+"""The kinds that end a job; ints, which are compared faster."""
+
+
 class Message:
     """One message as received.
 

@@ -1,0 +1,231 @@
+"""`HandOff`: a job's caller gives it to an idle worker itself.
+
+That saves the two wake-ups of a round trip that are not the worker's. Before the dispatcher sleeps
+it may make an *offer*: one idle worker, and the number that the next attempt will have. The claims
+on it decide, as the gate of a job does, whose it is: the first job appended there or, with None,
+the dispatcher again, which takes each offer back before it does anything else.
+
+=============================  ====================================================================
+what may happen                why nothing is lost, or done twice
+=============================  ====================================================================
+two callers claim it           the first claim has it; the other's job is in the inbox as usual
+a caller claims what was       the dispatcher's None is the first claim then
+taken back
+the caller is interrupted,     its job is in the inbox since before the claim: the dispatcher finds
+or stands still                the claim, and sends the job again; a worker takes no notice of an
+                               attempt that it has had
+it still sends when the        its offer is kept among the late senders until it is over, and the
+worker is gone                 channel open so long: the descriptor's number is nobody else's
+commands came before the job   the claim is for the first command in the inbox alone, so that what
+                               was said before it counts before it (code that has changed, say)
+the job is cancelled           its tracker's gate decides: taken by the offer, or ended
+=============================  ====================================================================
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .._wire.channel import ChannelClosed, PacketChannel
+from .._wire.messages import OUTCOMES, Kind
+from ..options import DEFAULT_LIMITS
+from .events import Died, Event, HandedOver
+from .fleet import Direct, Fleet, Worker
+from .inbox import Inbox
+from .job_table import JobTable
+from .record import JobRecord
+from .scheduler import Scheduler
+from .tracker import HandOver
+
+_READ = select.POLLIN
+
+
+class Offer(HandOver):
+    """An idle worker that the next job may be given to by its caller.
+
+    Attributes:
+        claims: The first one has it: a job, or None for the dispatcher.
+        sent: The job certainly went out.
+        over: Whoever claimed it does not use the channel any more.
+    """
+
+    __slots__ = ("attempt", "channel", "claims", "event", "over", "sent", "worker")
+
+    def __init__(self, worker: Worker, channel: PacketChannel, attempt: int) -> None:
+        # All here, without a call of the base's: one is made for every job.
+        self.pid = worker.pid
+        self.when = 0.0
+        self.noted = False
+        self.worker = worker
+        self.channel = channel
+        self.event = (channel.fd, _READ)  # what the poller says when the answer is there
+        self.attempt = attempt
+        self.claims: list[JobRecord | None] = []
+        self.sent = False
+        self.over = False
+
+
+def give(offer: Offer, job: JobRecord, commands: Any) -> bool:
+    """Give a job to the worker on offer; False if the dispatcher has to see to it.
+
+    On its caller's thread, which has put it into the inbox after it had read the offer.
+    """
+    payload, limits = job.payload, job.limits
+    if type(payload) is not bytes:
+        return False
+    if limits is not DEFAULT_LIMITS and not limits.unlimited:
+        return False
+    try:
+        if commands[0] is not job:
+            return False  # others came first
+    except IndexError:  # the dispatcher has it
+        return False
+    # It took no job out of the inbox since the offer was read, unless it took back the offer.
+    claims = offer.claims
+    claims.append(job)
+    if claims[0] is not job:
+        return False
+    try:
+        offer.at, offer.when = time.monotonic(), time.time()
+        if not job.tracker.take(offer):
+            return True  # cancelled meanwhile
+        offer.sent = offer.channel.try_to_send(Kind.RUN, offer.attempt, payload)
+        return offer.sent
+    finally:
+        offer.over = True
+
+
+class HandOff:
+    """The offers of one pool; used on the dispatcher's thread, but for reading `offer`.
+
+    Args:
+        inbox: The pool's.
+        scheduler: The pool's.
+        jobs: The pool's.
+        fleet: The pool's.
+        feed: Tells the scheduler something.
+        failed: Is told where the taking over of a job raises.
+
+    Attributes:
+        offer: What a caller may claim; set while the dispatcher sleeps.
+        next: What is to be on offer when it sleeps again.
+    """
+
+    __slots__ = (
+        "_direct",
+        "_failed",
+        "_feed",
+        "_fleet",
+        "_inbox",
+        "_jobs",
+        "_scheduler",
+        "next",
+        "offer",
+    )
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        scheduler: Scheduler,
+        jobs: JobTable,
+        fleet: Fleet,
+        feed: Callable[[Event], None],
+        failed: Callable[[JobRecord, Worker, Exception], None],
+    ) -> None:
+        self.offer: Offer | None = None
+        self.next: Offer | None = None
+        self._inbox = inbox
+        self._scheduler = scheduler
+        self._jobs = jobs
+        self._fleet = fleet
+        self._direct = fleet.direct
+        self._feed = feed
+        self._failed = failed
+
+    def plan(self) -> None:
+        """Find out what is to be on offer, as things are now."""
+        self.next = None
+        place = None if self._direct is None else self._scheduler.offer()
+        if place is not None and self._direct is not None:
+            slot, attempt = place
+            channel = self._direct.channel_to(slot)
+            if channel is not None:
+                self.next = Offer(self._fleet.workers[slot], channel, attempt)
+
+    def take_back(self, events: list[tuple[int, int]]) -> tuple[list[tuple[int, int]], bool]:
+        """See whose the offer was; there is one.
+
+        Return the events that are still to be handled, and whether all is as it was: the job has
+        ended already, and the next offer is made.
+        """
+        offer, self.offer = self.offer, None
+        direct = self._direct
+        assert offer is not None
+        assert direct is not None
+        offer.claims.append(None)
+        job = offer.claims[0]
+        if job is None:
+            return events, False
+        first = self._inbox.commands.popleft()
+        assert first is job, "it claimed the offer as the first in the inbox"
+        offer.claims = [None]  # whoever comes late; and it does not hold the job any more
+        if not offer.over:
+            direct.sends_late(offer)
+        if not job.tracker.take():
+            self._jobs.passed(job)
+            return events, False  # cancelled meanwhile, and not sent
+        try:
+            if offer.sent and len(events) == 1 and events[0] == offer.event:
+                return [], self._on_answer(direct, offer, job)
+            self._begin(offer, job)
+        except Exception as error:  # noqa: BLE001 - it is logged
+            self._failed(job, offer.worker, error)
+        return events, False
+
+    def call_off(self) -> JobRecord | None:
+        """After a bug in the engine: let nobody claim it, and return the job of whoever has."""
+        offer, self.offer = self.offer, None
+        if offer is None:
+            return None
+        offer.claims.append(None)
+        return offer.claims[0]
+
+    def _begin(self, offer: Offer, job: JobRecord) -> None:
+        """A job that was handed over runs."""
+        job.tracker.note(offer)
+        self._jobs.register(job)
+        slot, (priority, _, _, retries, grace) = offer.worker.slot, job.limits
+        self._feed(HandedOver(job.number, slot, offer.attempt, priority, retries, grace))
+        if not offer.sent and not self._fleet.run(slot, offer.attempt, job.payload):
+            # It may be because the caller has sent it, and the job has ended its worker already:
+            # what that has noted tells whether the job began.
+            self._feed(Died(slot))
+
+    def _on_answer(self, direct: Direct, offer: Offer, job: JobRecord) -> bool:
+        """The first news of a job that was handed over is its worker's: its end, most likely."""
+        worker = offer.worker
+        try:
+            message = direct.first_message(worker)
+        except (ChannelClosed, OSError):
+            self._begin(offer, job)
+            direct.lost(worker)
+            return False
+        if (
+            message is not None
+            and message.attempt == offer.attempt
+            and message.kind in OUTCOMES
+            and self._scheduler.served(worker.slot, offer.attempt, time.monotonic())
+        ):
+            self._jobs.ran(job, offer, message)
+            self.next = Offer(worker, offer.channel, offer.attempt + 1)
+            return True
+        self._begin(offer, job)
+        if message is not None:
+            direct.hear(worker, message)
+        return False
+
+
+__all__ = ["HandOff", "Offer", "give"]

@@ -1,0 +1,153 @@
+"""`JobTable`: the jobs that a pool's dispatcher has taken in, and what comes at the end of one.
+
+All of it is the dispatcher's, but for what says otherwise. An end takes three steps: the tracker
+gets the outcome, from which moment everybody sees it; those who wait are told, soon; and the record
+goes to `leaving`, whence a thread on which foreign code may run drops the handle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+from .._common.naming import one_line
+from .._wire.channel import Parcel
+from .._wire.messages import Message
+from ..errors import JobError
+from ..status import JobStatus
+from .events import Fate
+from .record import Ended, JobRecord
+from .tracker import HandOver, Outcome, StatusTracker
+from .unseen import Unseen
+from .verdicts import finished, outcome_of
+
+_DONE = JobStatus.DONE
+
+
+class JobTable:
+    """The unfinished jobs of one pool, and how many have ended.
+
+    Args:
+        unseen: Where failures go until somebody looks at them.
+        ended: Counts of those that have ended: DONE, ERROR, CANCELLED; may be read on any thread.
+
+    Attributes:
+        unfinished: By number, in the order in which they came.
+        untold: Trackers of jobs that have ended, whose waiters are to be told.
+        postponed: How many of these might have been told before.
+        leaving: Records of jobs that have ended; anybody may have them let go of their handles.
+    """
+
+    def __init__(self, unseen: Unseen, ended: list[int]) -> None:
+        self.unfinished: dict[int, JobRecord] = {}
+        self.untold: list[StatusTracker] = []
+        self.postponed = 0
+        self.leaving = Ended()
+        self.ended = ended
+        self._unseen = unseen
+        self._count = 0
+        self._in_files: set[int] = set()  # jobs whose payload holds a descriptor
+        self._file_limit = file_limit()
+
+    def may_hold_descriptor(self) -> bool:
+        """Whether one more queued call may; on any thread."""
+        return len(self._in_files) < self._file_limit
+
+    def register(self, job: JobRecord) -> None:
+        """Give a job its number."""
+        self._count += 1
+        job.number = self._count
+        self.unfinished[job.number] = job
+        payload = job.payload  # once: a cancel may take it away
+        if isinstance(payload, Parcel) and payload.fd >= 0:
+            self._in_files.add(job.number)
+
+    def settle(self, number: int, fate: Fate) -> None:
+        """End a job."""
+        job = self.unfinished[number]
+        outcome = finished(job, fate) if type(fate) is Message else outcome_of(job, fate)
+        status = outcome.status
+        if status is not _DONE:
+            self._unseen.note(job, outcome)
+        if job.tracker.settle(outcome):
+            job.drop_payload()
+            self.untold.append(job.tracker)
+        else:
+            status = job.tracker.status
+        self._drop(number)  # now: see end_anyhow
+        self._count_end(status)
+
+    def ran(self, job: JobRecord, handed: HandOver, message: Message) -> None:
+        """A job that its caller gave to a worker has ended before it was registered."""
+        outcome = finished(job, message)
+        if outcome.status is not _DONE:
+            self._unseen.note(job, outcome)
+        job.tracker.ran(handed, outcome)
+        self.leaving.put(job)
+        self._count_end(outcome.status)
+        job.drop_payload()
+        self.untold.append(job.tracker)
+
+    def end_anyhow(self, number: int, error: BaseException) -> None:
+        """End a job, if it has not ended, with what can still be said of it."""
+        if number not in self.unfinished:
+            return
+        job = self._drop(number)
+        failure = JobError(f"job {job.name}: how it ended could not be told: {one_line(error)}")
+        failure.__cause__ = error
+        with contextlib.suppress(Exception):  # it may have its outcome, but told nobody yet
+            outcome = Outcome(JobStatus.ERROR, failure)
+            self._unseen.note(job, outcome)
+            job.tracker.settle(outcome)
+        self.untold.append(job.tracker)
+        with contextlib.suppress(OSError):
+            job.drop_payload()
+        self._count_end(job.tracker.status)
+
+    def withdrawn(self, number: int) -> None:
+        """A job has ended by its canceller, before a worker got it."""
+        self._count_end(self._drop(number).tracker.status)
+
+    def passed(self, job: JobRecord) -> None:
+        """A job was cancelled before it was registered."""
+        self.leaving.put(job)
+        self._count_end(job.tracker.status)
+
+    def failed_early(self) -> None:
+        """A job has ended before it came."""
+        self._count_end(JobStatus.ERROR)
+
+    def tell_waiters(self, failed: Callable[[Exception], object]) -> None:
+        """Tell all who wait; ``failed`` is told where that raises, and the others are told."""
+        for tracker in self.untold:
+            try:
+                tracker.tell_waiters()
+            except Exception as error:  # noqa: BLE001 - it is logged
+                failed(error)
+        self.untold.clear()
+        self.postponed = 0
+
+    def _drop(self, number: int) -> JobRecord:
+        if self._in_files:
+            self._in_files.discard(number)
+        record = self.unfinished.pop(number)
+        self.leaving.put(record)
+        return record
+
+    def _count_end(self, status: JobStatus) -> None:
+        place = 0 if status is _DONE else 1 if status is JobStatus.ERROR else 2
+        self.ended[place] += 1
+
+
+def file_limit() -> int:
+    """How many queued calls may hold a descriptor: a quarter of what the process may have."""
+    import resource
+
+    try:
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    except OSError:  # a sandbox refuses it
+        soft = 1024
+    return 1 << 16 if soft == resource.RLIM_INFINITY else soft // 4
+
+
+__all__ = ["JobTable", "file_limit"]

@@ -1,0 +1,441 @@
+"""`LocalFleet`: the workers of a pool on this machine, each at the other end of a socket.
+
+====================  =============================================================================
+what                  whose
+====================  =============================================================================
+workers, channels     the dispatcher's thread's; what it does not find on the poller it learns from
+                      the others by `News`
+a worker's start      the spawner's; that thread never ends while a worker lives
+a worker's end        the reaper's
+memory                the memory watch's
+====================  =============================================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import select
+import signal
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from .._common.naming import one_line
+from .._engine.events import (
+    Died,
+    Gone,
+    InitFailed,
+    NotTaken,
+    Ready,
+    Started,
+    StartFailed,
+    Suspended,
+)
+from .._engine.fleet import Direct, Fleet, FleetThread, Host, LateSender, News
+from .._procs.guardian import the_guard
+from .._procs.probe import Unmeasurable, measurable, resident
+from .._procs.process import WorkerConfig, WorkerProcess
+from .._wire.channel import ChannelClosed, Content, PacketChannel, Parcel, pack
+from .._wire.evidence import Evidence
+from .._wire.messages import OUTCOMES, Kind, Message
+from .memory_watch import MemoryWatch
+from .reaper import Reaper
+from .spawner import Spawner
+
+_LOOK = 0.1  # s between two looks at a worker whose death a process that it has forked may hide
+_READ = select.POLLIN
+_WRITE = select.POLLOUT
+
+
+class LocalFleet(Fleet, Direct):
+    """See `Fleet`.
+
+    Args:
+        config: How workers are started.
+    """
+
+    def __init__(self, config: WorkerConfig) -> None:
+        self.workers: dict[int, WorkerProcess] = {}
+        self.config = config
+        self._late_senders: list[LateSender] = []
+        self._unclosed: set[WorkerProcess] = set()  # gone, but in use by one of these
+        self._given_up: set[WorkerProcess] = set()  # of these: they could not be killed
+        self._hidden: set[WorkerProcess] = set()  # whose death may not show: see look
+        self._next_look = 0.0  # at those
+        self._stops = 0  # by Ctrl-Z, that have been told
+        self._ended = False
+
+    # --- its own life ------------------------------------------------------------------------
+
+    def open(self, host: Host) -> None:
+        """Begin."""
+        self._host = host
+        self._poller = host.poller
+        self._spawner = Spawner(self.config, self._spawned, host.report)
+        self._memory_watch = MemoryWatch(host.tell, host.report)
+        self._reaper = Reaper(self._reaped)
+
+    def threads(self) -> Sequence[FleetThread]:
+        """One for what takes time, each."""
+        return (
+            # What is started on that thread would inherit that signals are blocked.
+            FleetThread("spawner", self._spawn, signals=True),
+            FleetThread("reaper", self._reaper.run),
+            FleetThread("memory", self._memory_watch.run),
+        )
+
+    def _spawn(self) -> None:
+        the_guard.open(self, self._host.report)
+        self._spawner.run()
+
+    def end(self) -> None:
+        """Have the threads end."""
+        self._spawner.end()
+        self._reaper.end()
+        self._memory_watch.end()
+
+    def close(self) -> None:
+        """Give back what it holds; what could not be had killed is tried once more."""
+        self._ended = True
+        step = self._host.step
+        for process in self._given_up:
+            step("ending it", process, process.end)
+        for process in {*self.workers.values(), *self._unclosed}:
+            step("closing", process, process.close)
+        step("closing", None, self.config.close)
+        step("closing", None, self._reaper.close)
+        step("releasing the guard", None, lambda: the_guard.release(self))
+
+    def let_go(self) -> None:
+        """Drop the initializer."""
+        self.config.let_go()
+
+    def abandon(self) -> None:
+        """In a fork of the process: nothing of this is its own."""
+        self._ended = True
+        self.config.close()
+        self._reaper.close()
+
+    # --- workers -----------------------------------------------------------------------------
+
+    @property
+    def coming(self) -> bool:
+        """Whether there are orders that the spawner has not told of."""
+        return self._spawner.busy
+
+    def start(self, slot: int) -> None:
+        """Have a worker started."""
+        self._spawner.order(slot)
+
+    def call_off(self, slot: int) -> None:
+        """Have no worker started."""
+        self._spawner.call_off(slot)
+
+    def leave(self, slot: int) -> None:
+        """Ask an idle worker to end by itself."""
+        self._send(self.workers[slot], Kind.STOP)  # where it fails, its death is coming
+
+    def terminate(self, slot: int) -> None:
+        """Send a worker SIGTERM."""
+        self.workers[slot].terminate()
+
+    def kill(self, slot: int, *, ask_stack: bool = False) -> None:
+        """Have a worker ended."""
+        process = self.workers[slot]
+        if ask_stack and not process.has_sent():
+            # What it sends from now on may be the work of the signal that asks.
+            process.heard_out = True
+        self._reaper.take(process, ask_stack=process.heard_out)
+
+    def give_up(self, slot: int, error: BaseException) -> Gone:
+        """Forget a worker; at the pool's end it is tried once more."""
+        process = self.workers[slot]
+        with contextlib.suppress(OSError):
+            os.kill(process.pid, signal.SIGKILL)  # nobody has reaped it
+        self._given_up.add(process)
+        self._unclosed.add(process)
+        self._unwatch_death(process)
+        self._unwatch(process.channel.fileno())
+        del self.workers[slot]
+        left = f"worker {process.pid}: it could not be had killed: {one_line(error)}"
+        return Gone(slot, Evidence(process.pid, error=error, left=left))
+
+    def put_down(self) -> None:
+        """Have all workers killed."""
+        for process in self.workers.values():
+            self._reaper.take(process)
+
+    # --- jobs --------------------------------------------------------------------------------
+
+    def pack(
+        self, body: bytes, buffers: list[memoryview], refers_to: tuple[Any, ...], *, to_file: bool
+    ) -> Content:
+        """Make a serialized call ready to be sent."""
+        return pack(body, buffers, refers_to, to_file=to_file and self.config.packets)
+
+    def fits(self, slot: int, room: int) -> bool:
+        """Whether a worker holds at most so much.
+
+        It does where that cannot be measured, which the watch will tell.
+        """
+        try:
+            return resident(self.workers[slot].pid) <= room
+        except Unmeasurable:
+            return True
+
+    def run(self, slot: int, attempt: int, content: Content | None) -> bool:
+        """Send a worker a job."""
+        process = self.workers[slot]
+        refers_to: Sequence[Any] = content.refers_to if isinstance(content, Parcel) else ()
+        if refers_to and not self._share(process, refers_to):
+            return False
+        return self._send(process, Kind.RUN, attempt, content)
+
+    def watch(self, slot: int, attempt: int, limit: int) -> None:
+        """Watch a worker's memory."""
+        self._memory_watch.watch(slot, attempt, limit, self.workers[slot].pid)
+
+    def unwatch(self, slot: int) -> None:
+        """Watch it no more."""
+        self._memory_watch.unwatch(slot)
+
+    def measures_memory(self) -> bool:
+        """Whether /proc tells what processes hold."""
+        return measurable()
+
+    def forget(self, number: int) -> None:
+        """Have the workers let shared data go; by a finalizer, on any thread."""
+        if not self._ended:  # later there may be no modules any more
+            self._host.tell(News(functools.partial(self._on_forget, number)))
+
+    # --- time --------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Where a pidfd is refused, a child of a worker holds what would tell the worker's end."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + _LOOK
+        for process in list(self._hidden):
+            if process.is_dead():
+                self._on_death(process)
+
+    def suspensions(self) -> tuple[list[Suspended], bool]:
+        """Return what the guard tells of Ctrl-Z."""
+        stops, still = the_guard.stops(self._stops)
+        self._stops += len(stops)
+        return [Suspended(since, until) for since, until in stops], still
+
+    # --- the hand-over -----------------------------------------------------------------------
+
+    @property
+    def direct(self) -> Direct:
+        """Callers can send to workers."""
+        return self
+
+    def channel_to(self, slot: int) -> PacketChannel | None:
+        """Return a worker's channel, if what is sent there goes at once or not at all."""
+        channel = self.workers[slot].channel
+        if isinstance(channel, PacketChannel) and not channel.wants_write:
+            return channel
+        return None
+
+    def sends_late(self, sender: LateSender) -> None:
+        """Keep a channel open."""
+        self._close_what_is_unused()
+        self._late_senders.append(sender)
+
+    def first_message(self, worker: WorkerProcess) -> Message | None:
+        """Receive."""
+        return _receive(worker)
+
+    def lost(self, worker: WorkerProcess) -> None:
+        """It died, or its job closed the channel: it is of no use any more either way."""
+        worker.link_lost = True
+        self._unwatch(worker.channel.fileno())
+        self._host.happened(Died(worker.slot))
+
+    def hear(self, worker: WorkerProcess, message: Message) -> None:
+        """Take a message in."""
+        if worker.heard_out:
+            return
+        try:
+            if message.kind in OUTCOMES:
+                self._host.answered(worker.slot, message)
+            else:
+                self._on_news(worker, message)
+        except Exception as error:  # noqa: BLE001 - it is logged
+            self._host.fault("taking in what it sent", worker, error)
+
+    # --- what workers send -------------------------------------------------------------------
+
+    def _on_socket(self, process: WorkerProcess, mask: int) -> None:
+        try:
+            if mask != _READ and mask & _WRITE:
+                process.channel.flush()
+                if not process.channel.wants_write:
+                    self._poller.modify(process.channel.fileno(), _READ)
+                    self._host.replan()
+            if mask != _WRITE:
+                message = _receive(process)
+                if message is not None:
+                    self.hear(process, message)
+        except (ChannelClosed, OSError):
+            self.lost(process)
+        except Exception as error:  # noqa: BLE001 - it is logged
+            self._host.fault("hearing it", process, error)
+
+    def _on_news(self, process: WorkerProcess, message: Message) -> None:
+        slot = process.slot
+        match message.kind:
+            case Kind.READY:
+                self._host.happened(Ready(slot), process)
+            case Kind.REFUSED:
+                self._host.happened(NotTaken(slot, message.attempt))
+            case Kind.INIT_FAILED:
+                self._host.happened(InitFailed(slot, message), process)
+            case _:
+                text = "worker %d sent an unknown message; it is replaced"
+                process.report(logging.WARNING, text, process.pid)
+                self._host.happened(Died(slot))
+
+    def _on_death(self, process: WorkerProcess) -> None:
+        self._unwatch_death(process)
+        self._drain(process)
+        self._host.happened(Died(process.slot))
+
+    def _drain(self, process: WorkerProcess) -> None:
+        """Take in everything that it sent before."""
+        with contextlib.suppress(ChannelClosed):
+            while (message := _receive(process)) is not None:
+                self.hear(process, message)
+
+    # --- what the other threads tell ---------------------------------------------------------
+
+    def _spawned(self, what: WorkerProcess | StartFailed) -> None:
+        """On the spawner's thread."""
+        if isinstance(what, StartFailed):
+            news = News(functools.partial(self._on_start_failed, what), what)
+        else:
+            take_in = functools.partial(self._on_process, what)
+            news = News(take_in, refuse=functools.partial(_end_unknown, what))
+        self._host.tell(news)
+
+    def _on_start_failed(self, event: StartFailed) -> None:
+        self._spawner.told(event.slot)
+        self._host.happened(event)
+
+    def _on_process(self, process: WorkerProcess) -> None:
+        slot = process.slot
+        self._spawner.told(slot)
+        self.workers[slot] = process
+        fault: Exception | None = None
+        try:
+            fd = process.channel.fileno()
+            self._poller.watch(fd, functools.partial(self._on_socket, process))
+            if process.channel.wants_write:  # its initializer
+                self._poller.modify(fd, _READ | _WRITE)
+            self._poller.watch(process.death, lambda _: self._on_death(process))
+            if not process.shows_death:
+                self._hidden.add(process)
+                self.pause = _LOOK
+        except Exception as error:  # noqa: BLE001 - it is logged
+            fault = error
+        self._host.happened(Started(slot), process)
+        if fault is not None:
+            self._host.fault("watching it", process, fault)
+
+    def _reaped(self, event: Gone) -> None:
+        """On the reaper's thread."""
+        self._host.tell(News(functools.partial(self._on_gone, event), event))
+
+    def _on_gone(self, event: Gone) -> None:
+        process = self.workers[event.slot]
+        self._unwatch_death(process)
+        self._drain(process)
+        self._unwatch(process.channel.fileno())
+        del self.workers[event.slot]
+        self._unclosed.add(process)
+        self._close_what_is_unused()
+        self._host.happened(event, process)
+
+    # --- helpers -----------------------------------------------------------------------------
+
+    def _send(
+        self, process: WorkerProcess, kind: Kind, attempt: int = 0, content: Content | None = None
+    ) -> bool:
+        channel = process.channel
+        try:
+            channel.send(kind, attempt, content)
+        except (ChannelClosed, OSError, MemoryError):
+            return False
+        if channel.wants_write:
+            self._poller.modify(channel.fileno(), _READ | _WRITE)
+        return True
+
+    def _share(self, process: WorkerProcess, shared: Sequence[Any]) -> bool:
+        """Send a worker what it has not yet of the data that a call refers to."""
+        for source in shared:
+            if source.number in process.shared:
+                continue
+            source.used_by(self)
+            if not self._share(process, source.shared):
+                return False
+            parcel = source.parcel_for(packets=self.config.packets)
+            if not self._send(process, source.kind, source.number, parcel):
+                return False
+            process.shared.add(source.number)
+        return True
+
+    def _on_forget(self, number: int) -> None:
+        for process in list(self.workers.values()):
+            if number in process.shared:
+                process.shared.discard(number)
+                self._host.replan()  # its socket may be full
+                try:
+                    self._send(process, Kind.FORGET, number)  # if not: its death is coming
+                except Exception as error:  # noqa: BLE001 - it is logged
+                    self._host.fault("having it forget data", process, error)
+
+    def _unwatch(self, fd: int) -> None:
+        self._host.step("unwatching", None, lambda: self._poller.unwatch(fd))
+
+    def _unwatch_death(self, process: WorkerProcess) -> None:
+        self._unwatch(process.death)
+        self._hidden.discard(process)
+        if not self._hidden:
+            self.pause = None
+
+    def _close_what_is_unused(self) -> None:
+        """Close the workers that are gone, but for one whose channel a caller may be using."""
+        self._late_senders = [sender for sender in self._late_senders if not sender.over]
+        in_use = {sender.worker for sender in self._late_senders} | self._given_up
+        unused = self._unclosed - in_use
+        self._unclosed &= in_use
+        for process in unused:
+            self._host.step("closing", process, process.close)
+
+
+def _receive(process: WorkerProcess) -> Message | None:
+    """The next message; `ChannelClosed` also where nonsense came, which a job may send."""
+    try:
+        return process.channel.receive()
+    except ChannelClosed:
+        raise
+    except Exception as error:
+        if not isinstance(error, OSError):
+            text = "worker %d sent what is no message: %s"
+            process.report(logging.WARNING, text, process.pid, one_line(error))
+        raise ChannelClosed from error
+
+
+def _end_unknown(process: WorkerProcess) -> None:
+    """Of a pool that has ended meanwhile."""
+    process.end()
+    process.close()
+
+
+__all__ = ["LocalFleet"]
