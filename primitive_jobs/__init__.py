@@ -45,7 +45,8 @@ _engine       what a pool decides, and the thread that carries it out
 _procs        one worker process from outside
 _worker       one from inside
 _wire         what travels between a pool and its workers
-_common       words, hints, threads; above the vocabulary: errors, logs, options, status
+_common       words, hints, threads; above the vocabulary: errors, logs, options, status,
+              snapshots
 ============  ======================================================================================
 
 The public names are imported when they are first used, so that a worker, which needs few of the

@@ -21,6 +21,7 @@ from .options import (
     check_count,
     check_seconds,
 )
+from .snapshots import PoolSnapshot
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -213,6 +214,10 @@ class BasePool(Submitter):
     @abstractmethod
     def cancel_all(self, *, grace: float | None = None) -> None:
         """Cancel every unfinished job and wait until all are final; ``grace`` as in `cancel`."""
+
+    @abstractmethod
+    def snapshot(self) -> PoolSnapshot:
+        """Return what the pool has at this moment: counts, unfinished jobs, workers; plain data."""
 
     @abstractmethod
     def shutdown(self, wait: bool = True, *, cancel: bool = False) -> None:

@@ -14,7 +14,7 @@ from . import job as job_module
 from ._common.hints import hinted, of_pool_keyword, of_shutdown_keyword
 from ._common.signatures import Seed, Self
 from ._common.thread_variables import thread_settings
-from ._engine.engine import Counts, Engine
+from ._engine.engine import Engine
 from ._engine.lifetime import check_not_exiting
 from ._engine.record import PoolLink
 from ._engine.scheduler import Scheduler
@@ -37,6 +37,7 @@ from .options import (
     check_preload,
     check_seconds,
 )
+from .snapshots import Counts, PoolSnapshot
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -210,6 +211,15 @@ class JobPool(BasePool):
         self._engine.ask_cancel_all(seconds)
         for record in records:
             record.tracker.wait()
+
+    def snapshot(self) -> PoolSnapshot:
+        """Return what the pool has at this moment: counts, unfinished jobs, workers; plain data.
+
+        All that was submitted or cancelled before is in it. It takes some 0.1 ms, and 3 us a job.
+        Where the pool's thread does not answer within 0.5 s (a debugger may have stopped it), it is
+        what can be seen without that, which may be late.
+        """
+        return self._engine.snapshot()
 
     def resize(self, max_workers: int) -> None:
         """Change the number of workers: more start as jobs need them, fewer stay as they get free.

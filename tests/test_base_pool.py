@@ -29,6 +29,7 @@ from primitive_jobs import joblib as joblib_backend
 from primitive_jobs._engine.record import JobRecord, PoolLink
 from primitive_jobs.base_pool import PoolView
 from primitive_jobs.options import DEFAULT_OPTIONS
+from primitive_jobs.snapshots import PoolSnapshot
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -84,6 +85,9 @@ class OtherPool(BasePool):
 
     def jobs(self) -> list[PrimitiveJob[Any]]:
         return self._inner.jobs()
+
+    def snapshot(self) -> PoolSnapshot:
+        return self._inner.snapshot()
 
     def cancel_all(self, *, grace: float | None = None) -> None:
         self._inner.cancel_all(grace=grace)

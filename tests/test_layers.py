@@ -12,7 +12,7 @@ import primitive_jobs
 from primitive_jobs import JobPool
 
 PACKAGE = Path(primitive_jobs.__file__).parent
-VOCABULARY = {"errors", "logs", "options", "status"}
+VOCABULARY = {"errors", "logs", "options", "snapshots", "status"}
 ADAPTERS = {"joblib", "qiskit"}
 # Which rooms the modules of a room may import, beside their own. Modules that lie in the package
 # itself are the vocabulary, the adapters, the programs, or what users hold.

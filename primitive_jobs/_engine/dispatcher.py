@@ -284,9 +284,9 @@ class Dispatcher:
                 self._take_in(command)
             case CancelJob(job=job, grace=grace):
                 self.feed(CancelAsked(job.number, grace))
-            case Ask(answer=answer, done=done):
-                answer += self._unfinished.values()
-                done()
+            case Ask():
+                command.answer = command.look()
+                command.done()
             case News():
                 command.take_in()
             case FailedEarly():

@@ -22,15 +22,15 @@ import signal
 import threading
 from _thread import allocate_lock  # of threads, whoever patches `threading` later
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from .._common.lock_free import members, snapshot
+from .._common.lock_free import members
 from .._common.threads import make_thread
 from .._common.unpatched import check_unpatched
 from .._wire.channel import Content, Parcel
 from ..errors import JobError, PoolClosedError
 from ..logs import Report
-from ..status import JobStatus
+from ..snapshots import Counts, PoolSnapshot
 from . import lifetime
 from .callbacks import Callbacks
 from .code_watch import code_watch
@@ -50,9 +50,10 @@ from .events import (
 from .fleet import Fleet, News
 from .hand_over import give
 from .inbox import Inbox
-from .job_table import JobTable
+from .job_table import ENDS, JobTable
+from .look import Look, look_at, look_from_outside, snapshot_of
 from .record import JobRecord
-from .scheduler import IDLE, STARTING, WARMING, Scheduler
+from .scheduler import Scheduler
 from .tracker import of_the_parent
 from .unseen import Unseen
 from .verdicts import outcome_of
@@ -62,16 +63,7 @@ if TYPE_CHECKING:
     from .sources import Source
 
 
-class Counts(NamedTuple):
-    """What there is in a pool; of those that have ended, all that it was ever given."""
-
-    queued: int
-    running: int
-    done: int
-    failed: int
-    cancelled: int
-    idle: int  # workers, as the next
-    starting: int
+_PATIENCE = 0.5  # s that whoever wants to see a pool waits for its dispatcher
 
 
 class Engine:
@@ -112,14 +104,14 @@ class Engine:
         self.of_parent = False
         self._scheduler = scheduler
         self._fleet = fleet
-        self._ended_jobs = [0, 0, 0]  # DONE, ERROR, CANCELLED
         self._end_waiters: list[Callable[[], object]] = []
         self._gone_waiters: list[Callable[[], object]] = []
         self._left: list[None] = []  # by the two threads that end last
         self._callbacks = Callbacks()
         self._report = Report(self._callbacks.call)
-        self.unseen = Unseen(functools.partial(_call_late, self._callbacks), self._ended_jobs)
-        self._jobs = JobTable(self.unseen, self._ended_jobs)
+        ended = [0] * len(ENDS)
+        self.unseen = Unseen(functools.partial(_call_late, self._callbacks), ended)
+        self._jobs = JobTable(self.unseen, ended)
         self._inbox = Inbox(self._refuse)
         self._tell = self._inbox.tell
         try:
@@ -241,38 +233,39 @@ class Engine:
             # Foreign code gets here only through a finalizer that the collector runs.
             raise JobError("a pool's own thread cannot wait for a job of the pool")
 
+    def _ask(self, look: Callable[[], Any], timeout: float = -1) -> Any:
+        """Return what ``look`` finds on the dispatcher's thread; None: nothing, so far."""
+        lock = allocate_lock()
+        lock.acquire()
+        question = Ask(look, lock.release)
+        self._tell(question)
+        lock.acquire(timeout=timeout)
+        return question.answer
+
     def unfinished(self) -> list[JobRecord]:
         """Those of the jobs that were submitted and are not final."""
         self._check_thread()
-        lock = allocate_lock()
-        lock.acquire()
-        question = Ask(lock.release)
-        self._tell(question)
-        lock.acquire()
-        return [job for job in question.answer if job.tracker.outcome is None]
+        records = self._ask(lambda: list(self._jobs.unfinished.values())) or ()
+        return [job for job in records if job.tracker.outcome is None]
 
     def counts(self) -> Counts:
-        """What there is just now; never blocks, and may be late by what is happening."""
-        # Other threads go on meanwhile: in this order, no job is counted twice on its way.
-        done, failed, gone = self._ended_jobs
-        running = self._scheduler.running
-        states = [slot.state for slot in list(self._scheduler.slots.values())]
-        waiting = self._scheduler.waiting
-        coming = [
-            job.tracker.status is JobStatus.RUNNING
-            for job in snapshot(self._inbox.commands)
-            if isinstance(job, JobRecord) and job.tracker.outcome is None
-        ]
-        handed = sum(coming)
-        return Counts(
-            queued=waiting + len(coming) - handed,
-            running=running + handed,
-            done=done,
-            failed=failed,
-            cancelled=gone,
-            idle=max(0, states.count(IDLE) - handed),
-            starting=states.count(STARTING) + states.count(WARMING),
-        )
+        """How many jobs and workers there are; see `snapshot`."""
+        return self._seen().counts
+
+    def snapshot(self) -> PoolSnapshot:
+        """What there is at this moment: all that has been said to the pool before has been done.
+
+        If the dispatcher does not answer in 0.5 s, since a debugger has stopped it, say, it is what
+        can be seen without it, which may be late by what it has not done yet.
+        """
+        return snapshot_of(self._seen())
+
+    def _seen(self) -> Look:
+        look: Look | None = None
+        what = self._scheduler, self._jobs, self._fleet
+        if threading.get_ident() not in self._own_threads:
+            look = self._ask(lambda: look_at(*what), _PATIENCE)
+        return look_from_outside(*what, self._inbox.commands) if look is None else look
 
     # --- the pool ----------------------------------------------------------------------------
 
@@ -450,4 +443,4 @@ def _call_late(callbacks: Callbacks, callback: Callable[[], object]) -> None:
     callbacks.call(callback)
 
 
-__all__ = ["Counts", "Engine"]
+__all__ = ["Engine"]

@@ -428,10 +428,15 @@ class ThreadDied(Fact):
 
 
 class Ask:
-    """Put a snapshot of the unfinished jobs into `answer`, then call `done`."""
+    """Call ``look`` on the dispatcher's thread, keep what it returns as `answer`, then call `done`.
 
-    __match_args__ = ("answer", "done")
+    So the answer is of one moment, and knows all that was said to the dispatcher before it was
+    asked. Where the pool has ended nobody looks: `answer` is None.
+    """
 
-    def __init__(self, done: Callable[[], object]) -> None:
-        self.answer: list[Any] = []
+    __slots__ = ("answer", "done", "look")
+
+    def __init__(self, look: Callable[[], Any], done: Callable[[], object]) -> None:
+        self.answer: Any = None
+        self.look = look
         self.done = done

@@ -22,6 +22,8 @@ from .unseen import Unseen
 from .verdicts import finished, outcome_of
 
 _DONE = JobStatus.DONE
+ENDS = (_DONE, JobStatus.ERROR, JobStatus.CANCELLED)
+"""How a job may end, in the order of `JobTable.ended`."""
 
 
 class JobTable:
@@ -29,7 +31,7 @@ class JobTable:
 
     Args:
         unseen: Where failures go until somebody looks at them.
-        ended: Counts of those that have ended: DONE, ERROR, CANCELLED; may be read on any thread.
+        ended: Counts of those that have ended, one for each of `ENDS`; may be read on any thread.
 
     Attributes:
         unfinished: By number, in the order in which they came.
@@ -135,8 +137,7 @@ class JobTable:
         return record
 
     def _count_end(self, status: JobStatus) -> None:
-        place = 0 if status is _DONE else 1 if status is JobStatus.ERROR else 2
-        self.ended[place] += 1
+        self.ended[0 if status is _DONE else ENDS.index(status)] += 1
 
 
 def file_limit() -> int:
@@ -150,4 +151,4 @@ def file_limit() -> int:
     return 1 << 16 if soft == resource.RLIM_INFINITY else soft // 4
 
 
-__all__ = ["JobTable", "file_limit"]
+__all__ = ["ENDS", "JobTable", "file_limit"]

@@ -1,0 +1,82 @@
+"""What `BasePool.snapshot` returns: plain data, which can be pickled and knows no pool."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from .status import JobStatus
+
+
+class Counts(NamedTuple):
+    """How many there are of each kind.
+
+    Attributes:
+        queued: Jobs that wait for a worker.
+        running: Jobs that a worker has; one that is being killed counts until nothing of it is
+            left.
+        done: Jobs that have returned, of all that the pool was ever given; so are the next two.
+        failed: Jobs that have ended with an error.
+        cancelled: Jobs that were cancelled.
+        idle: Workers that are ready for a job.
+        starting: Workers that are not ready yet.
+    """
+
+    queued: int
+    running: int
+    done: int
+    failed: int
+    cancelled: int
+    idle: int
+    starting: int
+
+
+class JobInfo(NamedTuple):
+    """An unfinished job.
+
+    Attributes:
+        id: What `PrimitiveJob.job_id` returns.
+        name: Its name.
+        status: QUEUED or RUNNING.
+        seconds: How long it has been that.
+        attempts: How often a worker got it.
+        pid: Process id of the worker that has it; None while it waits.
+    """
+
+    id: str
+    name: str
+    status: JobStatus
+    seconds: float
+    attempts: int
+    pid: int | None
+
+
+class WorkerInfo(NamedTuple):
+    """A worker process.
+
+    Attributes:
+        pid: Its process id; None before the process is there.
+        state: "starting" until it is ready; "idle"; "busy" with a job; "ending" while it is asked
+            to leave, or is being killed.
+        job: The id of the job that it has; None: it has none.
+    """
+
+    pid: int | None
+    state: Literal["starting", "idle", "busy", "ending"]
+    job: str | None
+
+
+class PoolSnapshot(NamedTuple):
+    """A pool at one moment.
+
+    Attributes:
+        counts: How many there are of each kind.
+        jobs: Those that are queued or running, in the order they came in.
+        workers: The worker processes, the oldest first.
+    """
+
+    counts: Counts
+    jobs: tuple[JobInfo, ...]
+    workers: tuple[WorkerInfo, ...]
+
+
+__all__ = ["Counts", "JobInfo", "PoolSnapshot", "WorkerInfo"]
