@@ -40,7 +40,7 @@ CIRCLES = [
 def room_of(module: str) -> str:
     room, _, name = module.rpartition(".")
     if room:
-        return room
+        return "adapters" if room in ADAPTERS else room
     if name in VOCABULARY:
         return "vocabulary"
     if name in ADAPTERS:
