@@ -23,10 +23,10 @@ from ._wire.chunk import CHECKED, Unpacker, is_packed, reply_of
 from ._wire.pickling import load_exception
 from ._wire.rows import RowPacker
 from ._wire.seeding import child
-from .base_pool import BasePool, PoolView
+from .base_pool import BasePool, PoolView, link_of, options_of, worker_count
 from .errors import PoolClosedError
 from .futures import JobFuture, Settler
-from .job import PrimitiveJob
+from .job import PrimitiveJob, ask_cancel, record_of, submit_to
 from .options import (
     check_bool,
     check_callable,
@@ -35,7 +35,7 @@ from .options import (
     check_seconds,
     shown,
 )
-from .pool import JobPool
+from .pool import JobPool, dispatcher_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -145,6 +145,8 @@ class JobExecutor(Hinted, Executor):
                         f"pool is given, which is as it was made: so {name} must not be"
                     )
         self._pool: BasePool | PoolView = pool
+        self._pool_link = link_of(pool)
+        self._pool_options = options_of(pool)
         self._shut_down = False
         made: list[Settler] = []  # also by a making that is interrupted
         weakref.finalize(self, _close, made).atexit = False
@@ -152,7 +154,7 @@ class JobExecutor(Hinted, Executor):
 
     @property
     def _max_workers(self) -> int:  # which many look at
-        return self._pool._worker_count()
+        return worker_count(self._pool)
 
     def submit(
         self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
@@ -169,17 +171,17 @@ class JobExecutor(Hinted, Executor):
         return self._submit(PrimitiveJob(function, *args, **kwargs))
 
     def _submit(self, job: PrimitiveJob[T]) -> JobFuture[T]:
-        pool, settler = self._pool, self._settler
-        future, record = JobFuture(job, settler), job._record
+        settler, record = self._settler, record_of(job)
+        future = JobFuture(job, record, settler)
         try:
             # First: so a shutdown sees it, or it the shutdown.
             settler.pending[record] = None
             settler.futures.add(future)
             self._check_open()
-            job._tracker.call_when_final(functools.partial(settler.job_ended, record))
-            job._submit_to(pool._link, pool._options)
+            record.tracker.call_when_final(functools.partial(settler.job_ended, record))
+            submit_to(job, self._pool_link, self._pool_options)
         except BaseException:  # an interrupt may be so late that the job was on its way
-            if not job._ask_cancel():
+            if not ask_cancel(job):
                 settler.job_ended(record)
             raise
         return future
@@ -188,7 +190,7 @@ class JobExecutor(Hinted, Executor):
         if self._shut_down:
             raise PoolClosedError("cannot schedule new futures after shutdown")
         try:
-            self._pool._link.check_open()
+            self._pool_link.check_open()
         except PoolClosedError as error:
             raise PoolClosedError(f"cannot schedule new futures: {error}") from None
 
@@ -228,9 +230,9 @@ class JobExecutor(Hinted, Executor):
         ahead = None if buffersize is None else check_count("buffersize", buffersize)
         end = None if seconds is None else time.monotonic() + seconds
         columns = check_columns(iterables)
-        seeds = self._pool._link.seeds
+        seeds = self._pool_link.seeds
         key = None if seeds is None else seeds.next()
-        jobs = _jobs(fn, columns, size, self._pool._options.name or call_name(fn), key)
+        jobs = _jobs(fn, columns, size, self._pool_options.name or call_name(fn), key)
         futures: deque[JobFuture[Any]] = deque()
         try:
             self._check_open()
@@ -294,13 +296,13 @@ class JobExecutor(Hinted, Executor):
                 record.cancel_unbegun()
 
     def _end(self, *, cancel_futures: bool = False, warn: bool) -> None:
-        unseen = None if self._own is None else self._own._dispatcher.unseen
+        unseen = None if self._own is None else dispatcher_of(self._own).unseen
         with contextlib.nullcontext() if unseen is None else unseen.awaited():
             self._close(cancel_futures=cancel_futures)
             if self._own is not None:
-                self._own._dispatcher.join()
+                dispatcher_of(self._own).join()
             for record in list(self._settler.pending):
-                self._pool._link.check_may_wait()
+                self._pool_link.check_may_wait()
                 record.tracker.wait()
             # Without an end it would never come back to a finalizer that interrupts wait() where
             # that holds a lock which the settler needs.
@@ -311,7 +313,7 @@ class JobExecutor(Hinted, Executor):
 
     def __enter__(self) -> Self:
         if self._own is not None:
-            self._own._dispatcher.unseen.keep_quiet()
+            dispatcher_of(self._own).unseen.keep_quiet()
         return self
 
     def __exit__(
@@ -324,7 +326,7 @@ class JobExecutor(Hinted, Executor):
 
     async def __aenter__(self) -> Self:
         if self._own is not None:
-            self._own._dispatcher.unseen.keep_quiet()
+            dispatcher_of(self._own).unseen.keep_quiet()
         return self
 
     async def __aexit__(
@@ -335,7 +337,7 @@ class JobExecutor(Hinted, Executor):
     ) -> None:
         from .awaiting import until_over
 
-        settler, own = self._settler, None if self._own is None else self._own._dispatcher
+        settler, own = self._settler, None if self._own is None else dispatcher_of(self._own)
 
         def cancel() -> None:
             if own is not None:
@@ -396,7 +398,7 @@ def _jobs(
     if size == 1:
         for row in rows:
             job: PrimitiveJob[Any] = PrimitiveJob(function, *row)
-            job._record.key = None if key is None else child(key, start)
+            record_of(job).key = None if key is None else child(key, start)
             start += 1
             yield job
         return
@@ -411,14 +413,15 @@ def _jobs(
         first = None if key is None else start
         call, args = part.call(None, first, CHECKED)
         job = PrimitiveJob(call, *args)
-        job._record.name = f"{label}[{start}:{start + calls}]"
-        job._record.key = key
+        record = record_of(job)
+        record.name = f"{label}[{start}:{start + calls}]"
+        record.key = key
         start += calls
         yield job
 
 
 def _inner(job: PrimitiveJob[T]) -> PrimitiveJob[T]:
-    job._record.inner = True
+    record_of(job).inner = True
     return job
 
 
@@ -428,14 +431,15 @@ def _answer_for(futures: Iterable[JobFuture[Any]]) -> None:
     Without anybody who does, each failure is one that nobody looked at.
     """
     for future in futures:
-        future.job._record.inner = True
-        future.job._tracker.looked_at()
+        record = record_of(future.job)
+        record.inner = True
+        record.tracker.looked_at()
 
 
 def _cancel(futures: Iterable[JobFuture[Any]]) -> None:
     """Have them cancelled; returns at once."""
     for future in futures:
-        future.job._ask_cancel()
+        ask_cancel(future.job)
 
 
 def _results(
@@ -478,7 +482,7 @@ def _result(futures: deque[JobFuture[T]], end: float | None) -> T:
     try:
         return future.result(None if end is None else end - time.monotonic())
     except BaseException:
-        future.job._ask_cancel()  # its time is over, or an interrupt came
+        ask_cancel(future.job)  # its time is over, or an interrupt came
         raise
     finally:
         del future

@@ -35,7 +35,7 @@ from ._engine.record import Callback, JobRecord, PoolLink
 from ._wire.pickling import LEFT_OUT
 from .awaiting import in_trio_task
 from .errors import JobError, PoolClosedError, SerializationError
-from .job import PrimitiveJob
+from .job import PrimitiveJob, ask_cancel, check_may_wait, record_of
 from .logs import Later, report_here
 from .status import JobStatus
 
@@ -68,8 +68,9 @@ class JobFuture(Future[T]):
     _lock: Any
     _told_of: list[Any]
 
-    def __init__(self, job: PrimitiveJob[T], settler: Settler) -> None:
+    def __init__(self, job: PrimitiveJob[T], record: JobRecord, settler: Settler) -> None:
         self.job = job
+        self._record = record  # the job's
         self._settler = settler
         self._watched = False  # the settler is told of the end
         super().__init__()
@@ -90,8 +91,8 @@ class JobFuture(Future[T]):
         left = self._cancels.setdefault(me, [])
         job = self.job
         try:
-            if job._ask_cancel():
-                job._tracker.wait(_patience(job._record.link))
+            if ask_cancel(job):
+                self._record.tracker.wait(_patience(self._record.link))
             self._settle()
         finally:
             self._cancels.pop(me, None)
@@ -148,7 +149,7 @@ class JobFuture(Future[T]):
             self._call(fn)
             return
         call = functools.partial(JobFuture._call, self, fn)
-        self.job._tracker.call_when_final(_FutureCallback(self.job._record, call, self._cancels))
+        self._record.tracker.call_when_final(_FutureCallback(self._record, call, self._cancels))
 
     def __reduce__(self) -> NoReturn:
         """Raise TypeError, as any future, at once: pickling the job would wait for its end."""
@@ -176,8 +177,8 @@ class JobFuture(Future[T]):
         return True, False, None if error is not None else self.result(), error
 
     def __repr__(self) -> str:
-        state = _STATES.get(self.job._tracker.status, "pending")
-        failure = self.job._tracker.failure(self.job)
+        state = _STATES.get(self._record.tracker.status, "pending")
+        failure = self._record.tracker.failure(self.job)
         if failure is not None:
             state += f" raised {failure}"
         return (
@@ -189,7 +190,7 @@ class JobFuture(Future[T]):
 
     def _settle(self) -> bool:
         """Take the job's end over, if it has ended; return whether it has."""
-        outcome = self.job._tracker.outcome
+        outcome = self._record.tracker.outcome
         if outcome is None:
             return False
         if self._state in _SETTLED:
@@ -226,7 +227,7 @@ class JobFuture(Future[T]):
         if not self._watched and self._state not in _SETTLED:
             self._watched = True
             tell = functools.partial(self._settler.put, weakref.ref(self))
-            self.job._tracker.call_when_final(tell)
+            self._record.tracker.call_when_final(tell)
         return self._told_of
 
     @_waiters.setter
@@ -261,7 +262,7 @@ class JobFuture(Future[T]):
             for lock in locks:
                 if lock is not None:
                     lock._at_fork_reinit()
-        self.job._check_may_wait()
+        check_may_wait(self.job)
         self._settle()
 
 
@@ -416,7 +417,7 @@ class Settler:
     def _let_go(settled: list[JobFuture[Any]]) -> None:
         """Have futures dropped where foreign code may run."""
         if settled:
-            link = settled[0].job._record.link
+            link = record_of(settled[0].job).link
             assert link is not None, "nobody has a future before it was submitted"
             link.call_back(settled.clear)
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter
 from types import TracebackType
 from typing import Any, Literal, NoReturn, ParamSpec, TypeVar
 
@@ -334,6 +335,9 @@ class JobPool(BasePool):
             ("options", options),
         ]
         return table(type(self).__name__, "", self._state(), rows)
+
+
+dispatcher_of: Callable[[JobPool], Dispatcher] = attrgetter("_dispatcher")  # for `JobExecutor`
 
 
 def _described(counts: Counts) -> tuple[str, str]:

@@ -17,10 +17,13 @@ from qiskit.providers import JobStatus as QiskitStatus
 from .._engine.record import JobRecord
 from ..base_pool import BasePool, PoolView
 from ..errors import JobCancelledError, JobError, PoolClosedError, ResultTimeoutError
-from ..job import PrimitiveJob
+from ..job import PrimitiveJob, ask_cancel, record_of, tracker_of
 from ..options import check_grace, check_seconds
 from ..status import FINAL_STATES, JobStatus
 from .remote import PartResult, give_warnings
+
+_Todo = tuple[BasePool | PoolView, list[str]]
+"""Where the parts are to be submitted, and under which names."""
 
 
 def combined_status(statuses: Sequence[JobStatus]) -> JobStatus:
@@ -47,7 +50,7 @@ class _Together:
     """Cancels all parts of a job once one of them has ended without a result."""
 
     def __init__(self, parts: Sequence[PrimitiveJob[Any]]) -> None:
-        self._records = [part._record for part in parts]
+        self._records = [record_of(part) for part in parts]
         self._cancelling = False
         for record in self._records:
             record.tracker.call_when_final(partial(self._ended, record))
@@ -77,14 +80,21 @@ class PooledJob(BasePrimitiveJob):  # type: ignore[misc]  # Any, where Qiskit is
         parts: The `PrimitiveJob` of each part, in the order of the pubs.
     """
 
-    def __init__(self, name: str, parts: Sequence[PrimitiveJob[PartResult]]) -> None:
-        super().__init__(str(uuid.uuid4()))
+    def __init__(
+        self,
+        name: str,
+        parts: Sequence[PrimitiveJob[PartResult]],
+        *,
+        job_id: str | None = None,
+        todo: _Todo | None = None,
+    ) -> None:
+        super().__init__(str(uuid.uuid4()) if job_id is None else job_id)
         self.metadata: dict[str, Any] = {}
         self.name = name
         self.parts = tuple(parts)
         self._results: list[Any] = []  # the first one counts
         self._unwarned = [True]  # empty: the warnings were given
-        self._todo: list[tuple[BasePool | PoolView, list[str]]] = []  # until it is submitted
+        self._todo = [] if todo is None else [todo]  # until it is submitted
         _Together(self.parts)
 
     def _submit(self) -> None:
@@ -101,7 +111,7 @@ class PooledJob(BasePrimitiveJob):  # type: ignore[misc]  # Any, where Qiskit is
 
     def _ask_cancel(self, grace: float | None = None) -> list[PrimitiveJob[PartResult]]:
         """Have every part cancelled; return those to wait for."""
-        return [part for part in self.parts if part._ask_cancel(grace)]
+        return [part for part in self.parts if ask_cancel(part, grace)]
 
     # --- what Qiskit's job has -------------------------------------------------------------------
 
@@ -175,7 +185,7 @@ class PooledJob(BasePrimitiveJob):  # type: ignore[misc]  # Any, where Qiskit is
             give_warnings(self.parts)
         if status is JobStatus.ERROR:
             failed = [part for part in self.parts if part.status() is JobStatus.ERROR]
-            min(failed, key=lambda part: part._tracker.ended_at()).result()
+            min(failed, key=lambda part: tracker_of(part).ended_at()).result()
         return self._results[0]
 
     def _put_together(self) -> Any:
@@ -223,9 +233,9 @@ class PooledJob(BasePrimitiveJob):  # type: ignore[misc]  # Any, where Qiskit is
 def _submit_part(part: PrimitiveJob[Any], pool: BasePool | PoolView, name: str) -> None:
     """Submit it, unless one before has ended without a result by now, and had it cancelled."""
     if part.in_final_state():
-        part._call = None
+        ask_cancel(part)  # which lets its call go
         return
-    part._record.inner = True
+    record_of(part).inner = True
     try:
         part.submit(pool, name=name)
     except PoolClosedError:
@@ -242,11 +252,14 @@ def _rebuild(
     parts: tuple[PrimitiveJob[PartResult], ...],
     unwarned: bool,
 ) -> PooledJob:
-    job = PooledJob(name, parts)
-    job._job_id = job_id
+    job = PooledJob(name, parts, job_id=job_id)
     job.metadata = metadata
     job._unwarned = [True] if unwarned else []
     return job
 
 
-__all__ = ["PooledJob", "combined_status"]
+# For the primitives, but not for their users.
+submit_parts = PooledJob._submit
+ask_cancel_parts = PooledJob._ask_cancel
+
+__all__ = ["PooledJob", "ask_cancel_parts", "combined_status", "submit_parts"]

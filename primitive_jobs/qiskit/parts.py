@@ -19,7 +19,7 @@ from .._engine.dispatcher import file_limit
 from .._engine.sources import Source
 from .._wire.pickling import dumps_whole
 from ..errors import SerializationError
-from ..shared import share
+from ..shared import share, source_of
 from .seeds import Seed, seeds_for
 
 # What a pub may be expected to take; see seconds_of.
@@ -102,7 +102,7 @@ class _Block:
         if count == 1 or count * len(whole) <= _COPIED or len(_sources) >= file_limit():
             return whole
         shared: Any = share(np.frombuffer(whole, np.uint8))
-        _sources.add(shared._source)
+        _sources.add(source_of(shared))
         return shared
 
     def key(self) -> bytes:

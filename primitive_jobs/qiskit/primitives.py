@@ -13,12 +13,12 @@ from qiskit.primitives.containers.estimator_pub import EstimatorPub
 from qiskit.primitives.containers.sampler_pub import SamplerPub
 
 from .._common.naming import type_name
-from ..base_pool import BasePool, PoolView
+from ..base_pool import BasePool, PoolView, options_of, worker_count
 from ..job import PrimitiveJob
 from ..pool import default_pool
-from .job import PooledJob
+from .job import PooledJob, ask_cancel_parts, submit_parts
 from .parts import pack, seconds_of, split
-from .remote import run_part
+from .remote import VALIDATION, run_part
 
 
 class _Pooled:
@@ -57,22 +57,22 @@ class _Pooled:
 
     def _prepare(self, pubs: list[Any]) -> PooledJob:
         """Check the pubs as the wrapped primitive does; return their job, not submitted yet."""
-        validate = getattr(self._primitive, "_validate_pubs", None)
+        validate = getattr(self._primitive, VALIDATION, None)
         if validate is not None:  # raises or warns, with the places that the pubs have here
             validate(pubs)
         pool = default_pool() if self._pool is None else self._pool
-        options = pool._options
+        options = options_of(pool)
         name = options.name or type_name(self._primitive)
         ranges = split(
             [seconds_of(pub) for pub in pubs],
-            pool._worker_count(),
+            worker_count(pool),
             together=options.limits.unlimited,
         )
         calls = pack(self._primitive, pubs, ranges)
-        job = PooledJob(name, [PrimitiveJob(run_part, *call) for call in calls])
-        job.metadata.update(options.metadata or {})
         names = [f"{name}[{place.start}:{place.stop}]" for place in ranges]
-        job._todo.append((pool, names))
+        parts = [PrimitiveJob(run_part, *call) for call in calls]
+        job = PooledJob(name, parts, todo=(pool, names))
+        job.metadata.update(options.metadata or {})
         return job
 
 
@@ -117,10 +117,10 @@ class PooledSampler(_Pooled, BaseSamplerV2):  # type: ignore[misc]
         number = _default(self._primitive, "default_shots") if shots is None else shots
         job = self._prepare([SamplerPub.coerce(pub, number) for pub in pubs])
         try:
-            job._submit()
+            submit_parts(job)
             return job
         except BaseException:  # whoever called has no handle: nothing of it must run
-            job._ask_cancel()
+            ask_cancel_parts(job)
             raise
 
 
@@ -156,10 +156,10 @@ class PooledEstimator(_Pooled, BaseEstimatorV2):  # type: ignore[misc]
         number = _default(self._primitive, "default_precision") if precision is None else precision
         job = self._prepare([EstimatorPub.coerce(pub, number) for pub in pubs])
         try:
-            job._submit()
+            submit_parts(job)
             return job
         except BaseException:  # whoever called has no handle: nothing of it must run
-            job._ask_cancel()
+            ask_cancel_parts(job)
             raise
 
 

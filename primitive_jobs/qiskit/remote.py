@@ -53,6 +53,9 @@ class PartResult(NamedTuple):
     warnings: list[_Warning]
 
 
+VALIDATION = "_validate_pubs"
+"""The method of Qiskit's own primitives that looks at the pubs."""
+
 _LUGGAGE = "_primitive_jobs_warnings"
 """The attribute of an exception that brings the warnings before it."""
 
@@ -94,8 +97,8 @@ def _run_pubs(original: Any, view: memoryview, pubs: Sequence[Pub]) -> list[Any]
 
 def _run(original: Any, seeds: Sequence[Seed], pubs: list[Any]) -> Any:
     primitive = copy.copy(original)
-    if hasattr(primitive, "_validate_pubs"):
-        primitive._validate_pubs = _validated
+    if hasattr(primitive, VALIDATION):
+        setattr(primitive, VALIDATION, _validated)
     for seed in seeds:
         seed.setter(primitive, seed.value)
     return primitive.run(pubs).result()
@@ -144,4 +147,4 @@ def give_warnings(parts: Iterable[PrimitiveJob[PartResult]]) -> None:
         warnings.warn_explicit(message, category, one.filename, one.lineno, **where)
 
 
-__all__ = ["PartResult", "give_warnings", "run_part"]
+__all__ = ["VALIDATION", "PartResult", "give_warnings", "run_part"]

@@ -16,6 +16,10 @@ from qiskit.primitives import BaseSamplerV2, StatevectorEstimator, StatevectorSa
 
 from .._common.imported import imported
 
+# Where Qiskit's primitives, and Aer's, keep what they are seeded with.
+_SEED = "_seed"
+_OPTIONS = "_options"
+
 
 class Seed(NamedTuple):
     """What a copy of the primitive is seeded with, and how."""
@@ -37,8 +41,8 @@ def seeds_for(primitive: Any, pubs: Sequence[Any]) -> list[list[Seed]]:
 
 def _numbers_for(primitive: Any, pubs: Sequence[Any]) -> Sequence[Seed | None]:
     count = len(pubs)
-    seed = getattr(primitive, "_seed", None)
-    options = getattr(primitive, "_options", None)
+    seed = getattr(primitive, _SEED, None)
+    options = getattr(primitive, _OPTIONS, None)
     in_run_options = (getattr(options, "run_options", None) or {}).get("seed_simulator")
     of_backend = getattr(getattr(primitive, "_backend", None), "options", None)
     setter: Callable[[Any, Any], None] = _set_seed
@@ -117,7 +121,7 @@ def _numbers_from(seed: int, count: int, *, bits: int) -> Iterator[int]:
 
 
 def _set_seed(primitive: Any, seed: int) -> None:
-    primitive._seed = seed
+    setattr(primitive, _SEED, seed)
 
 
 def _set_stream(primitive: Any, seed: tuple[str, type[Any], tuple[int, ...], int]) -> None:
@@ -134,12 +138,14 @@ def _set_stream(primitive: Any, seed: tuple[str, type[Any], tuple[int, ...], int
 
 
 def _set_option(primitive: Any, seed: int) -> None:
-    primitive._options = dataclasses.replace(primitive._options, seed_simulator=seed)
+    options = dataclasses.replace(getattr(primitive, _OPTIONS), seed_simulator=seed)
+    setattr(primitive, _OPTIONS, options)
 
 
 def _set_run_option(primitive: Any, seed: int) -> None:
-    run_options = {**primitive._options.run_options, "seed_simulator": seed}
-    primitive._options = dataclasses.replace(primitive._options, run_options=run_options)
+    options = getattr(primitive, _OPTIONS)
+    run_options = {**options.run_options, "seed_simulator": seed}
+    setattr(primitive, _OPTIONS, dataclasses.replace(options, run_options=run_options))
 
 
 __all__ = ["Seed", "seeds_each_pub_alike", "seeds_for"]
