@@ -35,7 +35,7 @@ from .options import (
     check_seconds,
     shown,
 )
-from .pool import JobPool, dispatcher_of
+from .pool import JobPool, engine_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -296,11 +296,11 @@ class JobExecutor(Hinted, Executor):
                 record.cancel_unbegun()
 
     def _end(self, *, cancel_futures: bool = False, warn: bool) -> None:
-        unseen = None if self._own is None else dispatcher_of(self._own).unseen
+        unseen = None if self._own is None else engine_of(self._own).unseen
         with contextlib.nullcontext() if unseen is None else unseen.awaited():
             self._close(cancel_futures=cancel_futures)
             if self._own is not None:
-                dispatcher_of(self._own).join()
+                engine_of(self._own).join()
             for record in list(self._settler.pending):
                 self._pool_link.check_may_wait()
                 record.tracker.wait()
@@ -313,7 +313,7 @@ class JobExecutor(Hinted, Executor):
 
     def __enter__(self) -> Self:
         if self._own is not None:
-            dispatcher_of(self._own).unseen.keep_quiet()
+            engine_of(self._own).unseen.keep_quiet()
         return self
 
     def __exit__(
@@ -326,7 +326,7 @@ class JobExecutor(Hinted, Executor):
 
     async def __aenter__(self) -> Self:
         if self._own is not None:
-            dispatcher_of(self._own).unseen.keep_quiet()
+            engine_of(self._own).unseen.keep_quiet()
         return self
 
     async def __aexit__(
@@ -337,7 +337,7 @@ class JobExecutor(Hinted, Executor):
     ) -> None:
         from .awaiting import until_over
 
-        settler, own = self._settler, None if self._own is None else dispatcher_of(self._own)
+        settler, own = self._settler, None if self._own is None else engine_of(self._own)
 
         def cancel() -> None:
             if own is not None:

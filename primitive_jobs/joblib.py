@@ -451,7 +451,7 @@ class _Batch:
         from ._wire.rows import Need
 
         found: dict[int, Any] = {}
-        reducers = {**pickling._referring(found), **reducers}
+        reducers = {**pickling.referring(found), **reducers}
         body, buffers = pickling.dumps(self._calls, reducers=reducers)
         views = [pickle.PickleBuffer(buffer) for buffer in buffers]
         needs = [Need(source) for source in found.values()]

@@ -337,7 +337,7 @@ class JobPool(BasePool):
         return table(type(self).__name__, "", self._state(), rows)
 
 
-dispatcher_of: Callable[[JobPool], Dispatcher] = attrgetter("_dispatcher")  # for `JobExecutor`
+engine_of: Callable[[JobPool], Dispatcher] = attrgetter("_dispatcher")  # for `JobExecutor`
 
 
 def _described(counts: Counts) -> tuple[str, str]:

@@ -35,6 +35,47 @@ CIRCLES = [
     {"base_pool", "job", "mapping", "pool"},
     {"_wire.culprit", "_wire.pickling"},
 ]
+# Private names of the standard library and of others, by whose they are.
+FOREIGN = {
+    "asyncio": {"_get_running_loop"},
+    "atexit": {"_run_exitfuncs"},
+    "cloudpickle": {
+        "_class_reduce",
+        "_class_setstate",
+        "_dynamic_class_reduce",
+        "_find_imported_submodules",
+        "_function_getstate",
+        "_function_setstate",
+        "_get_or_create_tracker_id",
+        "_is_registered_pickle_by_value",
+        "_lookup_class_or_track",
+        "_lookup_module_and_qualname",
+        "_make_function",
+        "_make_skeleton_class",
+        "_module_reduce",
+        "_should_pickle_by_reference",
+    },
+    "ctypes": {"_SimpleCData"},
+    "locks": {"_at_fork_reinit", "_is_owned", "_semlock"},
+    "loky": {"_python_exe"},
+    "multiprocessing": {
+        "_ParentProcess",
+        "_args_from_interpreter_flags",
+        "_children",
+        "_dispatch_table",
+        "_extra_reducers",
+        "_fd",
+        "_parent_name",
+        "_parent_process",
+        "_popen",
+        "_resource_tracker",
+    },
+    "os": {"_data", "_exit"},
+    "sys": {"_getframe"},
+    "threading": {"_shutdown"},
+}
+# Rooms whose modules still reach into one another.
+NOT_YET_PRIVATE = {"_engine", "_local"}
 
 
 def room_of(module: str) -> str:
@@ -105,6 +146,63 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
         if module in reach[module]
     }
     assert circles == set(map(frozenset, CIRCLES))
+
+
+def names_defined_by(tree: ast.Module) -> set[str]:
+    """What a module's functions, classes and assignments give names to."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                names.add(name)
+            case ast.ClassDef(name=name) | ast.Name(id=name, ctx=ast.Store()):
+                names.add(name)
+            case ast.Attribute(value=ast.Name(id="self" | "cls"), attr=name, ctx=ast.Store()):
+                names.add(name)
+    return names
+
+
+def private_names_used_by(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Lines, and the underscore attributes there that are taken of what is not `self`."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Attribute) or not node.attr.startswith("_"):
+            continue
+        owner = node.value
+        own = isinstance(owner, ast.Name) and owner.id in ("self", "cls")
+        base = isinstance(owner, ast.Call) and ast.unparse(owner) == "super()"
+        if not own and not base and not node.attr.endswith("__"):
+            yield node.lineno, node.attr
+
+
+def test_no_module_uses_private_names_of_another() -> None:
+    foreign = set().union(*FOREIGN.values())
+    used: set[str] = set()
+    for path in PACKAGE.rglob("*.py"):
+        module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        if room_of(module) in NOT_YET_PRIVATE:
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        own = names_defined_by(tree)
+        for line, name in private_names_used_by(tree):
+            assert name in own | foreign, f"{module}, line {line}: {name} is another module's"
+            used.add(name)
+    assert foreign <= used, "what nobody uses is no exception"
+
+
+def test_a_private_name_of_another_module_is_seen() -> None:
+    code = """
+class Mine:
+    def __init__(self):
+        self._mine = super()._base()
+
+    def use(self, job, other):
+        other._mine.__class__
+        return job._record, self._gone
+"""
+    tree = ast.parse(code)
+    used = [name for _, name in private_names_used_by(tree)]
+    assert sorted(used) == ["_mine", "_record"]
+    assert names_defined_by(tree) & {*used} == {"_mine"}
 
 
 def test_the_scheduler_is_pure() -> None:

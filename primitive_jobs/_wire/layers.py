@@ -175,7 +175,7 @@ def _reduce_method(method: types.MethodType) -> tuple[Any, ...]:
 def _definitions_pickler() -> Any:
     """Cloudpickle's pickler, that notes which definitions of the program it has pickled."""
 
-    class Pickler(pickling._pickler_type()):  # type: ignore[misc]
+    class Pickler(pickling.pickler_type()):  # type: ignore[misc]
         def reducer_override(self, obj: Any) -> Any:
             reduced = super().reducer_override(obj)
             if reduced is not NotImplemented:
@@ -239,11 +239,11 @@ class Writer:
         self._buffers: list[memoryview] = []
         self._pieces: list[bytes] = []
         self._file = _File(self._pieces)
-        handles = pickling._referring(self._found) if referring else {}
+        handles = pickling.referring(self._found) if referring else {}
         self._reducers = {**handles, **(reducers or {})}
         self._cloud: Any = None
         self._fast: Any = None
-        self._misses = 0 if not pickling._some_are_by_value() else _MOST_MISSES
+        self._misses = 0 if not pickling.some_are_by_value() else _MOST_MISSES
 
     # --- what is common ----------------------------------------------------------------------
 
@@ -419,7 +419,7 @@ def same(packed: Packed, body: pickling.Body, buffers: Sequence[memoryview]) -> 
 
 def is_importable(definition: object) -> bool:
     """Whether a function or class is pickled as its name, which is none of the program's own."""
-    if pickling._some_are_by_value():
+    if pickling.some_are_by_value():
         return False
     try:
         return pickle.dumps(definition, 5).find(_MAIN) < 0
