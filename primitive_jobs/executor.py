@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from ._common.hints import OF_EXECUTOR, Hinted
 from ._common.naming import call_name
 from ._common.signatures import PoolOptionsDict, Unpack
-from ._wire.chunk import CHECKED, Unpacker, is_packed, reply_of
+from ._wire.chunk import Unpacker, is_packed, reply_of
 from ._wire.pickling import load_exception
 from ._wire.rows import RowPacker
 from ._wire.seeding import child
@@ -27,6 +27,7 @@ from .base_pool import BasePool, PoolView, link_of, options_of, worker_count
 from .errors import PoolClosedError
 from .futures import JobFuture, Settler
 from .job import PrimitiveJob, ask_cancel, record_of, submit_to
+from .mapping import job_of
 from .options import (
     check_bool,
     check_callable,
@@ -410,14 +411,8 @@ def _jobs(
         calls = len(part.rows)
         if not calls:
             return
-        first = None if key is None else start
-        call, args = part.call(None, first, CHECKED)
-        job = PrimitiveJob(call, *args)
-        record = record_of(job)
-        record.name = f"{label}[{start}:{start + calls}]"
-        record.key = key
+        yield job_of(part, f"{label}[{start}:{start + calls}]", key)
         start += calls
-        yield job
 
 
 def _inner(job: PrimitiveJob[T]) -> PrimitiveJob[T]:

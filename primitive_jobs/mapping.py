@@ -38,6 +38,7 @@ from .status import JobStatus
 
 if TYPE_CHECKING:
     from ._wire.chunk import Reply
+    from ._wire.seeding import Key
 
 TARGET = 0.01  # s that a chunk should take: some hundred times what a job costs
 LIMIT = 0.02  # s after which a chunk ends early
@@ -434,12 +435,8 @@ class MapRun:
         start, rows = part.start, part.rows
         may_be_cut = self._chunksize is None and len(rows) > 1
         limit = LIMIT if may_be_cut else None
-        first = None if self._key is None else start
-        function, args = part.call(limit, first, self._mode)
-        job: PrimitiveJob[Reply | bytes] = PrimitiveJob(function, *args)
+        job = job_of(part, self._name(start, len(rows)), self._key, limit=limit, mode=self._mode)
         record = record_of(job)
-        record.name = self._name(start, len(rows))
-        record.key = self._key
         record.inner = True
         chunk = _Chunk(start, len(rows), part.classes, part if may_be_cut else None, job)
         self._running[start] = chunk  # first, so that an interrupt leaves nothing unseen
@@ -488,6 +485,21 @@ class MapRun:
     def _name(self, start: int, calls: int = 1) -> str:
         items = str(start) if calls == 1 else f"{start}:{start + calls}"
         return f"{self._label}[{items}]"
+
+
+def job_of(
+    part: Rows, name: str, key: Key | None, *, limit: float | None = None, mode: int = CHECKED
+) -> PrimitiveJob[Reply | bytes]:
+    """Return the job that makes a chunk's calls, whose seeds follow from ``key``.
+
+    ``limit`` and ``mode`` as in `run_chunk`.
+    """
+    function, args = part.call(limit, None if key is None else part.start, mode)
+    job: PrimitiveJob[Reply | bytes] = PrimitiveJob(function, *args)
+    record = record_of(job)
+    record.name = name
+    record.key = key
+    return job
 
 
 def _with_time_for(options: JobOptions, seconds: float) -> JobOptions:

@@ -174,6 +174,13 @@ def private_names_used_by(tree: ast.Module) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.attr
 
 
+def private_names_imported_by(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """The same of what is imported from modules of the package; modules may be private."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.level and node.module):
+            yield from ((node.lineno, a.name) for a in node.names if a.name.startswith("_"))
+
+
 def test_no_module_uses_private_names_of_another() -> None:
     foreign = set().union(*FOREIGN.values())
     used: set[str] = set()
@@ -186,6 +193,7 @@ def test_no_module_uses_private_names_of_another() -> None:
         for line, name in private_names_used_by(tree):
             assert name in own | foreign, f"{module}, line {line}: {name} is another module's"
             used.add(name)
+        assert not [*private_names_imported_by(tree)], module
     assert foreign <= used, "what nobody uses is no exception"
 
 
@@ -203,6 +211,8 @@ class Mine:
     used = [name for _, name in private_names_used_by(tree)]
     assert sorted(used) == ["_mine", "_record"]
     assert names_defined_by(tree) & {*used} == {"_mine"}
+    tree = ast.parse("from . import _room\nfrom .job import PrimitiveJob, _rebuild")
+    assert [*private_names_imported_by(tree)] == [(2, "_rebuild")]
 
 
 def test_the_scheduler_is_pure() -> None:

@@ -22,9 +22,9 @@ from .._common import naming
 from .._common.imported import imported
 from . import chunk, pickling
 from .chunk import all_plain
-from .layers import _MAIN, WHOLE, Writer, fast_pickler
+from .layers import MAIN, WHOLE, Writer, fast_pickler
 from .leftovers import after_call
-from .rows import Need, _is_by_name
+from .rows import Need, is_by_name
 
 if TYPE_CHECKING:
     from .layers import Part
@@ -99,7 +99,7 @@ class Packer:
         key = _identity(function)
         if key not in self._layer_of:
             layer = None
-            if _is_by_name(function):
+            if is_by_name(function):
                 layer = self._new_layer(function, None)
             elif self._calls_of(key) > 1:
                 layer = self._new_layer(None, function)
@@ -131,7 +131,7 @@ class Packer:
         if self._misses < _MOST_MISSES:
             try:
                 body, buffers = _dumps_fast(value, reducers)
-                if body.find(_MAIN) < 0:
+                if body.find(MAIN) < 0:
                     return body + _WHOLE, buffers, tuple(found.values())
             except Exception:  # noqa: BLE001 - cloudpickle will do, or say why not
                 pass

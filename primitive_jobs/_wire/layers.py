@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 MOST_IN_MEMO = 64  # objects; copying them takes each side some 3 us for each value
 WHOLE = 255  # the last byte of what refers to no layer
 ALONE = 254  # the same of what happens to refer to nothing in its layer
-_MAIN = b"_main__"  # of __main__ and of __mp_main__
+MAIN = b"_main__"  # of __main__ and of __mp_main__
 # What bears no identity that anybody could rely on. No text is known to a memo, so that the name of
 # a module stands in every body which refers to what is in that.
 _NO_IDENTITY = frozenset({str, bytes, types.CodeType, types.BuiltinFunctionType})
@@ -319,7 +319,7 @@ class Writer:
         if self._misses < _MOST_MISSES:
             try:
                 body, buffers = self._dump(self._fast or self._ready_fast(), value)
-                if body.find(_MAIN) < 0:  # `in` takes a microsecond longer
+                if body.find(MAIN) < 0:  # `in` takes a microsecond longer
                     return body, buffers, tuple(self._found.values()) if self._found else ()
             except Exception:  # noqa: BLE001 - cloudpickle will do, or say why not
                 pass
@@ -422,7 +422,7 @@ def is_importable(definition: object) -> bool:
     if pickling.some_are_by_value():
         return False
     try:
-        return pickle.dumps(definition, 5).find(_MAIN) < 0
+        return pickle.dumps(definition, 5).find(MAIN) < 0
     except Exception:  # noqa: BLE001 - it is not to be found by its name
         return False
 
@@ -440,7 +440,7 @@ def state_of(values: Sequence[object]) -> bytes | None:
         file = io.BytesIO()
         fast_pickler(pickle.Pickler, file, {}, keep).dump(values)
         state = file.getvalue()
-        if state.find(_MAIN) < 0:
+        if state.find(MAIN) < 0:
             return state
     except Exception:  # noqa: BLE001 - as above
         pass
