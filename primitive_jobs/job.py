@@ -129,7 +129,7 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
             TypeError, ValueError: An option is unknown or wrong.
         """
         if find_pool is None:
-            import primitive_jobs.pool  # noqa: F401 - fills find_pool
+            from . import default_pool  # noqa: F401 - the package knows its module, which fills it
 
         assert find_pool is not None
         link, defaults = find_pool(pool)

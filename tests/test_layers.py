@@ -28,13 +28,10 @@ ARROWS = {
     "adapters": {"_common", "_engine", "_procs", "_wire", "held", "vocabulary"},
     "programs": {"held"},
 }
-# Imports inside of functions and for type checkers count. These are inside of functions: a job
-# finds the default pool by itself, and a pool's `map` is made of jobs; what cannot be pickled is
-# looked at by a module that pickles.
-CIRCLES = [
-    {"base_pool", "job", "mapping", "pool"},
-    {"_wire.culprit", "_wire.pickling"},
-]
+# Imports inside of functions and for type checkers count; those of the package itself do not, which
+# knows the modules of the public names: a job gets the default pool there. This one is inside of a
+# function: what cannot be pickled is looked at by a module that pickles.
+CIRCLES = [{"_wire.culprit", "_wire.pickling"}]
 # Private names of the standard library and of others, by whose they are.
 FOREIGN = {
     "asyncio": {"_get_running_loop"},
