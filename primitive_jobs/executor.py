@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from ._engine.record import JobRecord
     from ._wire.chunk import Reply
     from ._wire.seeding import Key
 
@@ -420,7 +421,13 @@ def _inner(job: PrimitiveJob[T]) -> PrimitiveJob[T]:
     return job
 
 
-def _answer_for(futures: Iterable[JobFuture[Any]]) -> None:
+# Of these two, what they call is an argument: see `_results`.
+
+
+def _answer_for(
+    futures: Iterable[JobFuture[Any]],
+    record_of: Callable[[PrimitiveJob[Any]], JobRecord] = record_of,
+) -> None:
     """Whoever iterates is told of the first failure, and wants no further result.
 
     Without anybody who does, each failure is one that nobody looked at.
@@ -431,7 +438,10 @@ def _answer_for(futures: Iterable[JobFuture[Any]]) -> None:
         record.tracker.looked_at()
 
 
-def _cancel(futures: Iterable[JobFuture[Any]]) -> None:
+def _cancel(
+    futures: Iterable[JobFuture[Any]],
+    ask_cancel: Callable[[PrimitiveJob[Any]], bool] = ask_cancel,
+) -> None:
     """Have them cancelled; returns at once."""
     for future in futures:
         ask_cancel(future.job)

@@ -318,11 +318,15 @@ class _Call:
 
     def __init__(self, pool: BasePool | PoolView, count: int) -> None:
         from .base_pool import link_of, options_of
+        from .job import ask_cancel, tracker_of
 
         self.failures: dict[PrimitiveJob[Any], Exception] = {}
         self._pool = pool
         self._link = link_of(pool)
         self._options = options_of(pool)
+        # Nothing can be imported any more when the program's end drops a generator of joblib's.
+        self._ask_cancel = ask_cancel
+        self._tracker_of = tracker_of
         self._aborted = False
         self._pending: dict[PrimitiveJob[Any], Callback] = {}
         # Whatever the pool has now: another call, or a resize, may give it more workers.
@@ -335,7 +339,7 @@ class _Call:
         make_thread("joblib", _hand_over, self._inbox).start()
 
     def submit(self, batch: Any, callback: Callback) -> PrimitiveJob[Any]:
-        from .job import PrimitiveJob, ask_cancel, record_of
+        from .job import PrimitiveJob, record_of
 
         job: PrimitiveJob[Any] = PrimitiveJob(_Batch(batch))
         record = record_of(job)
@@ -348,7 +352,7 @@ class _Call:
         # What tells of the end holds nothing once this call's thread has taken it out.
         record.tracker.call_when_final(functools.partial(self._inbox.put, [(self, job)]))
         if self._aborted:
-            ask_cancel(job)
+            self._ask_cancel(job)
         else:
             self._held.append(job)
             self._enlist_held()
@@ -390,14 +394,12 @@ class _Call:
 
     def abort(self) -> None:
         """Cancel all jobs and wait until they, and their processes, are gone."""
-        from .job import ask_cancel, tracker_of
-
         self._aborted = True
         jobs = list(self._pending)
         for job in reversed(jobs):  # or a place that gets free would go to one that is still queued
-            ask_cancel(job)
+            self._ask_cancel(job)
         for job in jobs:
-            tracker_of(job).wait()
+            self._tracker_of(job).wait()
 
     def end(self) -> None:
         self.abort()

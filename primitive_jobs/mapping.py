@@ -239,9 +239,11 @@ class MapRun:
             self._cancel_running()
             raise
 
+    _ask_cancel = staticmethod(ask_cancel)  # there may be no globals when this is dropped
+
     def _cancel_running(self) -> None:
         for chunk in list(self._running.values()):
-            ask_cancel(chunk.job)
+            self._ask_cancel(chunk.job)
 
     def __del__(self) -> None:
         self.cancel()  # where an interrupt came before there was an iterator

@@ -149,8 +149,8 @@ class Watch(Generic[T]):
 
     def close(self) -> None:
         """Stop watching."""
-        for job, waiter in self.waiters.items():
-            tracker_of(job).forget(waiter)
+        for tracker, job in self._jobs.items():
+            tracker.forget(self.waiters[job])
 
     def end_in_fork(self) -> None:
         """In a fork of the process: all jobs end, and this hears of it."""
