@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, overload
 
 from ._common.hints import OF_POOL, OF_VIEW, Hinted, hinted, of_map_keyword
 from ._common.signatures import JobOptionsDict, Self, Unpack
 from ._engine.record import PoolLink
-from .job import PrimitiveJob
+from .job import PrimitiveJob, ask_cancel, submit_to
 from .map_results import MapResults
 from .options import (
     JobOptions,
@@ -50,9 +51,9 @@ class Submitter(Hinted, ABC):
             link.check_open()
         job = PrimitiveJob(function, *args, **kwargs)
         try:
-            return job._submit_to(link, self._options)
+            return submit_to(job, link, self._options)
         except BaseException:  # an interrupt so late that the job was on its way
-            job._ask_cancel()
+            ask_cancel(job)
             raise
 
     @overload
@@ -182,7 +183,15 @@ class Submitter(Hinted, ABC):
         from .mapping import MapRun  # it takes a while, and not everybody maps
 
         self._link.check_open()
-        run = MapRun(self, function, columns, size, ordered=ordered)
+        run = MapRun(
+            self._link,
+            self._options,
+            self._worker_count,
+            function,
+            columns,
+            size,
+            ordered=ordered,
+        )
         return MapResults(run.start(end), run)
 
     @abstractmethod
@@ -271,4 +280,15 @@ class PoolView(Submitter):
         return f"<{self._pool!r} with {self._options}>"
 
 
-__all__ = ["BasePool", "PoolView", "Submitter"]
+# --- for the rest of the package ------------------------------------------------------------------
+
+link_of: Callable[[Submitter], PoolLink] = attrgetter("_link")
+options_of: Callable[[Submitter], JobOptions] = attrgetter("_options")
+
+
+def worker_count(pool: Submitter) -> int:
+    """Return how many jobs run at a time, now."""
+    return pool._worker_count()
+
+
+__all__ = ["BasePool", "PoolView", "Submitter", "link_of", "options_of", "worker_count"]

@@ -30,6 +30,7 @@ from statistics import fmean, stdev
 from typing import Any, Protocol, TextIO
 
 from primitive_jobs import FINAL_STATES, JobPool, JobStatus, PrimitiveJob, WorkerDiedError, wait
+from primitive_jobs.job import tracker_of
 
 # --- physics ---------------------------------------------------------------------------------
 
@@ -172,9 +173,8 @@ class Row:
 
     def seconds(self) -> float | None:
         """How long the job has been running, or ran."""
-        ran = [
-            lasted for status, lasted in self.job._tracker.spans() if status is JobStatus.RUNNING
-        ]
+        spans = tracker_of(self.job).spans()
+        ran = [lasted for status, lasted in spans if status is JobStatus.RUNNING]
         return ran[-1] if ran else None
 
 

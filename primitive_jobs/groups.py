@@ -10,7 +10,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 from ._engine.tracker import Outcome, StatusTracker
 from ._wire.pickling import LEFT_OUT
 from .errors import ResultTimeoutError, SerializationError
-from .job import PrimitiveJob
+from .job import PrimitiveJob, ask_cancel, cancel_unbegun, tracker_of
 from .options import check_bool, check_seconds
 from .status import JobStatus
 from .waiting import Watch, check_jobs, check_one_iterable
@@ -136,7 +136,7 @@ class _Group(Generic[T]):
         self.values: dict[int, T] = {}
         self.failures: dict[int, tuple[str, BaseException, StatusTracker]] = {}
         # Those that have ended already are told of in the order in which they did.
-        self._watch = Watch(sorted(self.places, key=lambda job: job._tracker.ended_at()))
+        self._watch = Watch(sorted(self.places, key=lambda job: tracker_of(job).ended_at()))
 
     def take_next(self) -> bool:
         """Wait for the next job that is final; False if the time is over."""
@@ -148,11 +148,11 @@ class _Group(Generic[T]):
 
     def _take(self, job: PrimitiveJob[T]) -> None:
         places = self.places.pop(job)
-        outcome = job._tracker.outcome
+        outcome = tracker_of(job).outcome
         assert outcome is not None
         value, error = _loaded(job, outcome)
         if error is not None:
-            self.failures[places[0]] = job.name, error, job._tracker
+            self.failures[places[0]] = job.name, error, tracker_of(job)
         else:
             for place in places:
                 self.values[place] = value
@@ -172,9 +172,9 @@ class _Group(Generic[T]):
             _ask_cancel(others)
             raise
         for job in others:
-            job._tracker.wait()
-        failed = [job for job in final if job._tracker.status is not JobStatus.DONE]
-        failed += [job for job in others if job._tracker.status is JobStatus.ERROR]
+            tracker_of(job).wait()
+        failed = [job for job in final if tracker_of(job).status is not JobStatus.DONE]
+        failed += [job for job in others if tracker_of(job).status is JobStatus.ERROR]
         self.places = {job: self.places[job] for job in failed}
 
     def take_failed(self) -> None:
@@ -187,7 +187,7 @@ class _Group(Generic[T]):
         for _, _, tracker in self.failures.values():
             tracker.looked_at()
         for job in self.places:
-            job._tracker.looked_at()
+            tracker_of(job).looked_at()
 
     def close(self) -> None:
         """Be told of no job any more."""
@@ -221,8 +221,8 @@ def _loaded(job: PrimitiveJob[T], outcome: Outcome) -> tuple[Any, BaseException 
 
 def _ask_cancel(jobs: list[PrimitiveJob[T]]) -> None:
     # Those that wait for a worker first, or they would get those of the others.
-    for job in [job for job in jobs if not job._cancel_unbegun()]:
-        job._ask_cancel()
+    for job in [job for job in jobs if not cancel_unbegun(job)]:
+        ask_cancel(job)
 
 
 def _several(message: str, errors: list[BaseException]) -> BaseException:

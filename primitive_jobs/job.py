@@ -13,6 +13,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Generator
+from operator import attrgetter
 from types import FunctionType, MethodType
 from typing import Any, ParamSpec, Protocol
 
@@ -128,7 +129,7 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
             TypeError, ValueError: An option is unknown or wrong.
         """
         if find_pool is None:
-            import primitive_jobs.pool  # noqa: F401 - fills find_pool
+            from . import default_pool  # noqa: F401 - the package knows its module, which fills it
 
         assert find_pool is not None
         link, defaults = find_pool(pool)
@@ -466,7 +467,7 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
             outcome.status,
             loaded,
             None if cause is None else str(cause),
-            self._tracker._walk,
+            [fact for step in self._tracker.steps() for fact in step],
             self._tracker.attempts,
         )
         return _rebuild, (type(self), state)
@@ -517,12 +518,41 @@ def _rebuild(cls: type[PrimitiveJob[Any]], state: tuple[Any, ...]) -> PrimitiveJ
     job._submits = None
     job._loaded = [(value, error)]
     job.metadata = metadata
-    tracker = StatusTracker()
-    tracker._outcome = Outcome(status, None)
-    tracker._status = status
-    tracker.remember(walk)
-    tracker._attempts = attempts
-    job._tracker = tracker
-    job._record = JobRecord(name, tracker)
-    job._record._id.append(job_id)
+    job._tracker = tracker = _PastTracker(status, walk, attempts)
+    job._record = _PastRecord(name, tracker, job_id)
     return job
+
+
+class _PastTracker(StatusTracker):
+    """That of a job that has ended before it was pickled."""
+
+    __slots__ = ()
+
+    def __init__(self, status: JobStatus, walk: list[Any], attempts: int) -> None:
+        super().__init__()
+        self._outcome = Outcome(status, None)
+        self._status = status
+        self._attempts = attempts
+        self.remember(walk)
+
+
+class _PastRecord(JobRecord):
+    """The same of its record."""
+
+    __slots__ = ()
+
+    def __init__(self, name: str, tracker: StatusTracker, job_id: str) -> None:
+        super().__init__(name, tracker)
+        self._id.append(job_id)
+
+
+# --- for the rest of the package ------------------------------------------------------------------
+
+# What it needs of a job, and the job's user does not. None costs a call more than the job's own.
+record_of: Callable[[PrimitiveJob[Any]], JobRecord] = attrgetter("_record")
+tracker_of: Callable[[PrimitiveJob[Any]], StatusTracker] = attrgetter("_tracker")
+submit_to = PrimitiveJob._submit_to
+ask_cancel = PrimitiveJob._ask_cancel
+cancel_unbegun = PrimitiveJob._cancel_unbegun
+check_submitted = PrimitiveJob._check_submitted
+check_may_wait = PrimitiveJob._check_may_wait

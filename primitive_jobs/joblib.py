@@ -178,8 +178,10 @@ class PrimitiveJobsBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ign
                     stacklevel=3,
                 )
             return 1
+        from .base_pool import worker_count
+
         given = self._given
-        most = _cpus() if given is None else given._worker_count()
+        most = _cpus() if given is None else worker_count(given)
         if n_jobs < 0:
             return max(1, most + 1 + n_jobs)
         return n_jobs if given is None else min(n_jobs, most)
@@ -288,7 +290,9 @@ def _cpus() -> int:
 
 
 def _seconds_run(job: PrimitiveJob[Any]) -> float | None:
-    spans = job._tracker.spans()
+    from .job import tracker_of
+
+    spans = tracker_of(job).spans()
     if len(spans) < 2 or spans[-2][0] is not JobStatus.RUNNING:
         return None
     return spans[-2][1]
@@ -313,8 +317,16 @@ class _Call:
     """
 
     def __init__(self, pool: BasePool | PoolView, count: int) -> None:
+        from .base_pool import link_of, options_of
+        from .job import ask_cancel, tracker_of
+
         self.failures: dict[PrimitiveJob[Any], Exception] = {}
         self._pool = pool
+        self._link = link_of(pool)
+        self._options = options_of(pool)
+        # Nothing can be imported any more when the program's end drops a generator of joblib's.
+        self._ask_cancel = ask_cancel
+        self._tracker_of = tracker_of
         self._aborted = False
         self._pending: dict[PrimitiveJob[Any], Callback] = {}
         # Whatever the pool has now: another call, or a resize, may give it more workers.
@@ -327,27 +339,30 @@ class _Call:
         make_thread("joblib", _hand_over, self._inbox).start()
 
     def submit(self, batch: Any, callback: Callback) -> PrimitiveJob[Any]:
-        from .job import PrimitiveJob
+        from .job import PrimitiveJob, record_of
 
         job: PrimitiveJob[Any] = PrimitiveJob(_Batch(batch))
-        job._record.name = _name_of(batch)
-        job._record.inner = True
-        seeds = self._pool._link.seeds
+        record = record_of(job)
+        record.name = _name_of(batch)
+        record.inner = True
+        seeds = self._link.seeds
         if seeds is not None:
-            job._record.key = seeds.next()  # here, where batches come in order
+            record.key = seeds.next()  # here, where batches come in order
         self._pending[job] = callback
         # What tells of the end holds nothing once this call's thread has taken it out.
-        job._tracker.call_when_final(functools.partial(self._inbox.put, [(self, job)]))
+        record.tracker.call_when_final(functools.partial(self._inbox.put, [(self, job)]))
         if self._aborted:
-            job._ask_cancel()
+            self._ask_cancel(job)
         else:
             self._held.append(job)
             self._enlist_held()
         return job
 
     def _enlist(self, job: PrimitiveJob[Any]) -> None:
+        from .job import submit_to
+
         try:
-            job._submit_to(self._pool._link, self._pool._options)
+            submit_to(job, self._link, self._options)
         except Exception as error:  # noqa: BLE001 - told by the callback, or joblib waits for ever
             # The job is cancelled, and joblib's callback waits for the lock that this is called
             # under before it asks why.
@@ -382,9 +397,9 @@ class _Call:
         self._aborted = True
         jobs = list(self._pending)
         for job in reversed(jobs):  # or a place that gets free would go to one that is still queued
-            job._ask_cancel()
+            self._ask_cancel(job)
         for job in jobs:
-            job._tracker.wait()
+            self._tracker_of(job).wait()
 
     def end(self) -> None:
         self.abort()
@@ -438,7 +453,7 @@ class _Batch:
         from ._wire.rows import Need
 
         found: dict[int, Any] = {}
-        reducers = {**pickling._referring(found), **reducers}
+        reducers = {**pickling.referring(found), **reducers}
         body, buffers = pickling.dumps(self._calls, reducers=reducers)
         views = [pickle.PickleBuffer(buffer) for buffer in buffers]
         needs = [Need(source) for source in found.values()]
@@ -498,6 +513,7 @@ def _kept_for(count: int, threads: int | None) -> _Kept:
     It has at least as many. Those of another kind that nobody uses are ended.
     """
     from ._common.thread_variables import THREAD_VARIABLES
+    from .base_pool import link_of, worker_count
     from .pool import JobPool
 
     share = max(1, int(joblib.cpu_count()) // count)
@@ -506,7 +522,7 @@ def _kept_for(count: int, threads: int | None) -> _Kept:
         for other in [other for other in _kept if other != key and not _kept[other].users]:
             _kept.pop(other).pool.shutdown(wait=False)
         kept = _kept.get(key)
-        if kept is None or not kept.pool._engine.accepting:
+        if kept is None or not link_of(kept.pool).accepting:
             pool = JobPool(
                 count,
                 threads_per_worker=threads,
@@ -517,7 +533,7 @@ def _kept_for(count: int, threads: int | None) -> _Kept:
             kept = _kept[key] = _Kept(pool)
         kept.users.append(count)
         most = max(kept.users)
-        if most != kept.pool._worker_count():
+        if most != worker_count(kept.pool):
             kept.pool.resize(most)
         return kept
 

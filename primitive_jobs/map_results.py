@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from typing import Protocol, TypeVar
+from operator import attrgetter
+from typing import Any, Protocol, TypeVar
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -59,4 +60,6 @@ class MapResults(Iterator[T_co]):
         return f"<{type(self).__name__}: {progress.calls_ended()}{of} calls have returned>"
 
 
-__all__ = ["MapResults", "Progress"]
+progress_of: Callable[[MapResults[Any]], Progress] = attrgetter("_progress")
+
+__all__ = ["MapResults", "Progress", "progress_of"]

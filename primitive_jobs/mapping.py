@@ -24,7 +24,7 @@ import queue
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._common.naming import call_name
 from ._engine.record import PoolLink
@@ -32,12 +32,13 @@ from ._wire.chunk import CHECKED, FRESH, KEPT, NUMBERS, Unpacker, all_plain, is_
 from ._wire.pickling import dump_call, let_frames_go, load_exception
 from ._wire.rows import RowPacker, Rows
 from .errors import PoolClosedError, ResultTimeoutError, SerializationError
-from .job import PrimitiveJob
+from .job import PrimitiveJob, ask_cancel, check_may_wait, record_of, submit_to
 from .options import JobOptions
 from .status import JobStatus
 
 if TYPE_CHECKING:
     from ._wire.chunk import Reply
+    from ._wire.seeding import Key
 
 TARGET = 0.01  # s that a chunk should take: some hundred times what a job costs
 LIMIT = 0.02  # s after which a chunk ends early
@@ -74,18 +75,6 @@ class ChunkSize:
             self.calls = max(self.calls, fitting)
 
 
-class Pool(Protocol):
-    """What a mapping needs of a pool or a view of one; it keeps the pool alive."""
-
-    @property
-    def _link(self) -> PoolLink: ...
-
-    @property
-    def _options(self) -> JobOptions: ...
-
-    def _worker_count(self) -> int: ...
-
-
 class _Chunk(NamedTuple):
     """A job under way. Its rows are kept only where some may be left over."""
 
@@ -111,7 +100,9 @@ class MapRun:
     """One `map`; see `JobPool.map`.
 
     Args:
-        pool: Whose workers, and with which options.
+        link: The pool's.
+        options: Of the jobs.
+        worker_count: Says how many jobs run at a time; it keeps the pool alive.
         function: What to call.
         columns: Where its arguments come from.
         chunksize: Calls a job; None: automatic.
@@ -120,7 +111,9 @@ class MapRun:
 
     def __init__(
         self,
-        pool: Pool,
+        link: PoolLink,
+        options: JobOptions,
+        worker_count: Callable[[], int],
         function: Callable[..., Any],
         columns: Sequence[Iterator[Any]],
         chunksize: int | None,
@@ -128,7 +121,8 @@ class MapRun:
         ordered: bool,
     ) -> None:
         self._running: dict[int, _Chunk] = {}  # by start, as `_done`
-        self._pool = pool
+        self._link = link
+        self._worker_count = worker_count
         self._function = function
         self._columns: Sequence[Iterator[Any]] = columns
         self._items: Iterator[tuple[Any, ...]] = zip(*columns, strict=False)
@@ -137,11 +131,10 @@ class MapRun:
         self._chunksize = chunksize
         self._ordered = ordered
         self._size = ChunkSize()
-        self._label = pool._options.name or call_name(function)
-        options = pool._options
+        self._label = options.name or call_name(function)
         self._options = options if options.name is None else options.replace({"name": None})
         self._lenient = _with_time_for(self._options, LIMIT)
-        seeds = pool._link.seeds
+        seeds = link.seeds
         self._key = None if seeds is None else seeds.next()
         self._taken = 0  # items
         self._slow = not self._packer.quiet  # whether items come slowly, until two are there
@@ -246,9 +239,11 @@ class MapRun:
             self._cancel_running()
             raise
 
+    _ask_cancel = staticmethod(ask_cancel)  # there may be no globals when this is dropped
+
     def _cancel_running(self) -> None:
         for chunk in list(self._running.values()):
-            chunk.job._ask_cancel()
+            self._ask_cancel(chunk.job)
 
     def __del__(self) -> None:
         self.cancel()  # where an interrupt came before there was an iterator
@@ -280,7 +275,7 @@ class MapRun:
     def _wait(self, end: float | None) -> None:
         # In a fork of the process the jobs are final, and nobody puts anything into the queue.
         oldest = next(iter(self._running.values()))
-        oldest.job._check_may_wait()
+        check_may_wait(oldest.job)
         if oldest.job.in_final_state():
             self._harvest(oldest)
             return
@@ -353,7 +348,7 @@ class MapRun:
         But a consumer whose next result is there, or ``in_hand``, need not wait for slow items, nor
         one whose next result comes in a moment.
         """
-        most_running = 2 * self._pool._worker_count() + 1
+        most_running = 2 * self._worker_count() + 1
         latest = perf_counter() + TARGET
         while len(self._running) < most_running:
             late = perf_counter() >= latest
@@ -442,17 +437,13 @@ class MapRun:
         start, rows = part.start, part.rows
         may_be_cut = self._chunksize is None and len(rows) > 1
         limit = LIMIT if may_be_cut else None
-        first = None if self._key is None else start
-        function, args = part.call(limit, first, self._mode)
-        job: PrimitiveJob[Reply | bytes] = PrimitiveJob(function, *args)
-        record = job._record
-        record.name = self._name(start, len(rows))
-        record.key = self._key
+        job = job_of(part, self._name(start, len(rows)), self._key, limit=limit, mode=self._mode)
+        record = record_of(job)
         record.inner = True
         chunk = _Chunk(start, len(rows), part.classes, part if may_be_cut else None, job)
         self._running[start] = chunk  # first, so that an interrupt leaves nothing unseen
         try:
-            job._submit_to(self._pool._link, self._lenient if may_be_cut else self._options)
+            submit_to(job, self._link, self._lenient if may_be_cut else self._options)
         except PoolClosedError as error:
             del self._running[start]
             let_frames_go(error)
@@ -462,7 +453,7 @@ class MapRun:
             return
         # It holds the queue only: a mapping that is dropped is noticed, and cancels. Nor is the
         # chunk put there, whose rows are the user's.
-        job._tracker.call_when_final(functools.partial(self._finished.put, start))
+        record.tracker.call_when_final(functools.partial(self._finished.put, start))
 
     def _ended_unsent(self, part: Rows, job: PrimitiveJob[Reply | bytes]) -> bool:
         """Whether a job could not be serialized; then its place is where the results end."""
@@ -496,6 +487,21 @@ class MapRun:
     def _name(self, start: int, calls: int = 1) -> str:
         items = str(start) if calls == 1 else f"{start}:{start + calls}"
         return f"{self._label}[{items}]"
+
+
+def job_of(
+    part: Rows, name: str, key: Key | None, *, limit: float | None = None, mode: int = CHECKED
+) -> PrimitiveJob[Reply | bytes]:
+    """Return the job that makes a chunk's calls, whose seeds follow from ``key``.
+
+    ``limit`` and ``mode`` as in `run_chunk`.
+    """
+    function, args = part.call(limit, None if key is None else part.start, mode)
+    job: PrimitiveJob[Reply | bytes] = PrimitiveJob(function, *args)
+    record = record_of(job)
+    record.name = name
+    record.key = key
+    return job
 
 
 def _with_time_for(options: JobOptions, seconds: float) -> JobOptions:

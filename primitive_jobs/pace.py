@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from ._common.markup import clock
-from .job import PrimitiveJob
+from .job import PrimitiveJob, tracker_of
 from .status import FINAL_STATES, JobStatus
 
 
@@ -32,7 +32,7 @@ class State:
 
     def add(self, job: PrimitiveJob[Any]) -> None:
         """Count one more job as it is now."""
-        status = job._tracker.status
+        status = tracker_of(job).status
         self.ran += ran(job)
         self.final += status in FINAL_STATES
         self.failed += status is JobStatus.ERROR
@@ -69,8 +69,9 @@ class State:
 
 def ran(job: PrimitiveJob[Any]) -> bool:
     """Whether a worker has run it to its end: its function returned, raised or passed a limit."""
-    status = job._tracker.status
-    return status is JobStatus.DONE or (status is JobStatus.ERROR and job._tracker.attempts > 0)
+    tracker = tracker_of(job)
+    status = tracker.status
+    return status is JobStatus.DONE or (status is JobStatus.ERROR and tracker.attempts > 0)
 
 
 def rate_text(rate: float) -> str:

@@ -7,6 +7,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter
 from types import TracebackType
 from typing import Any, Literal, NoReturn, ParamSpec, TypeVar
 
@@ -343,6 +344,9 @@ class JobPool(BasePool):
             ("options", options),
         ]
         return table(type(self).__name__, "", self._state(), rows)
+
+
+engine_of: Callable[[JobPool], Engine] = attrgetter("_engine")  # for `JobExecutor`
 
 
 def _described(counts: Counts) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from ._engine.code_watch import ipython_shell
 from ._wire.pickling import LEFT_OUT
 from .errors import ResultTimeoutError
 from .job import PrimitiveJob
-from .map_results import MapResults, Progress
+from .map_results import MapResults, Progress, progress_of
 from .options import check_bool, check_seconds, shown
 from .pace import State, ran
 from .waiting import Watch, check_jobs, check_one_iterable, too_late
@@ -93,7 +93,7 @@ def track(
     end = None if seconds is None else time.monotonic() + seconds
     label = " ".join("".join(c if c.isprintable() else " " for c in description).split())
     if isinstance(jobs, MapResults):
-        return _follow_map(_MapMeter(label, jobs._progress), jobs, end, seconds, hidden=disable)
+        return _follow_map(_MapMeter(label, progress_of(jobs)), jobs, end, seconds, hidden=disable)
     unique = list(dict.fromkeys(check_jobs(jobs)))
     return _follow(unique, label, end, seconds, hidden=disable or not unique)
 

@@ -7,6 +7,8 @@ and the jobs that are not final yet hold it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import attrgetter
 from typing import NoReturn, TypeVar, cast
 
 from ._common.naming import one_line, type_name
@@ -88,6 +90,7 @@ class Shared:
     __array__ = __call__ = __getitem__ = __len__ = __iter__ = __bool__ = _misused
 
 
+source_of: Callable[[Shared], SharedData] = attrgetter("_source")
 handle_types[Shared] = lambda handle: (handle._source.number, handle._source)
 
 _ONLY_THERE = (

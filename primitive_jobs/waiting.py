@@ -16,7 +16,7 @@ from ._common.lock_free import members
 from ._engine.tracker import StatusTracker, Waiter
 from ._wire.pickling import LEFT_OUT
 from .errors import ResultTimeoutError
-from .job import PrimitiveJob
+from .job import PrimitiveJob, check_may_wait, check_submitted, record_of, tracker_of
 from .options import check_iterable, check_seconds, shown
 from .status import JobStatus
 
@@ -85,8 +85,8 @@ def check_jobs(jobs: Iterable[PrimitiveJob[T]]) -> list[PrimitiveJob[T]]:
             future = isinstance(getattr(job, "job", None), PrimitiveJob)
             hint = ", whose job is its attribute job" if future else ""
             raise TypeError(f"jobs must be an iterable of PrimitiveJobs; one is {shown(job)}{hint}")
-        job._check_submitted()
-        job._check_may_wait()
+        check_submitted(job)
+        check_may_wait(job)
         checked.append(job)
     return checked
 
@@ -126,7 +126,7 @@ class Watch(Generic[T]):
         for job in jobs:
             if job in self.waiters:
                 continue
-            tracker = job._tracker
+            tracker = tracker_of(job)
             waiter = functools.partial(self._final.put, tracker)
             self._jobs[tracker] = job
             self.waiters[job] = waiter
@@ -144,22 +144,22 @@ class Watch(Generic[T]):
         except queue.Empty:
             return None
         del self.waiters[job]
-        job._record.let_go()  # of this handle, with which the job goes from now on
+        record_of(job).let_go()  # of this handle, with which the job goes from now on
         return job
 
     def close(self) -> None:
         """Stop watching."""
-        for job, waiter in self.waiters.items():
-            job._tracker.forget(waiter)
+        for tracker, job in self._jobs.items():
+            tracker.forget(self.waiters[job])
 
     def end_in_fork(self) -> None:
         """In a fork of the process: all jobs end, and this hears of it."""
         for job, waiter in list(self.waiters.items()):
             # Most have been ended by their pools: but not one that no list had at that moment,
             # and of one that had just ended nobody else tells.
-            link = job._record.link
+            link = record_of(job).link
             if link is not None:  # else it was cancelled before its submit
-                job._tracker.abandon(link.owner)
+                tracker_of(job).abandon(link.owner)
             waiter()
 
 
@@ -212,7 +212,7 @@ def wait(
             job = watch.next_final(end)
             if job is None or return_when == FIRST_COMPLETED:
                 break
-            if return_when == FIRST_EXCEPTION and job._tracker.status is JobStatus.ERROR:
+            if return_when == FIRST_EXCEPTION and tracker_of(job).status is JobStatus.ERROR:
                 break
     finally:
         watch.close()

@@ -1129,13 +1129,13 @@ def test_the_state_in_a_callback() -> None:
 def test_a_fork_before_a_future_is_settled(tmp_path: Path) -> None:
     source = """
         import concurrent.futures, os, time
-        from primitive_jobs import JobExecutor, executor
+        from primitive_jobs import JobExecutor, futures
 
         pool = JobExecutor(1)
         first, second = pool.submit(abs, -1), pool.submit(time.sleep, 0.2)
         done = concurrent.futures.as_completed([first, second])
         print(next(done).result(), flush=True)
-        executor._Settler.put = lambda settler, future: None  # it has not come to it yet
+        futures.Settler.put = lambda settler, future: None  # it has not come to it yet
         second.job.wait()
         child = os.fork()
         if child == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import functools
 import importlib
@@ -221,6 +222,12 @@ def test_attributes_of_other_libraries(pool: JobPool) -> None:
     assert "shutdown" in hints.OF_POOL["close"]
     assert "submit" in hints.OF_POOL["apply_async"]
     assert "result" in hints.OF_JOB["get"]
+
+
+@pytest.mark.parametrize("function", [concurrent.futures.wait, concurrent.futures.as_completed])
+def test_jobs_among_futures(function: Callable[[Any], Any], pool: JobPool) -> None:
+    with pytest.raises(AttributeError, match="wait and as_completed of primitive_jobs"):
+        list(function([pool.submit(abs, -1)]))
 
 
 def test_an_error_inside_a_property_is_told_as_it_is() -> None:

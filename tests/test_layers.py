@@ -28,19 +28,56 @@ ARROWS = {
     "adapters": {"_common", "_engine", "_procs", "_wire", "held", "vocabulary"},
     "programs": {"held"},
 }
-# Imports inside of functions and for type checkers count. These are inside of functions: a job
-# finds the default pool by itself, and a pool's `map` is made of jobs; what cannot be pickled is
-# looked at by a module that pickles.
-CIRCLES = [
-    {"base_pool", "job", "mapping", "pool"},
-    {"_wire.culprit", "_wire.pickling"},
-]
+# Imports inside of functions and for type checkers count; those of the package itself do not, which
+# knows the modules of the public names: a job gets the default pool there. This one is inside of a
+# function: what cannot be pickled is looked at by a module that pickles.
+CIRCLES = [{"_wire.culprit", "_wire.pickling"}]
+# Private names of the standard library and of others, by whose they are.
+FOREIGN = {
+    "asyncio": {"_get_running_loop"},
+    "atexit": {"_run_exitfuncs"},
+    "cloudpickle": {
+        "_class_reduce",
+        "_class_setstate",
+        "_dynamic_class_reduce",
+        "_find_imported_submodules",
+        "_function_getstate",
+        "_function_setstate",
+        "_get_or_create_tracker_id",
+        "_is_registered_pickle_by_value",
+        "_lookup_class_or_track",
+        "_lookup_module_and_qualname",
+        "_make_function",
+        "_make_skeleton_class",
+        "_module_reduce",
+        "_should_pickle_by_reference",
+    },
+    "ctypes": {"_SimpleCData"},
+    "locks": {"_at_fork_reinit", "_is_owned", "_semlock"},
+    "loky": {"_python_exe"},
+    "multiprocessing": {
+        "_ParentProcess",
+        "_args_from_interpreter_flags",
+        "_children",
+        "_dispatch_table",
+        "_extra_reducers",
+        "_fd",
+        "_handle",
+        "_parent_name",
+        "_parent_process",
+        "_popen",
+        "_resource_tracker",
+    },
+    "os": {"_data", "_exit"},
+    "sys": {"_getframe"},
+    "threading": {"_register_atexit", "_shutdown"},
+}
 
 
 def room_of(module: str) -> str:
     room, _, name = module.rpartition(".")
     if room:
-        return room
+        return "adapters" if room in ADAPTERS else room
     if name in VOCABULARY:
         return "vocabulary"
     if name in ADAPTERS:
@@ -112,6 +149,71 @@ def test_a_fleet_knows_the_engine_by_its_protocol_and_events() -> None:
         if room_of(module) == "_local":
             known = {other for other in imported if room_of(other) == "_engine"}
             assert known <= {"_engine.events", "_engine.fleet", "_engine.poller"}, module
+
+
+def names_defined_by(tree: ast.Module) -> set[str]:
+    """What a module's functions, classes and assignments give names to."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                names.add(name)
+            case ast.ClassDef(name=name) | ast.Name(id=name, ctx=ast.Store()):
+                names.add(name)
+            case ast.Attribute(value=ast.Name(id="self" | "cls"), attr=name, ctx=ast.Store()):
+                names.add(name)
+    return names
+
+
+def private_names_used_by(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Lines, and the underscore attributes there that are taken of what is not `self`."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Attribute) or not node.attr.startswith("_"):
+            continue
+        owner = node.value
+        own = isinstance(owner, ast.Name) and owner.id in ("self", "cls")
+        base = isinstance(owner, ast.Call) and ast.unparse(owner) == "super()"
+        if not own and not base and not node.attr.endswith("__"):
+            yield node.lineno, node.attr
+
+
+def private_names_imported_by(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """The same of what is imported from modules of the package; modules may be private."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.level and node.module):
+            yield from ((node.lineno, a.name) for a in node.names if a.name.startswith("_"))
+
+
+def test_no_module_uses_private_names_of_another() -> None:
+    foreign = set().union(*FOREIGN.values())
+    used: set[str] = set()
+    for path in PACKAGE.rglob("*.py"):
+        module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        own = names_defined_by(tree)
+        for line, name in private_names_used_by(tree):
+            assert name in own | foreign, f"{module}, line {line}: {name} is another module's"
+            used.add(name)
+        assert not [*private_names_imported_by(tree)], module
+    assert foreign <= used, "what nobody uses is no exception"
+
+
+def test_a_private_name_of_another_module_is_seen() -> None:
+    code = """
+class Mine:
+    def __init__(self):
+        self._mine = super()._base()
+
+    def use(self, job, other):
+        other._mine.__class__
+        return job._record, self._gone
+"""
+    tree = ast.parse(code)
+    used = [name for _, name in private_names_used_by(tree)]
+    assert sorted(used) == ["_mine", "_record"]
+    assert names_defined_by(tree) & {*used} == {"_mine"}
+    tree = ast.parse("from . import _room\nfrom .job import PrimitiveJob, _rebuild")
+    assert [*private_names_imported_by(tree)] == [(2, "_rebuild")]
 
 
 def test_the_scheduler_is_pure() -> None:

@@ -62,9 +62,16 @@ from primitive_jobs import (
     SerializationError,
     WorkerDiedError,
 )
-from primitive_jobs import qiskit as ours
 from primitive_jobs._wire.channel import HAVE_PACKETS
-from primitive_jobs.qiskit import PooledEstimator, PooledJob, PooledSampler, combined_status
+from primitive_jobs.qiskit import (
+    PooledEstimator,
+    PooledJob,
+    PooledSampler,
+    combined_status,
+    remote,
+    seeds,
+)
+from primitive_jobs.qiskit import parts as packing
 from primitive_jobs.status import TRANSITIONS
 
 PATIENCE = 40.0  # s, after which what is waited for will not come
@@ -391,14 +398,14 @@ def test_a_generator_moves_on(two: JobPool) -> None:
 
 
 def test_numbers_made_from_a_seed() -> None:
-    assert list(ours._numbers_from(7, 1, bits=31)) == [7]
-    few, many = (list(ours._numbers_from(7, n, bits=31)) for n in (3, 300))
+    assert list(seeds._numbers_from(7, 1, bits=31)) == [7]
+    few, many = (list(seeds._numbers_from(7, n, bits=31)) for n in (3, 300))
     assert few == many[:3]
     assert len(set(many)) == 300
     assert all(0 <= number < 2**31 for number in many)
-    assert max(ours._numbers_from(-7, 50, bits=63)) > 2**61
-    assert set(ours._numbers_from(-7, 50, bits=63)).isdisjoint(ours._numbers_from(7, 50, bits=63))
-    assert len(set(ours._numbers_from(0, 9, bits=4))) == 9  # also where they are drawn twice
+    assert max(seeds._numbers_from(-7, 50, bits=63)) > 2**61
+    assert set(seeds._numbers_from(-7, 50, bits=63)).isdisjoint(seeds._numbers_from(7, 50, bits=63))
+    assert len(set(seeds._numbers_from(0, 9, bits=4))) == 9  # also where they are drawn twice
 
 
 def test_no_pubs_and_pubs_from_a_generator(two: JobPool) -> None:
@@ -819,7 +826,7 @@ def test_a_warning_that_cannot_travel_still_tells_its_text() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warnings.warn(Stubborn("as it is"), stacklevel=1)
-    carried = ours._on_its_way(caught[0])
+    carried = remote._on_its_way(caught[0])
     message, category = pickle.loads(carried.pickled)
     assert (str(message), category, carried.module) == ("as it is", UserWarning, __name__)
 
@@ -894,7 +901,7 @@ def test_shots_come_from_pub_run_and_sampler_in_this_order(two: JobPool) -> None
 
 def test_short_pubs_share_a_part_and_long_ones_do_not() -> None:
     def sizes(seconds: Sequence[float], workers: int, *, together: bool = True) -> list[int]:
-        parts = ours._split(seconds, workers, together=together)
+        parts = packing.split(seconds, workers, together=together)
         assert [place for part in parts for place in part] == list(range(len(seconds)))
         return [len(part) for part in parts]
 
@@ -905,14 +912,14 @@ def test_short_pubs_share_a_part_and_long_ones_do_not() -> None:
     assert sizes([0.004] * 8, 2) == [1] * 8
     assert sizes([0.001] * 32, 2) == [4] * 8
     assert sizes([0.001, 1.0, 0.001, 0.001, 0.001], 1) == [1, 1, 3]
-    assert ours._seconds(SamplerPub.coerce(bell(), 1)) < 0.01
+    assert packing.seconds_of(SamplerPub.coerce(bell(), 1)) < 0.01
     heavy = QuantumCircuit(16)
     heavy.h(range(16))
-    assert ours._seconds(SamplerPub.coerce(heavy, 1)) > 0.05
+    assert packing.seconds_of(SamplerPub.coerce(heavy, 1)) > 0.05
 
 
 def test_a_circuit_is_sent_once(two: JobPool) -> None:
-    block = ours._Block()
+    block = packing._Block()
     circuit = bell()
     assert block.add(circuit, "it") == block.add(circuit, "it") != block.add(bell(), "another")
     job = PooledSampler(StatevectorSampler(seed=1), two).run([(circuit, None, n) for n in (1, 2)])
@@ -924,7 +931,7 @@ def test_runs_that_wait_hold_few_descriptors(
     one: JobPool, marks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many: the program needs some itself."""
-    monkeypatch.setattr(ours, "file_limit", lambda: 2)
+    monkeypatch.setattr(packing, "file_limit", lambda: 2)
     sampler = PooledSampler(Obedient(marks), alone(one))
     first = sampler.run([bell("hold")])
     begun(marks, "hold")

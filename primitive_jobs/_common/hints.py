@@ -134,6 +134,8 @@ OF_JOB = {
     **_all(
         "args kwargs function fn", "the call is let go once it is submitted; metadata is for that"
     ),
+    # What concurrent.futures looks for in what it is to wait for.
+    "_condition": "a job is no future: wait and as_completed of primitive_jobs take jobs",
 }
 
 

@@ -155,7 +155,7 @@ def _make_socket(
 
 
 def _duplicate(number: int) -> int:
-    return os.dup(pickling._load_received(number).fd)
+    return os.dup(pickling.load_received(number).fd)
 
 
 __all__ = ["Descriptor", "Source", "User"]

@@ -22,9 +22,9 @@ from .._common import naming
 from .._common.imported import imported
 from . import chunk, pickling
 from .chunk import all_plain
-from .layers import _MAIN, WHOLE, Writer, fast_pickler
+from .layers import MAIN, WHOLE, Writer, fast_pickler
 from .leftovers import after_call
-from .rows import Need, _is_by_name
+from .rows import Need, is_by_name
 
 if TYPE_CHECKING:
     from .layers import Part
@@ -62,7 +62,7 @@ class Packer:
         self._layer_of: dict[object, _Layer | None] = {}
         self._latest: object = self
         self._latest_layer: _Layer | None = None
-        self._misses = 0 if not pickling._some_are_by_value() else _MOST_MISSES
+        self._misses = 0 if not pickling.some_are_by_value() else _MOST_MISSES
         self._tasks = tasks
         self._count: Counter[object] | None = None
         self._rows: list[Row] = []
@@ -99,7 +99,7 @@ class Packer:
         key = _identity(function)
         if key not in self._layer_of:
             layer = None
-            if _is_by_name(function):
+            if is_by_name(function):
                 layer = self._new_layer(function, None)
             elif self._calls_of(key) > 1:
                 layer = self._new_layer(None, function)
@@ -127,11 +127,11 @@ class Packer:
         function, args, kwargs = task
         value = function, (args, kwargs)
         found: dict[int, Any] = {}
-        reducers = {**pickling._referring(found), **self._reducers}
+        reducers = {**pickling.referring(found), **self._reducers}
         if self._misses < _MOST_MISSES:
             try:
                 body, buffers = _dumps_fast(value, reducers)
-                if body.find(_MAIN) < 0:
+                if body.find(MAIN) < 0:
                     return body + _WHOLE, buffers, tuple(found.values())
             except Exception:  # noqa: BLE001 - cloudpickle will do, or say why not
                 pass
@@ -261,10 +261,10 @@ def run_tasks(layers: list[Layer], rows: list[Row], buffers: list[Any], _needs: 
     """Make the calls of a batch, one after the other; what one raises, raises."""
     pid = os.getpid()
     arguments = _Arguments(layers, rows, buffers)
-    results = chunk._Results(alone=False)
+    results = chunk.Results(alone=False)
     values: list[Any] = []
     packed: list[int] = []
-    numbers, exit_if_forked = chunk.NUMBERS, chunk._exit_if_forked
+    numbers, exit_if_forked = chunk.NUMBERS, chunk.exit_if_forked
     try:
         for place, (layer, row) in enumerate(rows):
             common = arguments.common[layer]
@@ -279,14 +279,14 @@ def run_tasks(layers: list[Layer], rows: list[Row], buffers: list[Any], _needs: 
                 pass
             elif kind is list and len(value) <= _SHORT and all_plain(value):
                 value = value[:]
-            elif not chunk._is_plain(value):
+            elif not chunk.is_plain(value):
                 value = results.pack(function, value)
                 packed.append(place)
             if common.state is not None:
                 common.check()
             after_call()
             values.append(value)
-    except chunk._Unfit as unfit:
+    except chunk.Unfit as unfit:
         error = pickling.load_exception(unfit.args[0])
         raise error from error.__cause__
     return Reply(values, packed, results.parts)
@@ -296,16 +296,16 @@ class _Arguments:
     """In a worker: what each task is given, unpickled when its turn comes."""
 
     def __init__(self, layers: list[Layer], rows: list[Row], buffers: list[Any]) -> None:
-        self.common: dict[int | None, chunk._Common] = {
-            number: chunk._Common(function, parts, chunk.CHECKED, None)
+        self.common: dict[int | None, chunk.Common] = {
+            number: chunk.Common(function, parts, chunk.CHECKED, None)
             for number, (function, parts) in enumerate(layers)
         }
-        self.common[None] = chunk._Common(None, (), chunk.KEPT, None)
+        self.common[None] = chunk.Common(None, (), chunk.KEPT, None)
         self._buffers = buffers
         self._left = Counter(number for _, row in rows if type(row) is list for number in row[1:])
 
     def unpacked(
-        self, common: chunk._Common, place: int, row: Any
+        self, common: chunk.Common, place: int, row: Any
     ) -> tuple[Callable[..., Any], Any]:
         if type(row) is list:
             row = [row[0], *map(self._buffer, row[1:])]

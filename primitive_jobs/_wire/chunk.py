@@ -80,8 +80,8 @@ def run_chunk(
     """
     pid = os.getpid()
     latest = float("inf") if limit is None else limit
-    common = _Common(function, parts, mode, run)
-    results = _Results(alone=len(rows) == 1)
+    common = Common(function, parts, mode, run)
+    results = Results(alone=len(rows) == 1)
     values: list[Any] = []
     failure = None
     seeds: Any = None
@@ -98,13 +98,13 @@ def run_chunk(
                 if first is not None:
                     seeds.reseed()
             value = call(*row)
-            if type(value) not in NUMBERS and not _is_plain(value):
+            if type(value) not in NUMBERS and not is_plain(value):
                 value = results.pack(call, value)
             if common.state is not None:
                 common.check()
             after_call()
         except BaseException as error:
-            _exit_if_forked(pid)
+            exit_if_forked(pid)
             if type(error) is SystemExit and error.code == _SIGTERM_EXIT:
                 raise  # the whole job is told to end
             failure = _dump_failure(error)
@@ -112,7 +112,7 @@ def run_chunk(
         values.append(value)
         now = perf_counter()
         if now - before > _FORK_TIME:
-            _exit_if_forked(pid)
+            exit_if_forked(pid)
         if now - start - common.aside - results.aside >= latest:
             break
         before = now
@@ -136,7 +136,7 @@ def reply_of(result: Reply | bytes) -> Reply:
     return pickle.loads(result) if isinstance(result, bytes) else result
 
 
-class _Common:
+class Common:
     """In a worker: what the calls of a chunk have in common, as each is to get it.
 
     Attributes:
@@ -176,10 +176,10 @@ class _Common:
                 args = self._reader.load(row)
                 if is_whole(row):
                     return args[0], args[1]
-        except _Unfit:
+        except Unfit:
             raise
         except Exception as error:  # noqa: BLE001 - whatever unpickling raises
-            raise _Unfit(pickling.dump_unloadable(error)) from None
+            raise Unfit(pickling.dump_unloadable(error)) from None
         if self._columns:
             several = list(args)
             for column, value in self._columns:
@@ -234,7 +234,7 @@ class _Common:
         self.steady = None if more else self._function
 
 
-class _Results:
+class Results:
     """In a worker: packs what the calls return, each when it is there.
 
     Args:
@@ -242,7 +242,7 @@ class _Results:
 
     Attributes:
         nbytes: Of all that was packed.
-        aside: As that of `_Common`.
+        aside: As that of `Common`.
     """
 
     def __init__(self, *, alone: bool) -> None:
@@ -267,7 +267,7 @@ class _Results:
             body, buffers = self._pickled(value)
         except Exception as error:  # noqa: BLE001 - whatever pickling raises
             name = naming.call_name(function)
-            raise _Unfit(pickling.dump_unpicklable_result(error, value, name)) from None
+            raise Unfit(pickling.dump_unpicklable_result(error, value, name)) from None
         if not buffers and len(body) < pickling.OUT_OF_BAND:
             self.nbytes += len(body)
             return body
@@ -291,11 +291,11 @@ class _Results:
         return body + bytes((WHOLE,)), buffers
 
 
-def _is_plain(value: object) -> bool:
+def is_plain(value: object) -> bool:
     return all_plain(value) if type(value) is tuple else all_plain((value,))
 
 
-def _exit_if_forked(pid: int) -> None:
+def exit_if_forked(pid: int) -> None:
     """End a child that the call forked and let return: the other calls are not its to make."""
     if os.getpid() != pid:
         os._exit(0)
@@ -311,7 +311,7 @@ def is_whole(row: Packed) -> bool:
     return (row if isinstance(row, bytes) else memoryview(row[0]))[-1] == WHOLE
 
 
-class _Unfit(Exception):
+class Unfit(Exception):
     """Carries what `pickling` says of arguments or a result that cannot travel."""
 
 
@@ -329,11 +329,11 @@ class _Refused:
 
 
 def _raise_unfit(failure: bytes) -> None:
-    raise _Unfit(failure)
+    raise Unfit(failure)
 
 
 def _dump_failure(error: BaseException) -> bytes:
-    if type(error) is _Unfit:
+    if type(error) is Unfit:
         return error.args[0]  # type: ignore[no-any-return]
     return pickling.dump_exception(error, skip_frames=1)
 

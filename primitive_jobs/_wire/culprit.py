@@ -101,12 +101,12 @@ def path_to_culprit(value: object, error: BaseException, pickler_type: Any = Non
 
 def _pickler_maker(kind: Any = None) -> Callable[[type | None], Any]:
     """What makes picklers that only try; of a type that has a class's methods, too, if given."""
-    kinds: dict[type | None, Any] = {None: kind or pickling._pickler_type()}
+    kinds: dict[type | None, Any] = {None: kind or pickling.pickler_type()}
 
     def make(mixin: type | None) -> Any:
         if mixin is not None and mixin not in kinds:
             kinds[mixin] = type("Pickler", (mixin, kinds[None]), {})
-        return kinds[mixin](_Nowhere(), pickling._referring({}), pickling.keeper([]))
+        return kinds[mixin](_Nowhere(), pickling.referring({}), pickling.keeper([]))
 
     return make
 
@@ -159,9 +159,7 @@ class _Search:
 
     def _first_bad(self, parts: list[Part]) -> Part | None:
         # That they fail is known, or none is to blame: the last look tells.
-        parts = [
-            p for p in parts if type(p[1]) not in pickling._PLAIN and id(p[1]) not in self.path
-        ]
+        parts = [p for p in parts if type(p[1]) not in pickling.PLAIN and id(p[1]) not in self.path]
         low, high = 0, len(parts)  # one between these two
         while high - low > 1:
             middle = (low + high) // 2
@@ -192,7 +190,7 @@ def _parts(value: Any, pickler: Any) -> Iterable[Part]:
         return (
             (f"[{place}]", item)
             for place, item in enumerate(value)
-            if type(item) not in pickling._PLAIN
+            if type(item) not in pickling.PLAIN
         )
     if kind is dict:
         return _items(value.items())
@@ -221,9 +219,9 @@ def _parts(value: Any, pickler: Any) -> Iterable[Part]:
 
 def _items(items: Iterable[tuple[Any, Any]]) -> Iterator[Part]:
     for key, value in items:
-        if type(value) in pickling._PLAIN and type(key) in pickling._PLAIN:
+        if type(value) in pickling.PLAIN and type(key) in pickling.PLAIN:
             continue
-        if all(type(one) in pickling._PLAIN for one in (key if type(key) is tuple else (key,))):
+        if all(type(one) in pickling.PLAIN for one in (key if type(key) is tuple else (key,))):
             text = repr(key)
             yield f"[{text if len(text) <= _LONGEST else text[:_LONGEST] + '...'}]", value
         else:

@@ -55,7 +55,7 @@ class Initializer:
             name = naming.call_name(function)
             kind = _pickler_type([])
             why = pickling.blame("the initializer", name, (function, args, {}), error, kind)
-            self._failure = why, pickling._format(error, frames)
+            self._failure = why, pickling.text_of(error, frames)
 
     def check(self) -> None:
         """Raise `InitializerError` where it cannot be pickled."""
@@ -158,7 +158,7 @@ def _pack(body: bytes, buffers: list[memoryview]) -> Content:
 
 def _pickler_type(aside: list[object]) -> Any:
     """A pickler that puts what is to be pickled at each start into ``aside`` instead."""
-    base: Any = pickling._pickler_type()
+    base: Any = pickling.pickler_type()
     started_with: dict[type, bool] = {}
 
     class Pickler(base):  # type: ignore[misc]

@@ -148,7 +148,7 @@ class Keeper:
             return True
         if type(now) is not type(before):
             return False
-        if type(now) in pickling._PLAIN:
+        if type(now) in pickling.PLAIN:
             return now == before or (now != now and before != before)
         # What cannot be pickled here, though it came in a pickle, cannot be told apart either.
         return digest is None or self._digester.of(now) == digest
@@ -188,7 +188,7 @@ class _Digester:
 
     def of_changeable(self, value: object) -> bytes | None:
         """None also where it cannot change, or is no affair of its pickle."""
-        if type(value) in pickling._PLAIN or type(value) is type(sys):
+        if type(value) in pickling.PLAIN or type(value) is type(sys):
             return None
         return self.of(value)
 
@@ -222,7 +222,7 @@ def _digesting_pickler() -> Any:
         return _pickler[0]
     from cloudpickle import cloudpickle
 
-    base: Any = pickling._pickler_type()
+    base: Any = pickling.pickler_type()
     function_type, module_type = type(_digesting_pickler), type(sys)
 
     class Pickler(base):  # type: ignore[misc]

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 MOST_IN_MEMO = 64  # objects; copying them takes each side some 3 us for each value
 WHOLE = 255  # the last byte of what refers to no layer
 ALONE = 254  # the same of what happens to refer to nothing in its layer
-_MAIN = b"_main__"  # of __main__ and of __mp_main__
+MAIN = b"_main__"  # of __main__ and of __mp_main__
 # What bears no identity that anybody could rely on. No text is known to a memo, so that the name of
 # a module stands in every body which refers to what is in that.
 _NO_IDENTITY = frozenset({str, bytes, types.CodeType, types.BuiltinFunctionType})
@@ -175,7 +175,7 @@ def _reduce_method(method: types.MethodType) -> tuple[Any, ...]:
 def _definitions_pickler() -> Any:
     """Cloudpickle's pickler, that notes which definitions of the program it has pickled."""
 
-    class Pickler(pickling._pickler_type()):  # type: ignore[misc]
+    class Pickler(pickling.pickler_type()):  # type: ignore[misc]
         def reducer_override(self, obj: Any) -> Any:
             reduced = super().reducer_override(obj)
             if reduced is not NotImplemented:
@@ -239,11 +239,11 @@ class Writer:
         self._buffers: list[memoryview] = []
         self._pieces: list[bytes] = []
         self._file = _File(self._pieces)
-        handles = pickling._referring(self._found) if referring else {}
+        handles = pickling.referring(self._found) if referring else {}
         self._reducers = {**handles, **(reducers or {})}
         self._cloud: Any = None
         self._fast: Any = None
-        self._misses = 0 if not pickling._some_are_by_value() else _MOST_MISSES
+        self._misses = 0 if not pickling.some_are_by_value() else _MOST_MISSES
 
     # --- what is common ----------------------------------------------------------------------
 
@@ -319,7 +319,7 @@ class Writer:
         if self._misses < _MOST_MISSES:
             try:
                 body, buffers = self._dump(self._fast or self._ready_fast(), value)
-                if body.find(_MAIN) < 0:  # `in` takes a microsecond longer
+                if body.find(MAIN) < 0:  # `in` takes a microsecond longer
                     return body, buffers, tuple(self._found.values()) if self._found else ()
             except Exception:  # noqa: BLE001 - cloudpickle will do, or say why not
                 pass
@@ -419,10 +419,10 @@ def same(packed: Packed, body: pickling.Body, buffers: Sequence[memoryview]) -> 
 
 def is_importable(definition: object) -> bool:
     """Whether a function or class is pickled as its name, which is none of the program's own."""
-    if pickling._some_are_by_value():
+    if pickling.some_are_by_value():
         return False
     try:
-        return pickle.dumps(definition, 5).find(_MAIN) < 0
+        return pickle.dumps(definition, 5).find(MAIN) < 0
     except Exception:  # noqa: BLE001 - it is not to be found by its name
         return False
 
@@ -440,7 +440,7 @@ def state_of(values: Sequence[object]) -> bytes | None:
         file = io.BytesIO()
         fast_pickler(pickle.Pickler, file, {}, keep).dump(values)
         state = file.getvalue()
-        if state.find(_MAIN) < 0:
+        if state.find(MAIN) < 0:
             return state
     except Exception:  # noqa: BLE001 - as above
         pass

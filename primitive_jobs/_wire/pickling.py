@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 OUT_OF_BAND = 16 * 1024  # bytes; a smaller buffer is cheaper inside the pickle
 _PROTOCOL = 5  # the first with out-of-band buffers; every supported Python has it
-_PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})  # need no cloudpickle
+PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})  # need no cloudpickle
 SCRIPTS = frozenset({"__main__", "__mp_main__"})  # the second in multiprocessing's processes
 _NOT_PICKLED = " (which cannot be pickled)"
 _IS_OURS = b""  # in place of a pickled exception: a SerializationError of our own
@@ -64,7 +64,7 @@ def dumps(
 
     ``reducers`` come before those of the types themselves. Whatever the pickling raises, raises.
     """
-    if type(value) in _PLAIN:
+    if type(value) in PLAIN:
         return pickle.dumps(value, _PROTOCOL), []
     buffers: list[memoryview] = []
     return dumps_whole(value, keeper(buffers, out_of_band), reducers), buffers
@@ -95,7 +95,7 @@ def dumps_whole(
 ) -> bytes:
     """Pickle ``value`` into one piece, but for what ``buffer_callback`` takes."""
     file = io.BytesIO()
-    _pickler_type()(file, reducers or {}, buffer_callback).dump(value)
+    pickler_type()(file, reducers or {}, buffer_callback).dump(value)
     return file.getvalue()
 
 
@@ -104,7 +104,7 @@ reserve: list[int] = []
 
 
 @functools.cache
-def _pickler_type() -> Any:
+def pickler_type() -> Any:
     """Cloudpickle's pickler, which is imported when the first job needs it."""
     try:
         from . import by_value
@@ -186,17 +186,17 @@ def _is_plain_call(
         module = function.__module__
         if type(module) is not str or module in SCRIPTS or module not in sys.modules:
             return False
-        if _some_are_by_value():
+        if some_are_by_value():
             return False
     elif kind is not types.BuiltinFunctionType or type(function.__self__) is not types.ModuleType:  # type: ignore[attr-defined]
         return False
     for arg in args:  # a generator takes longer than all of the loop
-        if type(arg) not in _PLAIN:
+        if type(arg) not in PLAIN:
             return False
-    return not kwargs or all(type(arg) in _PLAIN for arg in kwargs.values())
+    return not kwargs or all(type(arg) in PLAIN for arg in kwargs.values())
 
 
-def _some_are_by_value() -> bool:
+def some_are_by_value() -> bool:
     """Whether modules are registered with cloudpickle to be pickled by value."""
     cloudpickle = imported("cloudpickle.cloudpickle")
     return cloudpickle is not None and bool(cloudpickle.list_registry_pickle_by_value())
@@ -263,18 +263,18 @@ def dumps_referring(
 ) -> tuple[bytes, list[memoryview], tuple[Any, ...]]:
     """Pickle as `dumps` does; the third of what is returned is the shared data referred to."""
     found: dict[int, Any] = {}
-    body, buffers = dumps(value, out_of_band, _referring(found))
+    body, buffers = dumps(value, out_of_band, referring(found))
     return body, buffers, tuple(found.values())
 
 
-def _referring(found: dict[int, Any]) -> dict[type, Reducer]:
+def referring(found: dict[int, Any]) -> dict[type, Reducer]:
     """Reducers for handles, which note in ``found`` what they referred to."""
 
     def reducer(number_and_data: Callable[[Any], tuple[int, Any]]) -> Reducer:
         def refer(handle: Any) -> tuple[Any, ...]:
             number, data = number_and_data(handle)
             found[number] = data
-            return _load_received, (number,)
+            return load_received, (number,)
 
         return refer
 
@@ -285,7 +285,7 @@ def _referring(found: dict[int, Any]) -> dict[type, Reducer]:
     return reducers
 
 
-def _load_received(number: int) -> Any:
+def load_received(number: int) -> Any:
     data = received.get(number)
     if data is None:
         from ..errors import SerializationError
@@ -392,7 +392,7 @@ def dump_exception(error: BaseException, skip_frames: int = 0) -> bytes:
             pickled = _pickle_exception(_without_withheld(error, withheld))
         except BaseException as failure:  # noqa: BLE001 - whatever its __reduce__ raises
             pickled = _which_part(error, failure)
-    text = _format(error, frames)
+    text = text_of(error, frames)
     return pickle.dumps(
         (type_name(error), message_of(error), text, pickled, is_withheld), _PROTOCOL
     )
@@ -408,7 +408,7 @@ def _which_part(value: object, failure: BaseException) -> str | None:
         return None
 
 
-def _format(error: BaseException, frames: types.TracebackType | None) -> str:
+def text_of(error: BaseException, frames: types.TracebackType | None) -> str:
     """The traceback as Python prints it."""
     try:
         import traceback
@@ -427,7 +427,7 @@ def _format(error: BaseException, frames: types.TracebackType | None) -> str:
 
 def _pickle_exception(error: BaseException) -> bytes:
     parts = _taken_apart(error)
-    if not _some_are_by_value():
+    if not some_are_by_value():
         try:  # as a rule this is all that is needed, also where a job left nothing to import with
             file = io.BytesIO()
             pickler = pickle.Pickler(file, _PROTOCOL)
@@ -575,7 +575,7 @@ def _dump_wrapped(message: str, error: BaseException) -> bytes:
     """A `SerializationError` with its cause, as `dump_exception` would, without importing it."""
     frames = BaseException.__dict__["__traceback__"].__get__(error)
     text = (
-        f"{_format(error, frames)}\n"
+        f"{text_of(error, frames)}\n"
         "The above exception was the direct cause of the following exception:\n\n"
         f"primitive_jobs.errors.SerializationError: {message}\n"
     )

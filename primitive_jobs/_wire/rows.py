@@ -122,7 +122,7 @@ class RowPacker:
         self.moving = False
         self.packed = 0
         self.last: Packed | None = None
-        self._by_name = _is_by_name(function)
+        self._by_name = is_by_name(function)
 
     def chunk(self, *, alone: bool = False, seeded: bool = False) -> ChunkPacker:
         """Begin a chunk.
@@ -280,7 +280,7 @@ class ChunkPacker:
         return nbytes
 
 
-def _is_by_name(function: Callable[..., Any]) -> bool:
+def is_by_name(function: Callable[..., Any]) -> bool:
     """Whether nothing of a function travels but its name."""
     kind = type(function)
     if kind is types.BuiltinFunctionType:
