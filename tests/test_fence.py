@@ -33,7 +33,7 @@ from primitive_jobs import (
     share,
     shared,
 )
-from primitive_jobs._engine import job_table, worker_log
+from primitive_jobs._engine import registry, worker_log
 from primitive_jobs._engine.dispatcher import Dispatcher
 from primitive_jobs._engine.engine import Engine
 from primitive_jobs._engine.tracker import StatusTracker
@@ -216,7 +216,7 @@ def settle_an_answer(scene: Scene) -> None:
     first = scene.submit(hold_and_tell, gate)
     second = scene.submit(abs, -5)
     assert scene.pool.jobs() == [scene.neighbour, first, second]
-    scene.fault(job_table, "finished", ValueError("no outcome"))
+    scene.fault(registry, "finished", ValueError("no outcome"))
     gate.touch()
     with pytest.raises(JobError, match="how it ended could not be told: ValueError: no outcome"):
         first.result(PATIENCE)
@@ -225,7 +225,7 @@ def settle_an_answer(scene: Scene) -> None:
 
 def settle_a_cancel(scene: Scene) -> None:
     job = scene.hold()
-    scene.fault(job_table, "outcome_of", ValueError("no outcome"))
+    scene.fault(registry, "outcome_of", ValueError("no outcome"))
     assert job.cancel() is False
     assert job.status() is JobStatus.ERROR
 

@@ -14,12 +14,12 @@ fence       what an exception in an action costs: one worker
 fleet       where the workers are, as the engine sees it
 hand_over   a job's caller gives it to an idle worker itself
 inbox       what other threads have to say to the dispatcher
-job_table   the jobs that are taken in, and what comes at their end
 lifetime    the end of the program, and its forks
 look        what there is in a pool, at one moment
 pauses      when another worker is tried after a failure
 poller      waits on descriptors; and the bell that wakes it
 record      what a pool needs of a job
+registry   the jobs that are taken in, and what comes at their end
 scheduler   the decisions, a pure state machine
 sources     what is sent to a worker ahead of the jobs that refer to it
 tracker     one job's status and outcome

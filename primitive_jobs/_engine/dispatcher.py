@@ -69,9 +69,9 @@ from .fence import Fence, Unfenced, bare
 from .fleet import Fleet, News, Worker
 from .hand_over import HandOff
 from .inbox import Inbox
-from .job_table import JobTable
 from .poller import Poller
 from .record import JobRecord
+from .registry import JobRegistry
 from .scheduler import Scheduler
 from .worker_log import WorkerLog
 
@@ -105,7 +105,7 @@ class Dispatcher:
         self,
         scheduler: Scheduler,
         fleet: Fleet,
-        jobs: JobTable,
+        jobs: JobRegistry,
         inbox: Inbox,
         rest: Callable[[Callable[[], object]], object],
         report: Report,

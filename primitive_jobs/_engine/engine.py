@@ -50,9 +50,9 @@ from .events import (
 from .fleet import Fleet, News
 from .hand_over import give
 from .inbox import Inbox
-from .job_table import ENDS, JobTable
 from .look import Look, look_at, look_from_outside, snapshot_of
 from .record import JobRecord
+from .registry import ENDS, JobRegistry
 from .scheduler import Scheduler
 from .tracker import of_the_parent
 from .unseen import Unseen
@@ -111,7 +111,7 @@ class Engine:
         self._report = Report(self._callbacks.call)
         ended = [0] * len(ENDS)
         self.unseen = Unseen(functools.partial(_call_late, self._callbacks), ended)
-        self._jobs = JobTable(self.unseen, ended)
+        self._jobs = JobRegistry(self.unseen, ended)
         self._inbox = Inbox(self._refuse)
         self._tell = self._inbox.tell
         try:

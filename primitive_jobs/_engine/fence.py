@@ -33,7 +33,7 @@ from .events import (
     Watch,
 )
 from .fleet import Fleet, Worker
-from .job_table import JobTable
+from .registry import JobRegistry
 
 
 class Unfenced(BaseException):
@@ -49,7 +49,7 @@ class Fence:
         report: Logs; it never raises.
     """
 
-    def __init__(self, fleet: Fleet, jobs: JobTable, report: Report) -> None:
+    def __init__(self, fleet: Fleet, jobs: JobRegistry, report: Report) -> None:
         self._fleet = fleet
         self._jobs = jobs
         self._report = report

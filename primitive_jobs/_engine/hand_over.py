@@ -35,8 +35,8 @@ from ..options import DEFAULT_LIMITS
 from .events import Died, Event, HandedOver
 from .fleet import Direct, Fleet, Worker
 from .inbox import Inbox
-from .job_table import JobTable
 from .record import JobRecord
+from .registry import JobRegistry
 from .scheduler import Scheduler
 from .tracker import HandOver
 
@@ -130,7 +130,7 @@ class HandOff:
         self,
         inbox: Inbox,
         scheduler: Scheduler,
-        jobs: JobTable,
+        jobs: JobRegistry,
         fleet: Fleet,
         feed: Callable[[Event], None],
         failed: Callable[[JobRecord, Worker, Exception], None],

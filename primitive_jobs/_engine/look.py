@@ -14,8 +14,8 @@ from .._common.lock_free import snapshot
 from ..snapshots import Counts, JobInfo, PoolSnapshot, WorkerInfo
 from ..status import JobStatus
 from .fleet import Fleet
-from .job_table import ENDS, JobTable
 from .record import JobRecord
+from .registry import ENDS, JobRegistry
 from .scheduler import Scheduler, SlotState
 
 _STATES: dict[SlotState, Literal["starting", "idle", "busy", "ending"]] = {
@@ -48,7 +48,7 @@ class Look(NamedTuple):
     slots: list[_SlotLook]
 
 
-def look_at(scheduler: Scheduler, jobs: JobTable, fleet: Fleet) -> Look:
+def look_at(scheduler: Scheduler, jobs: JobRegistry, fleet: Fleet) -> Look:
     """Return what there is; on the dispatcher's thread, or once that has ended."""
     slots = _slots(scheduler, fleet)
     counts = _counts(scheduler.waiting, scheduler.running, jobs.ended, slots)
@@ -56,7 +56,7 @@ def look_at(scheduler: Scheduler, jobs: JobTable, fleet: Fleet) -> Look:
 
 
 def look_from_outside(
-    scheduler: Scheduler, jobs: JobTable, fleet: Fleet, commands: deque[Any]
+    scheduler: Scheduler, jobs: JobRegistry, fleet: Fleet, commands: deque[Any]
 ) -> Look:
     """Return what can be seen while the dispatcher goes on, or stands still."""
     # In this order, no job is counted twice on its way; each is what its tracker says.

@@ -1,4 +1,4 @@
-"""`JobTable`: the jobs that a pool's dispatcher has taken in, and what comes at the end of one.
+"""`JobRegistry`: the jobs that a pool's dispatcher has taken in, and what comes at the end of one.
 
 All of it is the dispatcher's, but for what says otherwise. An end takes three steps: the tracker
 gets the outcome, from which moment everybody sees it; those who wait are told, soon; and the record
@@ -23,10 +23,10 @@ from .verdicts import finished, outcome_of
 
 _DONE = JobStatus.DONE
 ENDS = (_DONE, JobStatus.ERROR, JobStatus.CANCELLED)
-"""How a job may end, in the order of `JobTable.ended`."""
+"""How a job may end, in the order of `JobRegistry.ended`."""
 
 
-class JobTable:
+class JobRegistry:
     """The unfinished jobs of one pool, and how many have ended.
 
     Args:
@@ -151,4 +151,4 @@ def file_limit() -> int:
     return 1 << 16 if soft == resource.RLIM_INFINITY else soft // 4
 
 
-__all__ = ["ENDS", "JobTable", "file_limit"]
+__all__ = ["ENDS", "JobRegistry", "file_limit"]
