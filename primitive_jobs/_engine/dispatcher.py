@@ -17,7 +17,7 @@ appending to the inbox, a deque, and waking the dispatcher; both can be done in 
 in a finalizer. The dispatcher sets `_asleep` before it looks into the inbox for the last time, and
 a sender looks at `_asleep` after it appended: so no message is left lying while the dispatcher
 sleeps. A job alone need not wake it where its coming makes no difference before the next event
-(`_hungry`).
+(`_needs_wake`).
 
 Nor where its caller can give it to an idle worker itself, which saves the two wake-ups of a round
 trip that are not the worker's. Before the dispatcher sleeps it may make an *offer*: one idle worker
@@ -74,7 +74,7 @@ from .callbacks import Callbacks
 from .code_watch import code_watch
 from .events import (
     Action,
-    Answered,
+    Actions,
     Ask,
     Assign,
     CancelAllAsked,
@@ -105,7 +105,6 @@ from .events import (
     Spawn,
     Started,
     StartFailed,
-    Submitted,
     Suspended,
     Terminate,
     Tick,
@@ -248,7 +247,7 @@ class Dispatcher:
         self._planned = False
         self._deadline: float | None = None  # that of the scheduler, or another one
         self._stops = 0  # by Ctrl-Z, that the scheduler knows of
-        self._hungry = False  # a job that comes while it sleeps should wake it
+        self._needs_wake = False  # a job that comes while it sleeps should wake it
         self._offer: _Offer | None = None  # set while it sleeps
         self._next_offer: _Offer | None = None
         self._in_limbo: list[_Offer] = []  # claimed by a caller that may still be sending
@@ -342,7 +341,7 @@ class Dispatcher:
             return
         if self._asleep:
             # One that holds a descriptor is to be counted before too many do.
-            if self._hungry or isinstance(record.payload, Parcel):
+            if self._needs_wake or isinstance(record.payload, Parcel):
                 self._wake()
         elif self._ended:
             self._refuse()
@@ -678,7 +677,7 @@ class Dispatcher:
     def _plan(self) -> None:
         self._planned = True
         self._deadline = self._scheduler.next_deadline()
-        self._hungry = self._scheduler.hungry()
+        self._needs_wake = self._scheduler.needs_wake()
         self._next_offer = None
         place = self._scheduler.offer() if self.accepting else None
         if place is not None:
@@ -823,26 +822,38 @@ class Dispatcher:
         if limit is not None and not measurable():
             self._settle(job.number, OutOfMemory(limit, None))
             return
-        event = Submitted(job.number, *job.limits)
-        if not self._scheduler.line_up(event):
-            self._feed(event)
+        try:
+            actions = self._scheduler.submitted(job.number, job.limits, time.monotonic())
+        except Exception as error:
+            raise Unfenced from error
+        self._carry_out(actions)
 
     def _feed(self, event: Event) -> None:
-        """Tell the scheduler, and do what it says; that may be an event again."""
+        """Tell the scheduler, and do what it says."""
+        self._carry_out(self._decide(event))
+
+    def _decide(self, event: Event) -> Actions:
+        try:
+            return self._scheduler.handle(event, time.monotonic())
+        except Exception as error:
+            raise Unfenced from error
+
+    def _carry_out(self, actions: Actions) -> None:
+        """Do what the scheduler says; that may lead to events, which are told to it in turn."""
         self._planned = False
-        events = [event]
+        events: list[Event] = []
+        self._do_each(actions, events)
         for event in events:  # it grows: of the jobs that wait, many may have been cancelled
+            self._do_each(self._decide(event), events)
+
+    def _do_each(self, actions: Actions, events: list[Event]) -> None:
+        for action in actions:
             try:
-                actions = self._scheduler.handle(event, time.monotonic())
-            except Exception as error:
-                raise Unfenced from error
-            for action in actions:
-                try:
-                    follow_up = self._do(action)
-                except Exception as error:  # noqa: BLE001 - it is logged
-                    follow_up = self._fence.after(action, error)
-                if follow_up is not None:
-                    events.append(follow_up)
+                follow_up = self._do(action)
+            except Exception as error:  # noqa: BLE001 - it is logged
+                follow_up = self._fence.after(action, error)
+            if follow_up is not None:
+                events.append(follow_up)
 
     def _do(self, action: Action) -> Event | None:
         match action:
@@ -1056,11 +1067,15 @@ class Dispatcher:
             if message.kind not in _OUTCOMES:
                 self._on_news(process, message)
                 return
-            step = self._scheduler.next_after(slot, message.attempt)
-            if step is None:
-                self._feed(Answered(slot, message.attempt, message))
-            else:
-                self._go_on(process, message, *step)
+            try:
+                actions = self._scheduler.answered(slot, message.attempt, message, time.monotonic())
+            except Exception as error:
+                raise Unfenced from error
+            match actions:
+                case [Settle() as settle, Assign() as assign] if self._scheduler.steady:
+                    self._go_on(settle, assign)
+                case _:
+                    self._carry_out(actions)
         except Exception as error:  # noqa: BLE001 - it is logged
             self._fault("taking in what it sent", process, error)
 
@@ -1083,16 +1098,14 @@ class Dispatcher:
                 )
                 self._feed(Died(slot))
 
-    def _go_on(
-        self, process: WorkerProcess, message: Message, ended: int, job: int, attempt: int
-    ) -> None:
+    def _go_on(self, settle: Settle, assign: Assign) -> None:
         """One job has ended, the next is for the same worker."""
         try:
             # First: never do two RUNNING jobs have one worker.
-            self._settle(ended, message)
-            follow_up = self._assign(Assign(process.slot, job, attempt))
+            self._settle(settle.job, settle.fate)
+            follow_up = self._assign(assign)
         except Exception as error:
-            self._end_anyhow(ended, bare(error))
+            self._end_anyhow(settle.job, bare(error))
             raise  # the next job is the scheduler's and goes back to the queue
         if follow_up is not None:
             self._feed(follow_up)
