@@ -620,6 +620,14 @@ def test_a_worker_that_holds_too_much_is_replaced_first() -> None:
     assert play(Ready(2)) == [Assign(2, 1, 3), Watch(2, 3, 100)], "a fresh one has what it has"
 
 
+def test_a_worker_that_holds_too_much_is_killed_where_the_job_shall_stop() -> None:
+    play = Script()
+    play.warm()
+    play(Submitted(1, memory_limit=100), CancelAsked(1, 5.0))
+    assert play(NotTaken(1, 2, unfit=True)) == [Unwatch(1), Kill(1)]
+    assert play(Gone(1, Evidence(1, -9, noted=0))) == [Settle(1, Cancelled())]
+
+
 def test_retries_only_after_a_death() -> None:
     play = Script()
     play(Submitted(1, retries=1), Started(1), Ready(1), Died(1))
@@ -1042,8 +1050,10 @@ class World(RuleBasedStateMachine):
     @rule(data=st.data())
     def be_unfit(self, data: st.DataObject) -> None:
         slot = self.pick(data, self.unfit())
-        job, attempt = self.running.pop(slot)
-        self.shown.discard(job)
+        job, attempt = self.running[slot]
+        if self.scheduler.slots[slot].state is SlotState.BUSY:
+            del self.running[slot]
+            self.shown.discard(job)
         self.tell(NotTaken(slot, attempt, unfit=True))
 
     @precondition(lambda self: self.jobs)

@@ -286,7 +286,7 @@ class Scheduler:
         slot = roster.with_attempt(event.slot, event.attempt)
         if slot is None or slot.job is None:
             return
-        if event.unfit:
+        if event.unfit and slot.state is BUSY:
             self._table.add(roster.take_job(slot))
             roster.limit(slot, None)
             roster.unwatch(slot)
