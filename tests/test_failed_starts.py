@@ -15,15 +15,14 @@ from helpers import PATIENCE, hold, until, wait_for
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from scheduler_events import Answered, Submitted, Told, tell
 
 from primitive_jobs import InitializerError, JobPool, JobStatus, PrimitiveJob, WorkerDiedError
 from primitive_jobs._engine.events import (
     Action,
-    Answered,
     Assign,
     CancelAsked,
     Died,
-    Event,
     Gone,
     InitFailed,
     Kill,
@@ -37,7 +36,6 @@ from primitive_jobs._engine.events import (
     Spawn,
     Started,
     StartFailed,
-    Submitted,
     Tick,
     Unspawn,
 )
@@ -68,10 +66,10 @@ class Script:
         self.scheduler = Scheduler(max_workers, None, None, spares)
         self.now = 0.0
 
-    def __call__(self, *events: Event) -> list[Action]:
+    def __call__(self, *events: Told) -> list[Action]:
         actions: list[Action] = []
         for event in events:
-            actions += self.scheduler.handle(event, self.now)
+            actions += tell(self.scheduler, event, self.now)
             self.scheduler.check()
         return actions
 
@@ -262,8 +260,8 @@ class Tokens(RuleBasedStateMachine):
         self.scheduler = Scheduler(workers, None, 3, spares)
         self.tokens = tokens
 
-    def tell(self, event: Event) -> None:
-        for action in self.scheduler.handle(event, self.now):
+    def tell(self, event: Told) -> None:
+        for action in tell(self.scheduler, event, self.now):
             match action:
                 case Spawn(slot=slot):
                     self.spawned += 1

@@ -39,7 +39,7 @@ from primitive_jobs import (
     default_pool,
     run,
 )
-from primitive_jobs._engine import scheduler
+from primitive_jobs._engine import roster
 from primitive_jobs._wire.channel import HAVE_PACKETS
 
 Attack = Callable[[], object]
@@ -540,7 +540,7 @@ def test_a_worker_that_does_not_leave_is_made_to(
     leave_time: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(scheduler, "LEAVE_TIME", leave_time)
+    monkeypatch.setattr(roster, "LEAVE_TIME", leave_time)
     with JobPool(max_workers=2) as pool:
         job = pool.submit(attack, marks)
         job.result(PATIENCE)

@@ -340,7 +340,7 @@ def test_where_nobody_listens_no_job_is_given_an_id(marks: Path) -> None:
 def test_the_dispatcher_fails(said: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
     with JobPool(1) as pool:
         assert pool.submit(abs, -1).result(PATIENCE) == 1
-        monkeypatch.setattr(Scheduler, "handle", fail)
+        monkeypatch.setattr(Scheduler, "submitted", fail)
         job = pool.options(timeout=PATIENCE).submit(abs, -1)
         with pytest.raises(JobError, match="the pool's dispatcher failed"):
             job.result(PATIENCE)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from primitive_jobs._engine.scheduler import Job, _Queue
+from primitive_jobs._engine.queue import Job, JobQueue
 
 
 class Counted(int):
@@ -34,7 +34,7 @@ class Counted(int):
 
 def work_of_a_return(count: int, order: str) -> int:
     """Comparisons made while so many jobs leave the queue, return to it and leave it again."""
-    queue = _Queue()
+    queue = JobQueue()
     jobs = [Job(Counted(number)) for number in range(count)]
     for job in jobs:
         queue.push(job)
@@ -67,7 +67,7 @@ STEP = st.one_of(
 @given(st.lists(STEP, max_size=120))
 @settings(max_examples=200, deadline=None)
 def test_the_queue_is_a_sorted_list(steps: list[tuple[str, int]]) -> None:
-    queue = _Queue()
+    queue = JobQueue()
     waiting: list[Job] = []
     away: list[Job] = []
     number = 0
@@ -94,7 +94,7 @@ def test_the_queue_is_a_sorted_list(steps: list[tuple[str, int]]) -> None:
 
 
 def test_what_was_removed_is_let_go_among_those_that_returned_too() -> None:
-    queue = _Queue()
+    queue = JobQueue()
     jobs = [Job(number) for number in range(1000)]
     for job in jobs:
         queue.push(job)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections import Counter
 from typing import Any
 
@@ -10,17 +11,16 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from scheduler_events import Answered, Submitted, Told, tell
 
 from primitive_jobs._engine.events import (
     Action,
-    Answered,
     Assign,
     CancelAllAsked,
     CancelAsked,
     Cancelled,
     Close,
     Died,
-    Event,
     Faulted,
     Gone,
     HandedOver,
@@ -42,7 +42,6 @@ from primitive_jobs._engine.events import (
     Spawn,
     Started,
     StartFailed,
-    Submitted,
     Suspended,
     Terminate,
     Tick,
@@ -60,6 +59,7 @@ from primitive_jobs._engine.scheduler import (
     Scheduler,
     SlotState,
 )
+from primitive_jobs._engine.slots import MOVES
 from primitive_jobs._wire.evidence import Evidence
 from primitive_jobs._wire.messages import Kind, Message
 
@@ -81,10 +81,10 @@ class Script:
         self.now = 0.0
         self.settled: list[int] = []  # jobs, in the order of their ends
 
-    def __call__(self, *events: Event) -> list[Action]:
+    def __call__(self, *events: Told) -> list[Action]:
         actions: list[Action] = []
         for event in events:
-            actions += self.scheduler.handle(event, self.now)
+            actions += tell(self.scheduler, event, self.now)
             self.scheduler.check()
         self.settled += [action.job for action in actions if isinstance(action, Settle)]
         return actions
@@ -203,29 +203,67 @@ def test_a_job_cancelled_on_its_way_leaves_the_worker_as_it_was() -> None:
     assert play(Submitted(2)) == [Assign(1, 2, 3)]
 
 
-def test_hungry() -> None:
+def test_needs_wake() -> None:
     play = Script(2)
     scheduler = play.scheduler
-    assert scheduler.hungry()
+    assert scheduler.needs_wake()
     play(Submitted(1))
-    assert scheduler.hungry(), "a second worker would be started"
+    assert scheduler.needs_wake(), "a second worker would be started"
     play(Submitted(2))
-    assert not scheduler.hungry()
+    assert not scheduler.needs_wake()
     play(Started(1), Ready(1), Started(2), Ready(2))
-    assert not scheduler.hungry()
+    assert not scheduler.needs_wake()
     play(Answered(1, 1, RETURNED))
-    assert scheduler.hungry()
+    assert scheduler.needs_wake()
     play(Submitted(3), ShutDown())
-    assert scheduler.hungry(), "it would be turned away"
+    assert scheduler.needs_wake(), "it would be turned away"
 
 
-def test_hungry_as_long_as_there_are_fewer_workers_than_may_be() -> None:
+def test_a_job_needs_a_wake_as_long_as_there_are_fewer_workers_than_may_be() -> None:
     play = Script(3)
     play(Submitted(1), Submitted(2), CancelAsked(1), CancelAsked(2))
     # One more job would be served by those that start; but several may come before it is told.
-    assert play.scheduler.hungry()
+    assert play.scheduler.needs_wake()
     play(Submitted(3), Submitted(4), Submitted(5))
-    assert not play.scheduler.hungry()
+    assert not play.scheduler.needs_wake()
+
+
+def test_steady_is_where_a_worker_goes_on_with_the_next_job_and_nothing_else_changes() -> None:
+    play = Script()
+    play.warm()
+    play(*(Submitted(number, timeout=9.0 if number == 3 else None) for number in range(1, 6)))
+    steady = []
+    for number in range(1, 6):
+        assert settled(play(Answered(1, number + 1, RETURNED))) == {number: RETURNED}
+        steady.append((play.scheduler.steady, play.scheduler.next_deadline()))
+    # The third one's time limit begins, and ends; after the fifth the worker is idle.
+    assert steady == [(True, None), (False, 9.0), (False, None), (True, None), (False, None)]
+
+
+def test_a_steady_answer_that_is_the_first_one_has_spares_started_all_the_same() -> None:
+    play = Script(1, spares=1)
+    play(Submitted(1), Submitted(2), Started(1), Ready(1))
+    assert play(Answered(1, 1, RETURNED)) == [Settle(1, RETURNED), Assign(1, 2, 2), Spawn(2)]
+    assert not play.scheduler.steady
+
+
+def test_an_answer_that_empties_the_queue_ends_a_pause() -> None:
+    play = Script(2)
+    play.warm()
+    play(Submitted(1), Submitted(2))
+    play(*(StartFailed(slot, Evidence(error=OSError("no"))) for slot in range(2, 2 + MAX_STARTS)))
+    assert play.scheduler.next_deadline() == FIRST_PAUSE
+    assert play(Answered(1, 2, RETURNED)) == [Settle(1, RETURNED), Assign(1, 2, 3)]
+    assert play.scheduler.next_deadline() is None
+    assert not play.scheduler.steady
+
+
+def test_an_answer_that_empties_the_queue_of_a_pool_that_closes_calls_off_who_is_coming() -> None:
+    play = Script(2)
+    play.warm()
+    play(Submitted(1), Submitted(2), ShutDown())
+    assert play(Answered(1, 2, RETURNED)) == [Settle(1, RETURNED), Assign(1, 2, 3), Unspawn(2)]
+    assert not play.scheduler.steady
 
 
 def test_no_more_workers_than_jobs_or_the_limit() -> None:
@@ -582,6 +620,14 @@ def test_a_worker_that_holds_too_much_is_replaced_first() -> None:
     assert play(Ready(2)) == [Assign(2, 1, 3), Watch(2, 3, 100)], "a fresh one has what it has"
 
 
+def test_a_worker_that_holds_too_much_is_killed_where_the_job_shall_stop() -> None:
+    play = Script()
+    play.warm()
+    play(Submitted(1, memory_limit=100), CancelAsked(1, 5.0))
+    assert play(NotTaken(1, 2, unfit=True)) == [Unwatch(1), Kill(1)]
+    assert play(Gone(1, Evidence(1, -9, noted=0))) == [Settle(1, Cancelled())]
+
+
 def test_retries_only_after_a_death() -> None:
     play = Script()
     play(Submitted(1, retries=1), Started(1), Ready(1), Died(1))
@@ -602,7 +648,7 @@ def test_retries_only_after_a_death() -> None:
     ],
     ids=["cancel", "timeout", "memory"],
 )
-def test_no_retry_after_our_own_kill(submitted: Submitted, event: Event, fate: Any) -> None:
+def test_no_retry_after_our_own_kill(submitted: Submitted, event: Told, fate: Any) -> None:
     play = Script()
     play(submitted, Started(1), Ready(1))
     play.now = 5.0
@@ -664,7 +710,7 @@ def test_stale_events_are_dropped() -> None:
     assert play(Ready(1), Died(7), Ready(7), InitFailed(1, RAISED)) == []
 
 
-STATES: dict[SlotState, list[Event]] = {
+STATES: dict[SlotState, list[Told]] = {
     SlotState.STARTING: [],
     SlotState.WARMING: [Started(1)],
     SlotState.IDLE: [Started(1), Ready(1), Answered(1, 1, RETURNED)],
@@ -673,7 +719,7 @@ STATES: dict[SlotState, list[Event]] = {
     SlotState.LEAVING: [Started(1), Ready(1), Answered(1, 1, RETURNED), ShutDown()],
     SlotState.DYING: [Started(1), Ready(1), Died(1)],
 }
-EVENTS: list[Event] = [
+EVENTS: list[Told] = [
     Submitted(9),
     Withdrawn(1, 1),
     CancelAsked(1),
@@ -697,7 +743,7 @@ EVENTS: list[Event] = [
 
 @pytest.mark.parametrize("event", EVENTS, ids=repr)
 @pytest.mark.parametrize("state", STATES)
-def test_every_event_in_every_state(state: SlotState, event: Event) -> None:
+def test_every_event_in_every_state(state: SlotState, event: Told) -> None:
     play = Script()
     play(Submitted(1), *STATES[state])
     assert play.scheduler.slots[1].state is state
@@ -805,22 +851,35 @@ def test_spares_and_the_number_of_workers() -> None:
 
 def state_of(scheduler: Scheduler) -> object:
     """All that its future depends on."""
+    roster = scheduler._roster
     slots = {
-        number: {name: getattr(slot, name) for name in slot.__slots__ if name != "job"}
+        number: {
+            name: getattr(slot, name) for name in slot.__slots__ if name not in ("job", "moves")
+        }
         for number, slot in scheduler.slots.items()
     }
-    rest = {k: v for k, v in vars(scheduler).items() if isinstance(v, (int, float, type(None)))}
-    rest.pop("_now")
-    pauses = [(p.doubt, p.until, p._next) for p in (scheduler._pause, scheduler._spare_pause)]
-    places = {n: job.slot and job.slot.number for n, job in scheduler.jobs.items()}
+    values = {**vars(scheduler), **vars(roster)}
+    rest = {k: v for k, v in values.items() if isinstance(v, (int, float, type(None)))}
+    del rest["now"], rest["steady"]
+    pauses = [(p.doubt, p.until, p._next) for p in (roster.pause, roster._spare_pause)]
+    places = {n: job.slot for n, job in scheduler.jobs.items()}
     return (
         slots,
         rest,
         pauses,
         places,
-        [slot.number for slot in scheduler._idle],
+        [slot.number for slot in roster.idle],
         sorted(scheduler._queue.numbers()),
     )
+
+
+def assert_nothing_is_left_to_do(scheduler: Scheduler) -> None:
+    """The frequent events come to the same whether or not queue and slots are looked through."""
+    before = state_of(scheduler)
+    actions = scheduler._roster.begin("look", scheduler._roster.now)
+    scheduler._fill()
+    assert actions == []
+    assert state_of(scheduler) == before
 
 
 class World(RuleBasedStateMachine):
@@ -841,14 +900,15 @@ class World(RuleBasedStateMachine):
         self.watched: set[int] = set()
         self.ends: Counter[int] = Counter()
         self.closes = 0
+        self.actions: list[Action] = []  # of the last event
 
     @initialize(spares=st.integers(0, 2))
     def have_spares(self, spares: int) -> None:
-        self.scheduler.spare_workers = spares
+        self.scheduler = Scheduler(2, 30.0, 3, spares)
 
-    def tell(self, event: Event) -> int:
+    def tell(self, event: Told) -> int:
         """Do what the scheduler says; return how many actions that were."""
-        actions = self.scheduler.handle(event, self.now)
+        self.actions = actions = tell(self.scheduler, event, self.now)
         for action in actions:
             match action:
                 case Spawn(slot=slot):
@@ -908,16 +968,13 @@ class World(RuleBasedStateMachine):
     ) -> None:
         self.jobs += 1
         self.retries[self.jobs] = retries
-        hungry = self.scheduler.hungry()
-        event = Submitted(self.jobs, priority, timeout, memory_limit, retries, grace)
-        long_way = copy.deepcopy(self.scheduler)
-        if self.scheduler.line_up(event):
-            assert long_way.handle(event, self.now) == []
-            assert state_of(self.scheduler) == state_of(long_way)
-            assert self.scheduler.hungry() == hungry
-            return
-        done = self.tell(event)
-        assert hungry or not done, "nobody would have woken the dispatcher for it"
+        needs_wake = self.scheduler.needs_wake()
+        roster = self.scheduler._roster
+        lines_up = roster.busy >= roster.max_workers and not needs_wake
+        done = self.tell(Submitted(self.jobs, priority, timeout, memory_limit, retries, grace))
+        assert needs_wake or not done, "nobody would have woken the dispatcher for it"
+        assert not lines_up or not self.scheduler.needs_wake(), "it changes nothing"
+        assert_nothing_is_left_to_do(self.scheduler)
 
     @precondition(lambda self: self.scheduler.offer())
     @rule(priority=st.integers(-1, 1), retries=st.integers(0, 2))
@@ -946,7 +1003,7 @@ class World(RuleBasedStateMachine):
         self.now += seconds
         long_way = copy.deepcopy(self.scheduler)
         assert long_way.handle(HandedOver(self.jobs, slot, attempt), self.now) == []
-        actions = long_way.handle(Answered(slot, attempt, RETURNED), self.now)
+        actions = long_way.answered(slot, attempt, RETURNED, self.now)
         if self.scheduler.served(slot, attempt, self.now):
             assert actions == [Settle(self.jobs, RETURNED)]
             assert state_of(self.scheduler) == state_of(long_way)
@@ -993,8 +1050,10 @@ class World(RuleBasedStateMachine):
     @rule(data=st.data())
     def be_unfit(self, data: st.DataObject) -> None:
         slot = self.pick(data, self.unfit())
-        job, attempt = self.running.pop(slot)
-        self.shown.discard(job)
+        job, attempt = self.running[slot]
+        if self.scheduler.slots[slot].state is SlotState.BUSY:
+            del self.running[slot]
+            self.shown.discard(job)
         self.tell(NotTaken(slot, attempt, unfit=True))
 
     @precondition(lambda self: self.jobs)
@@ -1033,23 +1092,19 @@ class World(RuleBasedStateMachine):
         slot = self.pick(data, self.running)
         job, attempt = self.running.pop(slot)
         self.begun[job] += 1
-        event = Answered(slot, attempt, message)
-        long_way = copy.deepcopy(self.scheduler)
-        plan = (self.scheduler.next_deadline(), self.scheduler.offer())
-        step = self.scheduler.next_after(slot, attempt)
-        if step is None:
-            self.tell(event)
-            return
-        ended, follower, number = step
-        actions = [Settle(ended, message), Assign(slot, follower, number)]
-        assert long_way.handle(event, self.now) == actions
-        assert state_of(self.scheduler) == state_of(long_way)
-        assert (self.scheduler.next_deadline(), self.scheduler.offer()) == plan
-        assert ended == job
-        self.ends[ended] += 1
-        self.running[slot] = (follower, number)
-        self.shown.discard(ended)
-        self.shown.add(follower)
+        plan = self.plan()
+        self.tell(Answered(slot, attempt, message))
+        if self.scheduler.steady:
+            (settle, assign) = self.actions
+            assert settle == Settle(job, message)
+            assert isinstance(assign, Assign)
+            assert self.running[slot] == (assign.job, assign.attempt)
+            assert self.plan() == plan
+        assert_nothing_is_left_to_do(self.scheduler)
+
+    def plan(self) -> object:
+        scheduler = self.scheduler
+        return scheduler.next_deadline(), scheduler.offer(), scheduler.needs_wake()
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
@@ -1107,6 +1162,9 @@ class World(RuleBasedStateMachine):
         assert set(self.scheduler.slots) == self.starting | set(self.processes)
         assert self.watched <= self.running.keys(), "memory is watched while a job runs"
         assert self.scheduler.running == len(self.shown)
+        for slot in self.scheduler.slots.values():
+            walk = [state for state, _ in slot.moves]
+            assert all(after in MOVES[before] for before, after in itertools.pairwise(walk))
 
     def teardown(self) -> None:
         self.tell(ShutDown(cancel=True, at_once=True))

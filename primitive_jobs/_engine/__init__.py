@@ -14,13 +14,17 @@ fence       what an exception in an action costs: one worker
 fleet       where the workers are, as the engine sees it
 hand_over   a job's caller gives it to an idle worker itself
 inbox       what other threads have to say to the dispatcher
+job_table   which job gets a worker next, and how each ends
 lifetime    the end of the program, and its forks
 look        what there is in a pool, at one moment
 pauses      when another worker is tried after a failure
 poller      waits on descriptors; and the bell that wakes it
+queue       the jobs that wait, in order
 record      what a pool needs of a job
-registry   the jobs that are taken in, and what comes at their end
+registry    the jobs that are taken in, and what comes at their end
+roster      which workers there are, and how many are missing
 scheduler   the decisions, a pure state machine
+slots       one worker's life, and the table of its legal moves
 sources     what is sent to a worker ahead of the jobs that refer to it
 tracker     one job's status and outcome
 unseen      failures that nobody has looked at

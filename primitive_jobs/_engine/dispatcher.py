@@ -30,7 +30,7 @@ from ..logs import Report
 from ..status import JobStatus
 from .events import (
     Action,
-    Answered,
+    Actions,
     Ask,
     Assign,
     CancelAsked,
@@ -56,7 +56,6 @@ from .events import (
     Spawn,
     Started,
     StartFailed,
-    Submitted,
     Terminate,
     ThreadDied,
     Tick,
@@ -222,7 +221,7 @@ class Dispatcher:
     def _plan(self) -> None:
         self._planned = True
         self._deadline = self._scheduler.next_deadline()
-        self.needs_wake = self._scheduler.hungry()
+        self.needs_wake = self._scheduler.needs_wake()
         self.hand_off.plan()
 
     def _suspended(self) -> bool:
@@ -321,9 +320,11 @@ class Dispatcher:
         if limit is not None and not self._fleet.measures_memory():
             self._jobs.settle(job.number, OutOfMemory(limit, None))
             return
-        event = Submitted(job.number, *job.limits)
-        if not self._scheduler.line_up(event):
-            self.feed(event)
+        try:
+            actions = self._scheduler.submitted(job.number, job.limits, time.monotonic())
+        except Exception as error:
+            raise Unfenced from error
+        self._carry_out(actions)
 
     def _not_taken_over(self, job: JobRecord, worker: Worker, error: Exception) -> None:
         self.fault("taking over its job", worker, error)
@@ -364,18 +365,24 @@ class Dispatcher:
 
     def answered(self, slot: int, message: Message) -> None:
         """A worker has sent the outcome of a job."""
-        step = self._scheduler.next_after(slot, message.attempt)
-        if step is None:
-            self.feed(Answered(slot, message.attempt, message))
-            return
-        # One job has ended, the next is for the same worker.
-        ended, job, attempt = step
+        try:
+            actions = self._scheduler.answered(slot, message.attempt, message, time.monotonic())
+        except Exception as error:
+            raise Unfenced from error
+        match actions:
+            case [Settle() as settle, Assign() as assign] if self._scheduler.steady:
+                self._go_on(settle, assign)
+            case _:
+                self._carry_out(actions)
+
+    def _go_on(self, settle: Settle, assign: Assign) -> None:
+        """One job has ended, the next is for the same worker; nothing else has changed."""
         try:
             # First: never do two RUNNING jobs have one worker.
-            self._jobs.settle(ended, message)
-            follow_up = self._assign(Assign(slot, job, attempt))
+            self._jobs.settle(settle.job, settle.fate)
+            follow_up = self._assign(assign)
         except Exception as error:
-            self._jobs.end_anyhow(ended, bare(error))
+            self._jobs.end_anyhow(settle.job, bare(error))
             raise  # the next job is the scheduler's and goes back to the queue
         if follow_up is not None:
             self.feed(follow_up)
@@ -388,21 +395,31 @@ class Dispatcher:
     # --- the scheduler's actions -------------------------------------------------------------
 
     def feed(self, event: Event) -> None:
-        """Tell the scheduler, and do what it says; that may be an event again."""
+        """Tell the scheduler, and do what it says."""
+        self._carry_out(self._decide(event))
+
+    def _decide(self, event: Event) -> Actions:
+        try:
+            return self._scheduler.handle(event, time.monotonic())
+        except Exception as error:
+            raise Unfenced from error
+
+    def _carry_out(self, actions: Actions) -> None:
+        """Do what the scheduler says; that may lead to events, which are told to it in turn."""
         self._planned = False
-        events = [event]
+        events: list[Event] = []
+        self._do_each(actions, events)
         for event in events:  # it grows: of the jobs that wait, many may have been cancelled
+            self._do_each(self._decide(event), events)
+
+    def _do_each(self, actions: Actions, events: list[Event]) -> None:
+        for action in actions:
             try:
-                actions = self._scheduler.handle(event, time.monotonic())
-            except Exception as error:
-                raise Unfenced from error
-            for action in actions:
-                try:
-                    follow_up = self._do(action)
-                except Exception as error:  # noqa: BLE001 - it is logged
-                    follow_up = self.fence.after(action, error)
-                if follow_up is not None:
-                    events.append(follow_up)
+                follow_up = self._do(action)
+            except Exception as error:  # noqa: BLE001 - it is logged
+                follow_up = self.fence.after(action, error)
+            if follow_up is not None:
+                events.append(follow_up)
 
     def _do(self, action: Action) -> Event | None:
         fleet, log = self._fleet, self._log

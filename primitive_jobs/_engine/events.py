@@ -85,28 +85,7 @@ class TurnedAway(Fact):
 
 Fate = Message | Cancelled | Unkilled | TimedOut | OutOfMemory | Lost | NotInitialized | TurnedAway
 
-# --- events: what happened -----------------------------------------------------------------------
-
-
-class Submitted(Fact):
-    """A job came in."""
-
-    job: int
-    priority: int = 0
-    timeout: float | None = None  # s
-    memory_limit: int | None = None  # bytes
-    retries: int = 0
-    grace: float = 0.0  # s
-
-    if not TYPE_CHECKING:
-
-        def __init__(self, job, priority=0, timeout=None, memory_limit=None, retries=0, grace=0.0):
-            self.job = job
-            self.priority = priority
-            self.timeout = timeout
-            self.memory_limit = memory_limit
-            self.retries = retries
-            self.grace = grace
+# --- events: what happened; jobs that come in, and answers, are told by methods of the scheduler --
 
 
 class HandedOver(Fact):
@@ -174,21 +153,6 @@ class InitFailed(Fact):
 
     slot: int
     message: Message
-
-
-class Answered(Fact):
-    """A worker sent a job's outcome and waits for the next one."""
-
-    slot: int
-    attempt: int
-    message: Message
-
-    if not TYPE_CHECKING:
-
-        def __init__(self, slot, attempt, message):
-            self.slot = slot
-            self.attempt = attempt
-            self.message = message
 
 
 class NotTaken(Fact):
@@ -266,8 +230,7 @@ class ShutDown(Fact):
 
 
 Event = (
-    Submitted
-    | HandedOver
+    HandedOver
     | Withdrawn
     | CancelAsked
     | CancelAllAsked
@@ -275,7 +238,6 @@ Event = (
     | StartFailed
     | Ready
     | InitFailed
-    | Answered
     | NotTaken
     | OverMemory
     | Died

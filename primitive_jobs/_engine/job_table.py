@@ -1,0 +1,227 @@
+"""`JobTable`: the unfinished jobs of one pool: which one gets a worker next, and how each ends.
+
+A pure part of the scheduler's state.
+"""
+
+from __future__ import annotations
+
+from .._wire.evidence import Evidence
+from .._wire.messages import Kind, Message
+from .events import (
+    Assign,
+    Cancelled,
+    Fate,
+    Lost,
+    OutOfMemory,
+    Reason,
+    Requeue,
+    Settle,
+    Terminate,
+    TimedOut,
+    Unkilled,
+    Watch,
+)
+from .queue import Job, JobQueue
+from .roster import MAX_STARTS, Roster
+from .slots import BUSY, GRACE, Slot
+
+
+class JobTable:
+    """The jobs, each in exactly one place: in the queue, or in a slot of the roster.
+
+    Args:
+        roster: The pool's workers.
+        max_jobs_per_worker: Jobs after which a worker is asked to leave; None: never.
+
+    Attributes:
+        jobs: All that have not ended, by number.
+        queue: Those that wait.
+    """
+
+    def __init__(self, roster: Roster, max_jobs_per_worker: int | None) -> None:
+        self.jobs: dict[int, Job] = {}
+        self.queue = JobQueue()
+        self._roster = roster
+        self._max_jobs_per_worker = max_jobs_per_worker
+
+    # --- which one is next -----------------------------------------------------------------------
+
+    def add(self, job: Job) -> None:
+        """A job waits; it may be one that has waited before."""
+        self.jobs[job.number] = job
+        self.queue.push(job)
+
+    def may_start(self, job: Job | None) -> bool:
+        """Whether a worker that is free may have a job now; the only place that decides it.
+
+        Args:
+            job: The next one in the queue; None: a plain one that came now, behind all others.
+        """
+        roster = self._roster
+        if roster.running >= roster.max_workers:
+            return False
+        return job is not None or not (self.queue.count or roster.closing)
+
+    def fill(self) -> None:
+        """Give idle workers what may start now."""
+        idle = self._roster.idle
+        while idle and (job := self._next()) is not None:
+            self._assign(idle.pop(), job)
+
+    def _next(self) -> Job | None:
+        """Take the next job out of the queue, if it may start now."""
+        queue = self.queue
+        if queue.count and self.may_start(queue.first()):
+            return queue.pop()
+        return None
+
+    def _assign(self, slot: Slot, job: Job) -> None:
+        roster = self._roster
+        roster.give(slot, job)
+        if job.timeout is not None:
+            roster.limit(slot, roster.now + job.timeout)
+        if job.memory_limit is None:
+            roster.actions.append(Assign(slot.number, job.number, slot.attempt))
+            return
+        # What earlier jobs left behind in the worker shall not count against this one.
+        room = job.memory_limit if slot.served else None
+        roster.actions.append(Assign(slot.number, job.number, slot.attempt, room))
+        slot.watched = True
+        roster.actions.append(Watch(slot.number, slot.attempt, job.memory_limit))
+
+    # --- how they end ----------------------------------------------------------------------------
+
+    def settle(self, slot: Slot, fate: Fate) -> None:
+        """End the job that a slot has."""
+        number = self._roster.take_job(slot).number
+        del self.jobs[number]
+        self._roster.actions.append(Settle(number, fate))
+
+    def _settle_waiting(self, job: Job, fate: Fate) -> None:
+        self.queue.remove(job)
+        del self.jobs[job.number]
+        self._roster.actions.append(Settle(job.number, fate))
+
+    def fail_waiting(self, fate: Fate) -> None:
+        """End all that are in the queue."""
+        while self.queue.count:
+            self._settle_waiting(self.queue.first(), fate)
+
+    def answered(self, slot: Slot, message: Message) -> bool:
+        """A busy worker has answered: it has the next job (True), is idle, or leaves."""
+        roster = self._roster
+        self.settle(slot, message)
+        if slot.deadline is not None:
+            roster.limit(slot, None)
+        if slot.watched:
+            roster.unwatch(slot)
+        slot.served += 1
+        if slot.retiring or slot.served == self._max_jobs_per_worker:
+            roster.ask_to_leave(slot)
+        elif (job := self._next()) is not None:
+            self._assign(slot, job)
+            return True
+        else:
+            roster.set_idle(slot)
+        return False
+
+    def answered_late(self, slot: Slot, message: Message) -> None:
+        """A worker has answered that was sent SIGTERM, or is being killed."""
+        # In the grace only a result ends a cancelled job; and a limit that was passed stays passed.
+        counts = message.kind == Kind.RETURNED and slot.reason is Reason.CANCEL
+        if slot.state is GRACE:
+            # What was sent SIGTERM is not used again: the signal may still be on its way.
+            if counts:
+                self.settle(slot, message)
+            self._roster.kill(slot, ask_stack=False)  # its job is not there any more
+        elif slot.was is not GRACE or counts:
+            # DYING: it was faster than the kill
+            self.settle(slot, message)
+
+    def worker_gone(self, slot: Slot, job: Job, evidence: Evidence) -> None:
+        """Nothing is left of the worker that had a job."""
+        if slot.reason is Reason.CANCEL:
+            self.settle(slot, Cancelled() if evidence.left is None else Unkilled(evidence))
+        elif slot.reason is Reason.TIMEOUT:
+            self.settle(slot, TimedOut(job.timeout or 0.0, evidence.stack, evidence.left))
+        elif slot.reason is Reason.MEMORY:
+            limit = job.memory_limit or 0
+            self.settle(slot, OutOfMemory(limit, slot.peak, evidence.stack, evidence.left))
+        elif evidence.left is not None:  # neither given back nor tried again
+            self.settle(slot, Lost(evidence))
+        elif evidence.noted not in (None, slot.attempt):
+            self.give_back(slot, job, evidence)
+        elif job.retries > 0:
+            self._retry(slot, job)
+        else:
+            self.settle(slot, Lost(evidence))
+
+    def give_back(self, slot: Slot, job: Job, evidence: Evidence) -> None:
+        """A job that certainly never started waits again, but not for ever."""
+        job.unstarted += 1
+        if job.cancel_asked:
+            self.settle(slot, Cancelled())
+        elif job.unstarted >= MAX_STARTS:
+            self.settle(slot, Lost(evidence))
+        else:
+            self._requeue(slot, began=False)
+
+    def _retry(self, slot: Slot, job: Job) -> None:
+        """A job whose worker died has another attempt."""
+        job.retries -= 1
+        if job.cancel_asked:
+            self.settle(slot, Cancelled())
+        else:
+            self._requeue(slot, began=True)
+
+    def _requeue(self, slot: Slot, *, began: bool) -> None:
+        job = self._roster.take_job(slot)
+        self._roster.actions.append(Requeue(job.number, began))
+        self.add(job)
+
+    # --- they shall stop -------------------------------------------------------------------------
+
+    def cancel(self, job: Job, grace: float) -> None:
+        """Somebody wants a job to stop, after so many s of SIGTERM."""
+        job.cancel_asked = True
+        if job.slot is None:
+            self._settle_waiting(job, Cancelled())
+            return
+        slot = self._roster.slots[job.slot]
+        if slot.state in (BUSY, GRACE):
+            self.stop(slot, Reason.CANCEL, grace)
+
+    def cancel_all(self, grace: float | None) -> None:
+        """The same for every job; each after its own grace where there is none."""
+        for job in sorted(self.jobs.values(), key=lambda job: job.slot is not None):
+            # The waiting first, or they would move up.
+            self.cancel(job, job.grace if grace is None else grace)
+
+    def stop(self, slot: Slot, reason: Reason, grace: float) -> None:
+        """Stop what a worker does, after a grace if there is one; the first reason stays."""
+        roster = self._roster
+        slot.reason = slot.reason or reason
+        if grace <= 0:
+            roster.kill(slot)
+            return
+        until = roster.now + grace
+        if slot.deadline is None or until < slot.deadline or reason is Reason.TIMEOUT:
+            roster.limit(slot, until)
+        if slot.state is BUSY:
+            roster.move(slot, GRACE)
+            roster.actions.append(Terminate(slot.number))
+
+    # --- for tests -------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise `AssertionError` if the state contradicts itself."""
+        slots = self._roster.slots
+        waiting = sorted(n for n, job in self.jobs.items() if job.slot is None)
+        assert sorted(self.queue.numbers()) == waiting, "a waiting job is in the queue, once"
+        assert self.queue.count == len(waiting), "the waiting are counted right"
+        for job in self.jobs.values():
+            assert job.slot is None or slots[job.slot].job is job, "job and slot agree"
+        for slot in slots.values():
+            assert slot.job is None or self.jobs.get(slot.job.number) is slot.job
+        may_run = self._roster.idle and self._roster.running < self._roster.max_workers
+        assert not (self.queue.count and may_run), "nobody waits while a worker may have it"

@@ -1,0 +1,128 @@
+"""`JobQueue`: the jobs that wait, in the order in which they start; and `Job`.
+
+Pure parts of the scheduler's state.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+
+
+class Job:
+    """What the scheduler knows of a job; `slot` is the number of the one that has it, if any."""
+
+    __slots__ = (
+        "cancel_asked",
+        "grace",
+        "memory_limit",
+        "number",
+        "priority",
+        "retries",
+        "slot",
+        "timeout",
+        "unstarted",
+    )
+
+    def __init__(
+        self,
+        number: int,
+        priority: int = 0,
+        timeout: float | None = None,
+        memory_limit: int | None = None,
+        retries: int = 0,
+        grace: float = 0.0,
+    ) -> None:
+        self.number = number
+        self.priority = priority
+        self.timeout = timeout
+        self.memory_limit = memory_limit
+        self.retries = retries  # that are left
+        self.grace = grace  # s, of a cancel that says nothing else
+        self.slot: int | None = None
+        self.unstarted = 0  # attempts that never began
+        self.cancel_asked = False
+
+
+class JobQueue:
+    """The waiting jobs: those of the highest priority first, in the order of their numbers.
+
+    Those that return come before all later ones: they wait in heaps of their own until they are
+    next. Those that were removed are marked and passed over, until they are more than the
+    others; what was removed has ended, and does not return.
+    """
+
+    __slots__ = ("_gone", "_priorities", "_returned", "_rows", "count")
+
+    def __init__(self) -> None:
+        self._rows: dict[int, deque[Job]] = {}  # by priority; each in order
+        self._priorities: list[int] = []  # heap of the rows' priorities, negated
+        self._returned: dict[int, list[tuple[int, Job]]] = {}  # heaps by priority, none empty
+        self.count = 0  # of those that wait
+        self._gone: set[Job] = set()
+
+    def push(self, job: Job) -> None:
+        """Take a job in."""
+        row = self._rows.get(job.priority)
+        if row is None:
+            row = self._rows[job.priority] = deque()
+            heapq.heappush(self._priorities, -job.priority)
+        if not row or row[-1].number < job.number:
+            row.append(job)
+        else:
+            heap = self._returned.setdefault(job.priority, [])
+            heapq.heappush(heap, (job.number, job))
+        self.count += 1
+
+    def first(self) -> Job:
+        """The next one; there must be one."""
+        while True:
+            priority = -self._priorities[0]
+            row = self._rows[priority]
+            if self._returned:
+                self._move_up(priority, row)
+            if not row:
+                del self._rows[-heapq.heappop(self._priorities)]
+            elif not self._gone or row[0] not in self._gone:
+                return row[0]
+            else:
+                self._gone.discard(row.popleft())
+
+    def _move_up(self, priority: int, row: deque[Job]) -> None:
+        """If one that returned comes before the whole row, put it there."""
+        heap = self._returned.get(priority)
+        if heap and (not row or heap[0][0] < row[0].number):
+            row.appendleft(heapq.heappop(heap)[1])
+            if not heap:
+                del self._returned[priority]
+
+    def pop(self) -> Job:
+        """Take the next one out."""
+        job = self.first()
+        self._rows[job.priority].popleft()
+        self.count -= 1
+        return job
+
+    def remove(self, job: Job) -> None:
+        """Take any one out, for good."""
+        self._gone.add(job)
+        self.count -= 1
+        if len(self._gone) > 64 and len(self._gone) > self.count:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        gone = self._gone
+        for priority, row in self._rows.items():
+            self._rows[priority] = deque(job for job in row if job not in gone)
+        for priority, heap in list(self._returned.items()):
+            heap[:] = [entry for entry in heap if entry[1] not in gone]
+            heapq.heapify(heap)
+            if not heap:
+                del self._returned[priority]
+        gone.clear()
+
+    def numbers(self) -> list[int]:
+        """For tests: of all that wait."""
+        rows = [job for row in self._rows.values() for job in row]
+        rows += [job for heap in self._returned.values() for _, job in heap]
+        return [job.number for job in rows if job not in self._gone]
