@@ -5,6 +5,7 @@ Nor a signal that stays blocked: what a later test starts would inherit that.
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 import threading
@@ -96,6 +97,27 @@ def _nothing_left(_trackers_run: None) -> Iterator[None]:
     while (left := _leftovers(threads, children, descriptors)) and time.monotonic() < end:
         time.sleep(0.01)
     assert not left, f"left behind: {left}"
+
+
+def pytest_collection_finish() -> None:
+    """Take what is there before the first test out of the collector's sight.
+
+    Modules and items live as long as the process, and looking through them is most of what each
+    collection costs that tests ask for.
+    """
+    import hypothesis  # noqa: F401  # it asks the collector who holds what it is given
+
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture
+def all_objects() -> Iterator[None]:
+    """`gc.get_objects` lists all that the collector knows, also from before the first test."""
+    gc.unfreeze()
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
