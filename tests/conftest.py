@@ -5,6 +5,7 @@ Nor a signal that stays blocked: what a later test starts would inherit that.
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 import threading
@@ -16,6 +17,7 @@ import psutil
 import pytest
 from arena import Arena
 from helpers import PATIENCE, meet
+from makers import DEFAULT_KIND, MakeExecutor, MakePool, Makers
 
 from primitive_jobs import JobPool
 
@@ -97,6 +99,27 @@ def _nothing_left(_trackers_run: None) -> Iterator[None]:
     assert not left, f"left behind: {left}"
 
 
+def pytest_collection_finish() -> None:
+    """Take what is there before the first test out of the collector's sight.
+
+    Modules and items live as long as the process, and looking through them is most of what each
+    collection costs that tests ask for.
+    """
+    import hypothesis  # noqa: F401  # it asks the collector who holds what it is given
+
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture
+def all_objects() -> Iterator[None]:
+    """`gc.get_objects` lists all that the collector knows, also from before the first test."""
+    gc.unfreeze()
+    yield
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print what a test recorded as its report, whether it passed or not."""
     for kind in ("passed", "failed"):
@@ -114,10 +137,38 @@ def marks(tmp_path: Path) -> Path:
     return folder
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = "what makes the pools of tests that are not `local`, as module:name"
+    parser.addoption("--pool", default=DEFAULT_KIND, help=text)
+
+
+def _makers(pytestconfig: pytest.Config) -> Iterator[Makers]:
+    """The one place that says which kind of pool it is."""
+    makers = Makers(pytestconfig.getoption("--pool"))
+    yield makers
+    makers.close()
+
+
+module_makers = pytest.fixture(_makers, scope="module")
+makers = pytest.fixture(_makers)
+
+
+@pytest.fixture
+def make_pool(makers: Makers) -> MakePool:
+    """Makes a pool; takes what `JobPool` takes."""
+    return makers.pool
+
+
+@pytest.fixture
+def make_executor(makers: Makers) -> MakeExecutor:
+    """Makes an executor with a pool of its own; takes a number of workers, and options."""
+    return makers.executor
+
+
 @pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobPool]:
+def pool(module_makers: Makers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobPool]:
     """A pool of two that both run already; for jobs that do no harm to a worker."""
-    with JobPool(2, idle_timeout=None, spare_workers=0) as shared:
+    with module_makers.pool(2, idle_timeout=None, spare_workers=0) as shared:
         folder = tmp_path_factory.mktemp("meeting")
         jobs = [shared.submit(meet, folder, 2) for _ in range(2)]
         assert len({job.result(PATIENCE) for job in jobs}) == 2
@@ -125,17 +176,17 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobPool]:
 
 
 @pytest.fixture
-def one() -> Iterator[JobPool]:
+def one(make_pool: MakePool) -> Iterator[JobPool]:
     """A pool of one worker, for this test only."""
-    with JobPool(1) as fresh:
+    with make_pool(1) as fresh:
         yield fresh
         fresh.shutdown(cancel=True)
 
 
 @pytest.fixture
-def two() -> Iterator[JobPool]:
+def two(make_pool: MakePool) -> Iterator[JobPool]:
     """A pool of two workers, for this test only: one that may lose them."""
-    with JobPool(2) as fresh:
+    with make_pool(2) as fresh:
         yield fresh
         fresh.shutdown(cancel=True)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import sys
 import threading
@@ -16,7 +17,7 @@ from asyncio.events import Handle
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from types import FrameType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 import pytest
@@ -32,6 +33,9 @@ from primitive_jobs import (
     PoolClosedError,
     PrimitiveJob,
 )
+
+if TYPE_CHECKING:
+    from makers import MakeExecutor, MakePool, Makers
 
 PATIENCE = 30.0  # s, after which what is waited for will not come
 LONGEST = 0.02  # s that anything of ours may hold a loop up
@@ -52,13 +56,6 @@ async def sees(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < end
         await asyncio.sleep(0.001)
-
-
-@pytest.fixture
-def two() -> Iterator[JobPool]:
-    with JobPool(2) as fresh:
-        yield fresh
-        fresh.shutdown(cancel=True)
 
 
 # --- results --------------------------------------------------------------------------------------
@@ -107,6 +104,7 @@ def test_in_the_loop_of_another_thread(two: JobPool, tmp_path: Path) -> None:
 # --- cancels --------------------------------------------------------------------------------------
 
 
+@pytest.mark.local
 def test_wait_for_stops_the_processes(two: JobPool, tmp_path: Path) -> None:
     async def main() -> None:
         family = Family(two, tmp_path)
@@ -120,6 +118,7 @@ def test_wait_for_stops_the_processes(two: JobPool, tmp_path: Path) -> None:
     play(main)
 
 
+@pytest.mark.local
 def test_a_cancelled_gather_stops_all(two: JobPool, tmp_path: Path) -> None:
     async def main() -> None:
         families = [Family(two, tmp_path, f"{n}") for n in range(2)]
@@ -136,6 +135,7 @@ def test_a_cancelled_gather_stops_all(two: JobPool, tmp_path: Path) -> None:
     play(main)
 
 
+@pytest.mark.local
 @needs_311
 def test_task_group_and_timeout(two: JobPool, tmp_path: Path) -> None:
     asyncio_: Any = asyncio  # of the oldest Python the types are checked for, too
@@ -168,6 +168,7 @@ def test_task_group_and_timeout(two: JobPool, tmp_path: Path) -> None:
     play(main)
 
 
+@pytest.mark.local
 def test_a_second_cancel_during_the_kill(
     two: JobPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,10 +333,11 @@ def test_nothing_is_kept_alive(two: JobPool) -> None:
 # --- executors ------------------------------------------------------------------------------------
 
 
-def test_run_in_executor_and_wrap_future(tmp_path: Path) -> None:
+@pytest.mark.local
+def test_run_in_executor_and_wrap_future(make_executor: MakeExecutor, tmp_path: Path) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        async with JobExecutor(2) as executor:
+        async with make_executor(2) as executor:
             calls = [loop.run_in_executor(executor, double, n) for n in range(5)]
             assert await asyncio.gather(*calls) == [0, 2, 4, 6, 8]
             assert await asyncio.wrap_future(executor.submit(double, 4)) == 8
@@ -354,11 +356,18 @@ def test_run_in_executor_and_wrap_future(tmp_path: Path) -> None:
 # --- async with -----------------------------------------------------------------------------------
 
 
-Maker = Callable[[], Any]
-MAKERS: dict[str, Maker] = {
-    "pool": lambda: JobPool(2),
-    "executor": lambda: JobExecutor(2),
+MAKERS: dict[str, Callable[[Makers], Any]] = {
+    "pool": lambda makers: makers.pool(2),
+    "executor": lambda _: JobExecutor(2),
 }
+# The executor's own pool, which ends with it, is always a `JobPool`.
+KINDS = ["pool", pytest.param("executor", marks=pytest.mark.local)]
+
+
+@pytest.fixture
+def make(kind: str, makers: Makers) -> Callable[[], Any]:
+    """Makes a pool or an executor of two workers."""
+    return functools.partial(MAKERS[kind], makers)
 
 
 def job_of(pool: Any, *call: Any) -> PrimitiveJob[Any]:
@@ -366,8 +375,8 @@ def job_of(pool: Any, *call: Any) -> PrimitiveJob[Any]:
     return handle if isinstance(handle, PrimitiveJob) else handle.job
 
 
-@pytest.mark.parametrize("kind", MAKERS)
-def test_async_with_waits(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_async_with_waits(make: Callable[[], Any], tmp_path: Path) -> None:
     turns = 0
 
     async def main() -> None:
@@ -380,7 +389,7 @@ def test_async_with_waits(kind: str, tmp_path: Path) -> None:
                 await asyncio.sleep(0)
             (tmp_path / "gate").touch()
 
-        async with MAKERS[kind]() as pool:
+        async with make() as pool:
             jobs = [job_of(pool, hold, tmp_path / "gate", n) for n in range(3)]
             task = asyncio.create_task(release())
         assert [job.result(0) for job in jobs] == [0, 1, 2]
@@ -393,15 +402,16 @@ def test_async_with_waits(kind: str, tmp_path: Path) -> None:
     assert turns == 20
 
 
-@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.local
+@pytest.mark.parametrize("kind", KINDS)
 def test_async_with_whose_task_is_cancelled_while_it_waits(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alive = threading.Event()
 
     async def main() -> None:
         async def work() -> None:
-            async with MAKERS[kind]() as pool:
+            async with make() as pool:
                 jobs.append(job_of(pool, hold_with_child, tmp_path / "never", tmp_path / "pids"))
                 jobs.extend(job_of(pool, double, n) for n in range(2))
                 jobs.extend(job_of(pool, hold, tmp_path / "never") for n in range(2))
@@ -428,13 +438,15 @@ def test_async_with_whose_task_is_cancelled_while_it_waits(
     play(main)
 
 
-@pytest.mark.parametrize("kind", MAKERS)
-def test_async_with_that_ends_by_an_exception(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_async_with_that_ends_by_an_exception(
+    make: Callable[[], Any], kind: str, tmp_path: Path
+) -> None:
     async def main() -> None:
         jobs: list[PrimitiveJob[Any]] = []
 
         async def work(error: type[BaseException]) -> None:
-            async with MAKERS[kind]() as pool:
+            async with make() as pool:
                 jobs.append(job_of(pool, hold, tmp_path / "gate", 1))
                 await sees(jobs[-1].running)
                 if kind == "executor" and error is LookupError:
@@ -472,7 +484,7 @@ def test_async_with_an_executor_over_a_given_pool(two: JobPool, tmp_path: Path) 
     play(main)
 
 
-def test_async_with_waits_for_callbacks(tmp_path: Path) -> None:
+def test_async_with_waits_for_callbacks(make_pool: MakePool, tmp_path: Path) -> None:
     called: list[object] = []
     release = threading.Event()
 
@@ -493,7 +505,7 @@ def test_async_with_waits_for_callbacks(tmp_path: Path) -> None:
         assert called == [2, "ended"]
         assert threads_of_pools() == []
 
-    pool = JobPool(1)
+    pool = make_pool(1)
     play(main)
 
 
@@ -572,10 +584,14 @@ def ignore_sigterm() -> None:
 STOPS = [stop_by_wait_for, stop_by_group, stop_by_future, stop_by_thread, stop_by_exit]
 
 
+@pytest.mark.local
 @pytest.mark.parametrize("stop", STOPS)
 @pytest.mark.parametrize("grace", [0.0, 0.1])
 def test_nothing_of_ours_holds_the_loop_up(
-    stop: Callable[..., Coroutine[Any, Any, None]], grace: float, monkeypatch: pytest.MonkeyPatch
+    make_pool: MakePool,
+    stop: Callable[..., Coroutine[Any, Any, None]],
+    grace: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By CPU time for what is done on the loop's thread, and by construction for waits.
 
@@ -604,7 +620,7 @@ def test_nothing_of_ours_holds_the_loop_up(
         assert job.cancelled()
         assert max(times) < LONGEST
 
-    with JobPool(2) as pool, JobPool(2) as pool_of, JobExecutor(pool=pool_of) as executor:
+    with make_pool(2) as pool, make_pool(2) as pool_of, JobExecutor(pool=pool_of) as executor:
         pool.submit(double, 1).result(PATIENCE)
         pool_of.submit(double, 1).result(PATIENCE)
         play(main)
@@ -646,6 +662,7 @@ def waits_of_ours() -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("stop", STOPS)
 def test_nothing_of_ours_waits_on_the_loops_thread(
+    make_pool: MakePool,
     stop: Callable[..., Coroutine[Any, Any, None]],
 ) -> None:
     async def main() -> None:
@@ -662,7 +679,7 @@ def test_nothing_of_ours_waits_on_the_loops_thread(
         assert found, "what waits is noticed"
         assert held.cancel()
 
-    with JobPool(2) as pool, JobPool(2) as pool_of, JobExecutor(pool=pool_of) as executor:
+    with make_pool(2) as pool, make_pool(2) as pool_of, JobExecutor(pool=pool_of) as executor:
         pool.submit(double, 1).result(PATIENCE)
         pool_of.submit(double, 1).result(PATIENCE)
         play(main)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import os
-from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import joblib
 import pytest
 from helpers import PATIENCE, double, fail, hold
+from other_pool import Link, OtherPool
 
 from primitive_jobs import (
     BasePool,
@@ -26,96 +24,8 @@ from primitive_jobs import (
     wait,
 )
 from primitive_jobs import joblib as joblib_backend
-from primitive_jobs._engine.record import JobRecord, PoolLink
+from primitive_jobs._engine.record import PoolLink
 from primitive_jobs.base_pool import PoolView
-from primitive_jobs.options import DEFAULT_OPTIONS
-from primitive_jobs.snapshots import PoolSnapshot
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-
-class Link:
-    """Has what the protocol says, and nothing else; another pool does the work."""
-
-    def __init__(self, pool: JobPool) -> None:
-        self._to = pool._engine
-        self.owner = os.getpid()
-        self.of_parent = False
-        self.seeds = None
-        self.enlisted: list[JobRecord] = []
-
-    @property
-    def accepting(self) -> bool:
-        return self._to.accepting
-
-    def check_open(self) -> None:
-        self._to.check_open()
-
-    def fail_early(self, record: JobRecord, failure: BaseException) -> None:
-        self._to.fail_early(record, failure)
-
-    def pack(self, body: bytes, buffers: list[memoryview], refers_to: tuple[Any, ...]) -> Any:
-        return self._to.pack(body, buffers, refers_to)
-
-    def enlist(self, record: JobRecord) -> None:
-        self.enlisted.append(record)
-        self._to.enlist(record)
-
-    def ask_cancel(self, record: JobRecord, grace: float) -> None:
-        self._to.ask_cancel(record, grace)
-
-    def call_back(self, callback: Callable[[], object]) -> None:
-        self._to.call_back(callback)
-
-    def check_may_wait(self) -> None:
-        self._to.check_may_wait()
-
-
-class OtherPool(BasePool):
-    """A pool with an engine that is not this package's own, as far as anybody can see."""
-
-    def __init__(self, pool: JobPool) -> None:
-        self._inner = pool
-        self._link = self.link = Link(pool)
-        self._options = DEFAULT_OPTIONS
-
-    def _worker_count(self) -> int:
-        return 2
-
-    def jobs(self) -> list[PrimitiveJob[Any]]:
-        return self._inner.jobs()
-
-    def snapshot(self) -> PoolSnapshot:
-        return self._inner.snapshot()
-
-    def cancel_all(self, *, grace: float | None = None) -> None:
-        self._inner.cancel_all(grace=grace)
-
-    def shutdown(self, wait: bool = True, *, cancel: bool = False) -> None:
-        self._inner.shutdown(wait, cancel=cancel)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.shutdown(cancel=kind is not None)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await asyncio.to_thread(self.shutdown, cancel=kind is not None)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import cloudpickle
 import psutil
@@ -36,6 +36,9 @@ from primitive_jobs import (
 )
 from primitive_jobs._procs import probe, process
 from primitive_jobs._wire.channel import HAVE_PACKETS
+
+if TYPE_CHECKING:
+    from makers import MakePool
 
 # Or each worker would import pytest first.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -139,8 +142,11 @@ CASES: tuple[tuple[Callable[[Path], None], tuple[str, ...], float], ...] = (
 )
 
 
-def test_a_running_job_and_all_below_it_are_gone_when_cancel_returns(marks: Path) -> None:
-    with JobPool(max_workers=4) as pool, neighbours(pool, marks):
+@pytest.mark.local
+def test_a_running_job_and_all_below_it_are_gone_when_cancel_returns(
+    make_pool: MakePool, marks: Path
+) -> None:
+    with make_pool(max_workers=4) as pool, neighbours(pool, marks):
         for number, (function, names, grace) in enumerate(CASES):
             if function is with_orphaned_grandchild and not can_adopt():
                 continue  # nobody can find it
@@ -163,8 +169,8 @@ def test_a_running_job_and_all_below_it_are_gone_when_cancel_returns(marks: Path
             assert pool.submit(os.getpid).result(PATIENCE) not in pids, case
 
 
-def test_a_queued_job_never_starts(marks: Path) -> None:
-    with JobPool(max_workers=1) as pool:
+def test_a_queued_job_never_starts(make_pool: MakePool, marks: Path) -> None:
+    with make_pool(max_workers=1) as pool:
         first = pool.submit(be_neighbour, marks, 0)
         read_pids(marks, ("neighbour0",))
         queued = pool.submit(write_mark, marks, "started")
@@ -201,8 +207,9 @@ def survive(folder: Path) -> str:
     return "never"
 
 
-def test_in_the_grace_finally_blocks_run(marks: Path) -> None:
-    with JobPool(max_workers=1) as pool:
+@pytest.mark.local
+def test_in_the_grace_finally_blocks_run(make_pool: MakePool, marks: Path) -> None:
+    with make_pool(max_workers=1) as pool:
         job = pool.submit(clean_up, marks)
         (pid,) = read_pids(marks, ("worker",))
         assert job.cancel(grace=PATIENCE) is True
@@ -211,16 +218,16 @@ def test_in_the_grace_finally_blocks_run(marks: Path) -> None:
     assert job.status() is JobStatus.CANCELLED
 
 
-def test_without_grace_nothing_of_the_job_runs_any_more(marks: Path) -> None:
-    with JobPool(max_workers=1) as pool:
+def test_without_grace_nothing_of_the_job_runs_any_more(make_pool: MakePool, marks: Path) -> None:
+    with make_pool(max_workers=1) as pool:
         job = pool.submit(clean_up, marks)
         read_pids(marks, ("worker",))
         assert job.cancel() is True
     assert not (marks / "cleaned").exists()
 
 
-def test_a_job_that_returns_within_the_grace_is_done(marks: Path) -> None:
-    with JobPool(max_workers=1) as pool:
+def test_a_job_that_returns_within_the_grace_is_done(make_pool: MakePool, marks: Path) -> None:
+    with make_pool(max_workers=1) as pool:
         job = pool.submit(survive, marks)
         read_pids(marks, ("worker",))
         assert job.cancel(grace=PATIENCE) is False
@@ -228,12 +235,13 @@ def test_a_job_that_returns_within_the_grace_is_done(marks: Path) -> None:
         assert job.result() == "returned in time"
 
 
+@pytest.mark.local
 @pytest.mark.parametrize("graces", [(600.0, 0.2), (0.5, 600.0)])
 def test_of_two_cancels_the_earlier_deadline_counts(
-    marks: Path, graces: tuple[float, float]
+    make_pool: MakePool, marks: Path, graces: tuple[float, float]
 ) -> None:
     answers: list[bool] = []
-    with JobPool(max_workers=1) as pool:
+    with make_pool(max_workers=1) as pool:
         job = pool.submit(ignore_sigterm, marks)
         (pid,) = read_pids(marks, ("worker",))
         threads = [
@@ -265,9 +273,10 @@ WAYS: dict[str, Callable[[JobPool, PrimitiveJob[Any]], object]] = {
 }
 
 
+@pytest.mark.local
 @pytest.mark.parametrize("way", WAYS)
-def test_the_grace_of_a_job(marks: Path, way: str) -> None:
-    with JobPool(max_workers=1) as pool:
+def test_the_grace_of_a_job(make_pool: MakePool, marks: Path, way: str) -> None:
+    with make_pool(max_workers=1) as pool:
         # So that the next one is handed over, to a worker that has loaded what it needs.
         pool.submit(write_mark, marks, "warm").result(PATIENCE)
         options: dict[str, Any] = {"timeout": 1.0} if way == "timeout" else {}
@@ -279,8 +288,11 @@ def test_the_grace_of_a_job(marks: Path, way: str) -> None:
     assert (marks / "cleaned").exists() == ("without" not in way)
 
 
-def test_a_job_that_returns_in_the_grace_of_its_timeout_has_passed_it(marks: Path) -> None:
-    with JobPool(max_workers=1) as pool:
+@pytest.mark.local
+def test_a_job_that_returns_in_the_grace_of_its_timeout_has_passed_it(
+    make_pool: MakePool, marks: Path
+) -> None:
+    with make_pool(max_workers=1) as pool:
         job = pool.options(timeout=1.0, grace=PATIENCE).submit(survive, marks)
         (pid,) = read_pids(marks, ("worker",))
         error = job.exception(PATIENCE)
@@ -291,8 +303,11 @@ def test_a_job_that_returns_in_the_grace_of_its_timeout_has_passed_it(marks: Pat
         assert pool.submit(abs, -1).result(PATIENCE) == 1
 
 
-def test_a_job_that_does_not_end_in_the_grace_of_its_timeout_is_killed(marks: Path) -> None:
-    with JobPool(max_workers=1) as pool:
+@pytest.mark.local
+def test_a_job_that_does_not_end_in_the_grace_of_its_timeout_is_killed(
+    make_pool: MakePool, marks: Path
+) -> None:
+    with make_pool(max_workers=1) as pool:
         job = pool.options(timeout=0.5, grace=0.2).submit(ignore_sigterm, marks)
         (pid,) = read_pids(marks, ("worker",))
         error = job.exception(PATIENCE)
@@ -301,8 +316,8 @@ def test_a_job_that_does_not_end_in_the_grace_of_its_timeout_is_killed(marks: Pa
         assert gone(pid)
 
 
-def test_a_cancel_in_the_grace_of_a_timeout(marks: Path) -> None:
-    with JobPool(max_workers=1) as pool:
+def test_a_cancel_in_the_grace_of_a_timeout(make_pool: MakePool, marks: Path) -> None:
+    with make_pool(max_workers=1) as pool:
         job = pool.options(timeout=0.5, grace=600).submit(note_sigterm, marks)
         read_pids(marks, ("worker",))
         until((marks / "told").exists, "its SIGTERM")
@@ -321,6 +336,7 @@ os.kill(os.getpid(), signal.SIGTERM)
 }
 
 
+@pytest.mark.local
 @pytest.mark.parametrize("end", ENDS)
 def test_at_exit_each_job_has_its_grace(tmp_path: Path, end: str) -> None:
     source = f"""
@@ -347,8 +363,8 @@ while not (folder / "begun").exists():
     expect(tmp_path, source, "cleaned\n", status=143 if ENDS[end] else 0)
 
 
-def test_a_second_shutdown_leaves_no_grace(marks: Path) -> None:
-    with JobPool(max_workers=1) as pool:
+def test_a_second_shutdown_leaves_no_grace(make_pool: MakePool, marks: Path) -> None:
+    with make_pool(max_workers=1) as pool:
         job = pool.options(grace=600).submit(ignore_sigterm, marks)
         read_pids(marks, ("worker",))
         pool.shutdown(wait=False, cancel=True)
@@ -361,11 +377,11 @@ def test_a_second_shutdown_leaves_no_grace(marks: Path) -> None:
 # --- jobs that are final, or not submitted --------------------------------------------------------
 
 
-def test_cancel_of_a_final_job_tells_what_it_is() -> None:
+def test_cancel_of_a_final_job_tells_what_it_is(make_pool: MakePool) -> None:
     def fail() -> None:
         raise ValueError
 
-    with JobPool(max_workers=1) as pool:
+    with make_pool(max_workers=1) as pool:
         done, failed = pool.submit(abs, -1), pool.submit(fail)
         assert done.result(PATIENCE) == 1
         assert failed.wait(PATIENCE)
@@ -378,11 +394,11 @@ def test_cancel_of_a_final_job_tells_what_it_is() -> None:
         assert done.result() == 1
 
 
-def test_a_job_cancelled_before_submit_never_runs(marks: Path) -> None:
+def test_a_job_cancelled_before_submit_never_runs(make_pool: MakePool, marks: Path) -> None:
     job = PrimitiveJob(write_mark, marks, "started")
     assert job.cancel() is True
     assert job.status() is JobStatus.CANCELLED
-    with JobPool(max_workers=1) as pool:
+    with make_pool(max_workers=1) as pool:
         with pytest.raises(JobError):
             job.submit(pool)
         with pytest.raises(JobCancelledError):
@@ -406,9 +422,9 @@ class SlowToPickle:
 
 
 @pytest.mark.parametrize("cancelled", [True, False])
-def test_cancel_while_validating(marks: Path, cancelled: bool) -> None:
+def test_cancel_while_validating(make_pool: MakePool, marks: Path, cancelled: bool) -> None:
     slow = SlowToPickle()
-    with JobPool(max_workers=1) as pool:
+    with make_pool(max_workers=1) as pool:
         job: PrimitiveJob[None] = PrimitiveJob(write_mark, marks, "started", slow)
         thread = threading.Thread(target=job.submit, args=(pool,))
         thread.start()
@@ -432,10 +448,10 @@ def test_cancel_while_validating(marks: Path, cancelled: bool) -> None:
 # --- many at once ---------------------------------------------------------------------------------
 
 
-def test_cancel_from_many_threads_at_once(marks: Path) -> None:
+def test_cancel_from_many_threads_at_once(make_pool: MakePool, marks: Path) -> None:
     count = 16
     barrier = threading.Barrier(count)
-    with JobPool(max_workers=1) as pool:
+    with make_pool(max_workers=1) as pool:
         for _ in range(3):
             job = pool.submit(spin, marks)
             answers: list[bool] = []
@@ -455,7 +471,7 @@ def test_cancel_from_many_threads_at_once(marks: Path) -> None:
             assert job.status() is JobStatus.CANCELLED
 
 
-def test_in_a_storm_of_cancels_every_answer_is_true(marks: Path) -> None:
+def test_in_a_storm_of_cancels_every_answer_is_true(make_pool: MakePool, marks: Path) -> None:
     go = marks / "go"
 
     def work(number: int, seconds: float) -> int:
@@ -468,7 +484,7 @@ def test_in_a_storm_of_cancels_every_answer_is_true(marks: Path) -> None:
 
     rng = random.Random(20)
     answers: dict[int, bool] = {}
-    with JobPool(max_workers=4) as pool:
+    with make_pool(max_workers=4) as pool:
         jobs = [pool.submit(work, n, rng.uniform(0, 0.003)) for n in range(150)]
         moments = {n: rng.uniform(0, 0.6) for n in range(150)}
         order = sorted(moments, key=moments.__getitem__)
@@ -499,9 +515,10 @@ def test_in_a_storm_of_cancels_every_answer_is_true(marks: Path) -> None:
         assert pool.submit(abs, -1).result(PATIENCE) == 1
 
 
+@pytest.mark.local
 @pytest.mark.parametrize("grace", [0.0, 0.2])
-def test_cancel_all(marks: Path, grace: float) -> None:
-    with JobPool(max_workers=2) as pool:
+def test_cancel_all(make_pool: MakePool, marks: Path, grace: float) -> None:
+    with make_pool(max_workers=2) as pool:
         finished = pool.submit(abs, -1)
         assert finished.result(PATIENCE) == 1
         jobs: list[PrimitiveJob[Any]]
@@ -517,9 +534,10 @@ def test_cancel_all(marks: Path, grace: float) -> None:
     assert not (marks / "started").exists()
 
 
+@pytest.mark.local
 @pytest.mark.parametrize("how", ["cancel", "timeout"])
 def test_those_that_wait_for_their_end_hold_still(
-    marks: Path, monkeypatch: pytest.MonkeyPatch, how: str
+    make_pool: MakePool, marks: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """Else many that compute would hold up each other's death."""
     really_hold, really_kill = process.WorkerProcess.hold_still, process.WorkerProcess.kill
@@ -552,7 +570,7 @@ def test_those_that_wait_for_their_end_hold_still(
             states.append(seen[-1])
         return really_kill(self)
 
-    with JobPool(3, spare_workers=0) as pool:
+    with make_pool(3, spare_workers=0) as pool:
         warm = [pool.submit(be_neighbour, marks, number) for number in range(3)]
         pids = read_pids(marks, ("neighbour0", "neighbour1", "neighbour2"))
         write_mark(marks, "release")
@@ -574,8 +592,9 @@ def test_those_that_wait_for_their_end_hold_still(
 # --- the timeout option ---------------------------------------------------------------------------
 
 
-def test_a_job_that_passes_its_timeout_is_killed(marks: Path) -> None:
-    with JobPool(max_workers=4) as pool, neighbours(pool, marks):
+@pytest.mark.local
+def test_a_job_that_passes_its_timeout_is_killed(make_pool: MakePool, marks: Path) -> None:
+    with make_pool(max_workers=4) as pool, neighbours(pool, marks):
         for function in (spin, hold_the_gil, ignore_sigterm):
             folder = marks / function.__name__
             folder.mkdir()
@@ -623,6 +642,7 @@ def be_woken_for_ever(folder: Path) -> None:
     stay(folder)
 
 
+@pytest.mark.local
 def test_a_job_that_signals_wake_up_tells_its_stack(
     one: JobPool, marks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -664,6 +684,7 @@ def block_until_asked(folder: Path) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGRTMAX])
 
 
+@pytest.mark.local
 def test_the_stack_is_that_of_the_main_thread(
     one: JobPool, marks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -705,6 +726,7 @@ def write_in_two_parts(folder: Path) -> None:
     stay(folder)
 
 
+@pytest.mark.local
 @pytest.mark.skipif(not HAVE_PACKETS, reason="its page has no name here")
 def test_a_stack_is_waited_for_until_it_is_whole(
     one: JobPool, marks: Path, monkeypatch: pytest.MonkeyPatch
@@ -731,6 +753,7 @@ def crash_when_asked(folder: Path, tell: bool) -> None:
     stay(folder)
 
 
+@pytest.mark.local
 @pytest.mark.parametrize("tell", [True, False])
 def test_a_crash_over_the_stack_leaves_nothing(one: JobPool, marks: Path, tell: bool) -> None:
     """CPython may crash while it tells one."""
@@ -753,6 +776,7 @@ def answer_late(folder: Path) -> None:
     time.sleep(1000)
 
 
+@pytest.mark.local
 def test_a_stack_that_does_not_come_holds_up_no_other_kill(
     two: JobPool, marks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -767,6 +791,7 @@ def test_a_stack_that_does_not_come_holds_up_no_other_kill(
     assert isinstance(late.exception(PATIENCE), JobTimeoutError)
 
 
+@pytest.mark.local
 @pytest.mark.parametrize("function", [stop_itself, block_all_signals, ignore_all_signals])
 def test_a_job_that_tells_no_stack_is_not_waited_for(
     function: Callable[[Path], None], one: JobPool, marks: Path, monkeypatch: pytest.MonkeyPatch
@@ -781,8 +806,8 @@ def test_a_job_that_tells_no_stack_is_not_waited_for(
     assert str(error).endswith("and was killed")
 
 
-def test_the_timeout_counts_from_running(marks: Path) -> None:
-    with JobPool(max_workers=1) as pool:
+def test_the_timeout_counts_from_running(make_pool: MakePool, marks: Path) -> None:
+    with make_pool(max_workers=1) as pool:
         first: PrimitiveJob[Any] = pool.submit(be_neighbour, marks, 0)
         read_pids(marks, ("neighbour0",))
         second = pool.options(timeout=0.5).submit(abs, -5)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import PATIENCE, hold, until
+from helpers import PATIENCE, be_neighbour, hold, until
 
 from primitive_jobs import JobPool, JobStatus, PrimitiveJob, WorkerDiedError, demo, race
 from primitive_jobs._engine.tracker import StatusTracker
@@ -55,8 +55,8 @@ def test_how_long_a_status_lasts(step: Step, hour: float) -> None:
 def test_how_long_a_job_ran_that_was_killed(
     one: JobPool, tmp_path: Path, step: Step, hour: float
 ) -> None:
-    job = one.submit(hold, tmp_path / "never")
-    until(job.running, "the job")
+    job = one.submit(be_neighbour, tmp_path, 0)
+    until((tmp_path / "neighbour0").exists, "the job")  # one that has not begun is given to another
     began = time.monotonic()
     until(lambda: time.monotonic() > began + 0.01, "a moment")
     step(hour)

@@ -22,7 +22,7 @@ from concurrent.futures import Future
 from concurrent.futures import wait as wait_futures
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 import psutil
@@ -30,10 +30,10 @@ import pytest
 from helpers import PATIENCE, expect, hold, interrupt_everywhere, interrupted, meet, sampled, until
 
 from primitive_jobs import (
+    BasePool,
     InitializerError,
     JobCancelledError,
     JobExecutor,
-    JobPool,
     JobStatus,
     JobTimeoutError,
     PoolClosedError,
@@ -45,6 +45,9 @@ from primitive_jobs import (
 )
 from primitive_jobs._procs.process import WorkerProcess
 from primitive_jobs.executor import JobFuture
+
+if TYPE_CHECKING:
+    from makers import MakeExecutor, MakePool, Makers
 
 base: Any = concurrent.futures._base
 
@@ -93,9 +96,9 @@ class Unloadable:
         return int, ("no number",)
 
 
-def pool_of(executor: JobExecutor) -> JobPool:
+def pool_of(executor: JobExecutor) -> BasePool:
     pool = executor._pool
-    assert isinstance(pool, JobPool)
+    assert isinstance(pool, BasePool)
     return pool
 
 
@@ -113,32 +116,34 @@ def running(future: JobFuture[Any]) -> JobFuture[Any]:
 
 
 @pytest.fixture(scope="module")
-def executor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobExecutor]:
+def executor(
+    module_makers: Makers, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[JobExecutor]:
     """Two workers that both run already; for calls that do no harm to them."""
-    with JobExecutor(2, idle_timeout=None, spare_workers=0) as shared:
+    with module_makers.executor(2, idle_timeout=None, spare_workers=0) as shared:
         folder = tmp_path_factory.mktemp("meeting")
         assert len({*shared.map(meet, [folder] * 2, [2] * 2, timeout=PATIENCE)}) == 2
         yield shared
 
 
-def fresh(max_workers: int) -> Iterator[JobExecutor]:
+def fresh(make_executor: MakeExecutor, max_workers: int) -> Iterator[JobExecutor]:
     """An executor whose unfinished futures are cancelled at its end."""
-    executor = JobExecutor(max_workers)
+    executor = make_executor(max_workers)
     yield executor
     pool_of(executor).shutdown(cancel=True)
     executor.shutdown()
 
 
 @pytest.fixture
-def one() -> Iterator[JobExecutor]:
+def one(make_executor: MakeExecutor) -> Iterator[JobExecutor]:
     """One worker, for this test only."""
-    yield from fresh(1)
+    yield from fresh(make_executor, 1)
 
 
 @pytest.fixture
-def two() -> Iterator[JobExecutor]:
+def two(make_executor: MakeExecutor) -> Iterator[JobExecutor]:
     """Two workers, for this test only."""
-    yield from fresh(2)
+    yield from fresh(make_executor, 2)
 
 
 # --- submit and the future ------------------------------------------------------------------------
@@ -253,6 +258,7 @@ def test_snapshot(executor: JobExecutor, one: JobExecutor) -> None:
 # --- cancel ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.local
 def test_cancel_of_a_running_future(one: JobExecutor) -> None:
     future = running(one.submit(spin))
     pid = future.job.pid
@@ -538,8 +544,8 @@ def test_map_is_eager(one: JobExecutor, marks: Path) -> None:
     assert [*results] == [*range(100)]
 
 
-def test_map_without_a_consumer_makes_all_calls(marks: Path) -> None:
-    with JobExecutor(2) as executor:
+def test_map_without_a_consumer_makes_all_calls(make_executor: MakeExecutor, marks: Path) -> None:
+    with make_executor(2) as executor:
         executor.map(leave_mark, [marks / str(n) for n in range(10)])
     assert len(list(marks.iterdir())) == 10
 
@@ -599,14 +605,14 @@ def test_map_buffersize(two: JobExecutor, chunksize: int) -> None:
     assert next(numbers) == 3 * chunksize + 1
 
 
-def test_map_with_a_buffer_keeps_the_executor() -> None:
-    results = JobExecutor(1).map(abs, range(20), buffersize=2)
+def test_map_with_a_buffer_keeps_the_executor(make_executor: MakeExecutor) -> None:
+    results = make_executor(1).map(abs, range(20), buffersize=2)
     gc.collect()
     assert [*results] == [*range(20)]
 
 
-def test_map_with_a_buffer_over_a_shutdown() -> None:
-    executor = JobExecutor(1)
+def test_map_with_a_buffer_over_a_shutdown(make_executor: MakeExecutor) -> None:
+    executor = make_executor(1)
     results = executor.map(abs, range(20), buffersize=2)
     executor.shutdown()
     assert [next(results), next(results)] == [0, 1]
@@ -641,8 +647,9 @@ def test_map_and_stop_iteration(two: JobExecutor) -> None:
 # --- workers --------------------------------------------------------------------------------------
 
 
-def test_a_dead_worker_breaks_one_future(marks: Path) -> None:
-    with JobExecutor(2) as executor:
+@pytest.mark.local
+def test_a_dead_worker_breaks_one_future(make_executor: MakeExecutor, marks: Path) -> None:
+    with make_executor(2) as executor:
         victim = executor.submit(begin_and_spin, marks / "began")
         until((marks / "began").exists, "the job")  # one that has not begun is given to another
         neighbour = executor.submit(hold, marks / "gate", 1)
@@ -659,6 +666,7 @@ def test_a_dead_worker_breaks_one_future(marks: Path) -> None:
         assert executor.submit(abs, -3).result(PATIENCE) == 3
 
 
+@pytest.mark.local
 def test_initializer(marks: Path) -> None:
     event = multiprocessing.get_context("spawn").Event()
     with JobExecutor(
@@ -671,13 +679,13 @@ def test_initializer(marks: Path) -> None:
         assert event.is_set()
 
 
-def test_a_failing_initializer(marks: Path) -> None:
+def test_a_failing_initializer(make_executor: MakeExecutor, marks: Path) -> None:
     def fail_once(mark: Path) -> None:
         if not mark.exists():
             mark.touch()
             raise ValueError("mine")
 
-    with JobExecutor(1, initializer=fail_once, initargs=(marks / "mark",)) as executor:
+    with make_executor(1, initializer=fail_once, initargs=(marks / "mark",)) as executor:
         future = executor.submit(abs, -1)
         with pytest.raises(concurrent.futures.BrokenExecutor, match="mine") as caught:
             future.result(PATIENCE)
@@ -685,6 +693,7 @@ def test_a_failing_initializer(marks: Path) -> None:
         assert executor.submit(abs, -1).result(PATIENCE) == 1  # it is not broken for good
 
 
+@pytest.mark.local
 def test_max_tasks_per_child() -> None:
     with JobExecutor(1, max_tasks_per_child=3) as executor:
         pids = [executor.submit(os.getpid).result(PATIENCE) for _ in range(4)]
@@ -693,6 +702,7 @@ def test_max_tasks_per_child() -> None:
         JobExecutor(1, max_tasks_per_child=3, max_jobs_per_worker=3)
 
 
+@pytest.mark.local
 def test_contexts() -> None:
     for method in ("spawn", "forkserver"):
         context = multiprocessing.get_context(method)
@@ -708,6 +718,7 @@ def test_contexts() -> None:
         JobExecutor(1, multiprocessing.get_context("fork"))
 
 
+@pytest.mark.local
 def test_options_of_the_pool() -> None:
     with JobExecutor(1, env={"COLOUR": "blue"}) as executor:
         assert executor.submit(os.getenv, "COLOUR").result(PATIENCE) == "blue"
@@ -718,8 +729,8 @@ def test_options_of_the_pool() -> None:
 # --- over a pool that was given -------------------------------------------------------------------
 
 
-def test_over_a_pool(marks: Path) -> None:
-    with JobPool(2) as pool:
+def test_over_a_pool(make_pool: MakePool, marks: Path) -> None:
+    with make_pool(2) as pool:
         others = pool.submit(hold, marks / "others", 1)
         executor = JobExecutor(pool=pool.options(timeout=0.3, name="brief"))
         assert executor._max_workers == 2
@@ -754,8 +765,8 @@ def test_a_pool_and_more(executor: JobExecutor, more: dict[str, Any]) -> None:
 # --- shutdown, and going without one --------------------------------------------------------------
 
 
-def test_shutdown() -> None:
-    executor = JobExecutor(2)
+def test_shutdown(make_executor: MakeExecutor) -> None:
+    executor = make_executor(2)
     futures = [executor.submit(abs, -n) for n in range(50)]
     executor.shutdown()
     assert [future.result(0) for future in futures] == [*range(50)]
@@ -768,8 +779,8 @@ def test_shutdown() -> None:
     assert "shut down" in repr(executor)
 
 
-def test_shutdown_cancels_what_is_pending(marks: Path) -> None:
-    executor = JobExecutor(1)
+def test_shutdown_cancels_what_is_pending(make_executor: MakeExecutor, marks: Path) -> None:
+    executor = make_executor(1)
     held = running(executor.submit(hold, marks / "gate", 1))
     pending = [executor.submit(leave_mark, marks / f"ran{n}") for n in range(20)]
     executor.shutdown(wait=False, cancel_futures=True)
@@ -782,8 +793,10 @@ def test_shutdown_cancels_what_is_pending(marks: Path) -> None:
     assert [path.name for path in marks.iterdir()] == ["gate"]
 
 
-def test_shutdown_of_a_given_pools_executor_cancels_only_its_own(marks: Path) -> None:
-    with JobPool(1) as pool, JobExecutor(pool=pool) as executor:
+def test_shutdown_of_a_given_pools_executor_cancels_only_its_own(
+    make_pool: MakePool, marks: Path
+) -> None:
+    with make_pool(1) as pool, JobExecutor(pool=pool) as executor:
         held = running(executor.submit(hold, marks / "gate", 1))
         pending, others = executor.submit(abs, -2), pool.submit(abs, -3)
         executor.shutdown(wait=False, cancel_futures=True)
@@ -792,22 +805,27 @@ def test_shutdown_of_a_given_pools_executor_cancels_only_its_own(marks: Path) ->
         assert (held.result(PATIENCE), others.result(PATIENCE)) == (1, 3)
 
 
-def test_a_pending_future_that_was_cancelled_does_not_hold_up_the_shutdown() -> None:
-    executor = JobExecutor(1)
+def test_a_pending_future_that_was_cancelled_does_not_hold_up_the_shutdown(
+    make_executor: MakeExecutor,
+) -> None:
+    executor = make_executor(1)
     executor.submit(int).result(PATIENCE)
     executor.submit(int).cancel()
     executor.shutdown(wait=True)
 
 
-def test_an_exception_in_the_block_waits_all_the_same() -> None:
-    with contextlib.suppress(LookupError), JobExecutor(1) as executor:  # as in the standard library
+def test_an_exception_in_the_block_waits_all_the_same(make_executor: MakeExecutor) -> None:
+    with (
+        contextlib.suppress(LookupError),
+        make_executor(1) as executor,
+    ):  # as in the standard library
         future = executor.submit(abs, -1)
         raise LookupError
     assert future.result(0) == 1
 
 
-def test_a_dropped_executor_finishes_its_work(marks: Path) -> None:
-    executor = JobExecutor(1)
+def test_a_dropped_executor_finishes_its_work(make_executor: MakeExecutor, marks: Path) -> None:
+    executor = make_executor(1)
     settler = executor._settler.thread
     futures = [executor.submit(hold, marks / "gate", n) for n in range(3)]
     running(futures[0])
@@ -821,8 +839,8 @@ def test_a_dropped_executor_finishes_its_work(marks: Path) -> None:
     assert not settler.is_alive()
 
 
-def test_a_dropped_executor_of_a_pool() -> None:
-    with JobPool(1) as pool:
+def test_a_dropped_executor_of_a_pool(make_pool: MakePool) -> None:
+    with make_pool(1) as pool:
         settler = JobExecutor(pool=pool)._settler.thread
         settler.join(PATIENCE)
         assert not settler.is_alive()
@@ -922,6 +940,7 @@ def test_asyncio(executor: JobExecutor) -> None:
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
 
 
+@pytest.mark.local
 def test_a_cancelled_task_ends_the_job(one: JobExecutor) -> None:
     async def main() -> None:
         future = one.submit(spin)
@@ -942,6 +961,7 @@ def test_a_cancelled_task_ends_the_job(one: JobExecutor) -> None:
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
 
 
+@pytest.mark.local
 def test_a_kill_that_takes_long_does_not_hold_up_the_loop(
     one: JobExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -988,6 +1008,7 @@ def test_in_a_task_a_quick_cancel_says_true(one: JobExecutor) -> None:
 # --- programs -------------------------------------------------------------------------------------
 
 
+@pytest.mark.local
 @pytest.mark.parametrize("end", ["", "executor.shutdown(wait=False)", "del executor"])
 def test_the_programs_end_waits(tmp_path: Path, end: str) -> None:
     source = f"""
@@ -1003,6 +1024,7 @@ def test_the_programs_end_waits(tmp_path: Path, end: str) -> None:
     expect(tmp_path, source, "apple\n")
 
 
+@pytest.mark.local
 def test_submit_after_the_programs_end(tmp_path: Path) -> None:
     source = """
         import atexit
@@ -1020,6 +1042,7 @@ def test_submit_after_the_programs_end(tmp_path: Path) -> None:
     expect(tmp_path, source, "runtime-error\n", errors="cannot schedule new futures")
 
 
+@pytest.mark.local
 def test_a_fork_of_the_program(tmp_path: Path) -> None:
     source = f"""
         import concurrent.futures, os, pathlib, sys, time, warnings
@@ -1073,9 +1096,9 @@ ENDS: dict[str, Callable[[JobExecutor], object]] = {
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
 @pytest.mark.parametrize("how", ENDS)
 def test_waiting_for_futures_of_an_executor_that_was_shut_down(
-    how: str, when: str, tmp_path: Path
+    make_executor: MakeExecutor, how: str, when: str, tmp_path: Path
 ) -> None:
-    executor = JobExecutor(1)
+    executor = make_executor(1)
     futures = [executor.submit(hold, tmp_path / "gate", n) for n in range(3)]
     until(futures[0].running, "RUNNING")
     found: list[int] = []
@@ -1097,17 +1120,19 @@ def test_waiting_for_futures_of_an_executor_that_was_shut_down(
     executor.shutdown()
 
 
-def test_waiting_for_futures_that_outlive_their_executor() -> None:
+def test_waiting_for_futures_that_outlive_their_executor(make_executor: MakeExecutor) -> None:
     def make() -> list[Future[int]]:
-        executor = JobExecutor(1)
+        executor = make_executor(1)
         return [executor.submit(abs, -n) for n in range(3)]
 
     done = concurrent.futures.as_completed(make(), PATIENCE)
     assert sorted(future.result() for future in done) == [0, 1, 2]
 
 
-def test_an_end_that_is_told_after_the_settler_has_left(tmp_path: Path) -> None:
-    with JobExecutor(1) as executor:
+def test_an_end_that_is_told_after_the_settler_has_left(
+    make_executor: MakeExecutor, tmp_path: Path
+) -> None:
+    with make_executor(1) as executor:
         future = executor.submit(hold, tmp_path / "gate", 1)
         settler = executor._settler
         settler._left = True  # as if its thread were just going
@@ -1119,13 +1144,14 @@ def test_an_end_that_is_told_after_the_settler_has_left(tmp_path: Path) -> None:
         assert not waiting.is_alive()
 
 
-def test_the_state_in_a_callback() -> None:
+def test_the_state_in_a_callback(make_executor: MakeExecutor) -> None:
     states: list[str] = []
-    with JobExecutor(1) as executor:
+    with make_executor(1) as executor:
         executor.submit(abs, -1).add_done_callback(lambda future: states.append(future._state))
     assert states == ["FINISHED"]
 
 
+@pytest.mark.local
 def test_a_fork_before_a_future_is_settled(tmp_path: Path) -> None:
     source = """
         import concurrent.futures, os, time

@@ -5,14 +5,17 @@ from __future__ import annotations
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 from helpers import PATIENCE, expect, hold, until
 
-from primitive_jobs import JobExecutor, JobPool, JobStatus, PoolClosedError
+from primitive_jobs import JobExecutor, JobStatus, PoolClosedError
 from primitive_jobs.executor import JobFuture
+
+if TYPE_CHECKING:
+    from makers import MakeExecutor, MakePool
 
 STOPS = {"terminate": JobExecutor.terminate_workers, "kill": JobExecutor.kill_workers}
 
@@ -38,10 +41,11 @@ def pid_of(future: JobFuture[Any]) -> int:
     return pid
 
 
+@pytest.mark.local
 @pytest.mark.parametrize("how", STOPS)
-def test_all_ends_at_once(how: str, tmp_path: Path) -> None:
+def test_all_ends_at_once(make_executor: MakeExecutor, how: str, tmp_path: Path) -> None:
     begun, cleaned = tmp_path / "begun", tmp_path / "cleaned"
-    executor = JobExecutor(2)
+    executor = make_executor(2)
     done = executor.submit(abs, -1)
     assert done.result(PATIENCE) == 1
     runs = executor.submit(begin_and_clean_up, begun, cleaned)
@@ -62,8 +66,10 @@ def test_all_ends_at_once(how: str, tmp_path: Path) -> None:
     executor.shutdown()
 
 
-def test_what_ignores_sigterm_is_killed_after_its_grace(tmp_path: Path) -> None:
-    with JobPool(1) as pool:
+def test_what_ignores_sigterm_is_killed_after_its_grace(
+    make_pool: MakePool, tmp_path: Path
+) -> None:
+    with make_pool(1) as pool:
         executor = JobExecutor(pool=pool.options(grace=0.2))
         future = executor.submit(begin_and_ignore_sigterm, tmp_path / "begun")
         until((tmp_path / "begun").exists, "the call")
@@ -73,8 +79,8 @@ def test_what_ignores_sigterm_is_killed_after_its_grace(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", STOPS)
-def test_a_pool_that_was_given_goes_on(how: str, tmp_path: Path) -> None:
-    with JobPool(2) as pool:
+def test_a_pool_that_was_given_goes_on(make_pool: MakePool, how: str, tmp_path: Path) -> None:
+    with make_pool(2) as pool:
         other = pool.submit(hold, tmp_path / "gate", 5)
         until(other.running, "its start")
         executor = JobExecutor(pool=pool)
@@ -88,6 +94,7 @@ def test_a_pool_that_was_given_goes_on(how: str, tmp_path: Path) -> None:
         assert pool.submit(abs, -1).result(PATIENCE) == 1
 
 
+@pytest.mark.local
 def test_our_threads_begin_with_an_empty_context(tmp_path: Path) -> None:
     """Else they would hold, for a pool's life, what whoever made it has set."""
     source = """

@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 import pytest
@@ -23,7 +23,6 @@ from helpers import (
     hold_with_child,
     interrupt_everywhere,
     interrupted,
-    meet,
     pids_in,
     raise_mine,
     sampled,
@@ -43,6 +42,9 @@ from primitive_jobs import (
     race,
 )
 
+if TYPE_CHECKING:
+    from makers import MakePool
+
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
 
@@ -52,22 +54,12 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.fixture
-def pools() -> Iterator[tuple[JobPool, JobPool]]:
+def pools(make_pool: MakePool) -> Iterator[tuple[JobPool, JobPool]]:
     """Two pools, of three workers and of one."""
-    with JobPool(3) as many, JobPool(1) as one:
+    with make_pool(3) as many, make_pool(1) as one:
         yield many, one
         many.shutdown(cancel=True)
         one.shutdown(cancel=True)
-
-
-@pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobPool]:
-    """A pool of two that both run already; for jobs that do no harm to a worker."""
-    with JobPool(2, idle_timeout=None, spare_workers=0) as shared:
-        folder = tmp_path_factory.mktemp("meeting")
-        jobs = [shared.submit(meet, folder, 2) for _ in range(2)]
-        assert len(set(gather(jobs, timeout=PATIENCE))) == 2
-        yield shared
 
 
 class Unloadable:
@@ -126,6 +118,7 @@ def test_results_are_in_order(pools: tuple[JobPool, JobPool], tmp_path: Path) ->
     assert gather([]) == gather(iter(()), fail_fast=False) == []
 
 
+@pytest.mark.local
 def test_the_first_failure_stops_the_others(pools: tuple[JobPool, JobPool], tmp_path: Path) -> None:
     many, one = pools
     never = tmp_path / "never"
@@ -204,13 +197,6 @@ def test_a_cancel_by_somebody_else_is_a_failure(two: JobPool, tmp_path: Path) ->
     assert all(job.cancelled() for job in jobs)
 
 
-@pytest.fixture
-def two() -> Iterator[JobPool]:
-    with JobPool(2) as fresh:
-        yield fresh
-        fresh.shutdown(cancel=True)
-
-
 def test_an_unloadable_result_is_a_failure(two: JobPool, tmp_path: Path) -> None:
     held = two.submit(hold, tmp_path / "never")
     bad = two.submit(Unloadable)
@@ -251,6 +237,7 @@ def test_unsubmitted(pool: JobPool) -> None:
 # --- race -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.local
 def test_the_first_result_wins(pools: tuple[JobPool, JobPool], tmp_path: Path) -> None:
     many, one = pools
     never = tmp_path / "never"
@@ -327,10 +314,13 @@ def test_the_others_have_their_grace(two: JobPool, tmp_path: Path) -> None:
     assert all(job.cancelled() and mark.exists() for job, mark in others)
 
 
-def test_on_the_pools_own_thread(pool: JobPool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.local
+def test_on_the_pools_own_thread(
+    make_pool: MakePool, pool: JobPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = pool.submit(double, 1)
     job.wait(PATIENCE)
-    with JobPool(1) as other:
+    with make_pool(1) as other:
         held = other.submit(hold, Path("/nowhere"))
         other._engine._own_threads.add(threading.get_ident())
         for call in (gather, race):

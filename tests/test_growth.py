@@ -233,6 +233,7 @@ def _grows(step: Callable[[], object], times: int) -> tuple[Counter[str], int]:
     return _objects() - objects, _sizes() - sizes
 
 
+@pytest.mark.usefixtures("all_objects")
 def test_the_age_of_a_pool_costs_nothing() -> None:
     table = share([1, 2, 3])
     with JobPool(1, max_jobs_per_worker=1, spare_workers=0) as pool, JobExecutor(pool=pool) as two:
@@ -262,6 +263,7 @@ def wait_for_ever() -> None:
     threading.Event().wait()
 
 
+@pytest.mark.usefixtures("all_objects")
 def test_the_pools_that_a_process_has_had_cost_nothing() -> None:
     table = share([1, 2, 3])
 

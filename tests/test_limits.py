@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 import psutil
@@ -33,6 +33,9 @@ from primitive_jobs import (
 from primitive_jobs._procs import probe, process
 from primitive_jobs._wire import notes
 from primitive_jobs.options import check_bytes
+
+if TYPE_CHECKING:
+    from makers import MakePool
 
 MB = 1_000_000
 
@@ -100,13 +103,14 @@ def test_sizes(value: Any, size: int | None) -> None:
         ([1], TypeError),
     ],
 )
-def test_wrong_sizes(value: Any, error: type[Exception], two: JobPool) -> None:
+def test_wrong_sizes(make_pool: MakePool, value: Any, error: type[Exception], two: JobPool) -> None:
     with pytest.raises(error, match="memory_limit must be"):
         two.options(memory_limit=value)
     with pytest.raises(error, match="memory_limit must be"):
-        JobPool(1, memory_limit=value)
+        make_pool(1, memory_limit=value)
 
 
+@pytest.mark.local
 @pytest.mark.parametrize(
     ("value", "hint"),
     [
@@ -154,6 +158,7 @@ def grow_below(size: int, gate: Path) -> None:
     hold(gate)
 
 
+@pytest.mark.local
 @pytest.mark.parametrize("function", [grow, grow_below])
 def test_a_job_that_passes_its_memory_limit_is_killed(
     function: Callable[[int, Path], None], two: JobPool, marks: Path
@@ -211,8 +216,8 @@ def test_shared_pages_count_once(one: JobPool) -> None:
     assert job.result(PATIENCE) == "done"
 
 
-def test_the_pools_limit_is_a_default(marks: Path) -> None:
-    with JobPool(1, memory_limit="150 MB") as pool:
+def test_the_pools_limit_is_a_default(make_pool: MakePool, marks: Path) -> None:
+    with make_pool(1, memory_limit="150 MB") as pool:
         with pytest.raises(JobMemoryError):
             pool.submit(grow, 300 * MB, marks / "never").result(PATIENCE)
         (marks / "gate").touch()
@@ -306,6 +311,7 @@ def test_a_retried_job_gets_its_arguments_anew(one: JobPool, marks: Path) -> Non
     assert one.options(retries=1).submit(spoil, data).result(PATIENCE) == b"aaa"
 
 
+@pytest.mark.local
 @pytest.mark.parametrize(
     ("retries", "error"), [(-1, ValueError), (True, TypeError), (1.0, TypeError), ("1", TypeError)]
 )
@@ -317,20 +323,23 @@ def test_wrong_retries(retries: Any, error: type[Exception]) -> None:
 # --- replaced workers ----------------------------------------------------------------------------
 
 
-def test_max_jobs_per_worker() -> None:
-    with JobPool(1, max_jobs_per_worker=2) as pool:
+def test_max_jobs_per_worker(make_pool: MakePool) -> None:
+    with make_pool(1, max_jobs_per_worker=2) as pool:
         jobs = [pool.submit(os.getpid) for _ in range(6)]
         pids = [job.result(PATIENCE) for job in jobs]
     assert pids[0::2] == pids[1::2]
     assert len(set(pids)) == 3
 
 
-def test_no_job_is_lost_or_doubled_while_workers_are_replaced(marks: Path) -> None:
+@pytest.mark.local
+def test_no_job_is_lost_or_doubled_while_workers_are_replaced(
+    make_pool: MakePool, marks: Path
+) -> None:
     def mark(number: int) -> int:
         with (marks / str(number)).open("x"):
             return number
 
-    with JobPool(2, max_jobs_per_worker=3) as pool:
+    with make_pool(2, max_jobs_per_worker=3) as pool:
         jobs = []
         for number in range(60):
             jobs.append(pool.submit(mark, number))
@@ -340,6 +349,7 @@ def test_no_job_is_lost_or_doubled_while_workers_are_replaced(marks: Path) -> No
     assert len(list(marks.iterdir())) == 60
 
 
+@pytest.mark.local
 def test_restart_workers(two: JobPool, marks: Path) -> None:
     idle = two.submit(os.getpid).result(PATIENCE)
     busy = two.submit(hold, marks / "gate", 1)
@@ -356,9 +366,9 @@ def test_restart_workers(two: JobPool, marks: Path) -> None:
 
 
 @pytest.mark.parametrize(("value", "error"), [(0, ValueError), (True, TypeError), ("1", TypeError)])
-def test_wrong_max_jobs_per_worker(value: Any, error: type[Exception]) -> None:
+def test_wrong_max_jobs_per_worker(make_pool: MakePool, value: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="max_jobs_per_worker must be"):
-        JobPool(1, max_jobs_per_worker=value)
+        make_pool(1, max_jobs_per_worker=value)
 
 
 # --- evidence ------------------------------------------------------------------------------------
@@ -372,6 +382,7 @@ def divide_by_zero() -> None:
     os.kill(os.getpid(), signal.SIGFPE)
 
 
+@pytest.mark.local
 @pytest.mark.parametrize(
     ("number", "code"),
     [
@@ -406,6 +417,7 @@ def test_a_crash_is_told_with_its_stack(number: signal.Signals, code: str, one: 
     assert vars(copy) == vars(error)
 
 
+@pytest.mark.local
 def test_the_peak_is_not_the_callers(one: JobPool) -> None:
     held = bytearray(400 * MB)
     held[::4096] = b"x" * len(held[::4096])  # Linux lets a child inherit its parent's peak
@@ -415,6 +427,7 @@ def test_the_peak_is_not_the_callers(one: JobPool) -> None:
     assert len(held) == 400 * MB
 
 
+@pytest.mark.local
 def test_a_lost_link_is_told(one: JobPool, marks: Path) -> None:
     def cut() -> None:
         os.closerange(3, 2000)
@@ -424,6 +437,7 @@ def test_a_lost_link_is_told(one: JobPool, marks: Path) -> None:
         one.submit(cut).result(PATIENCE)
 
 
+@pytest.mark.local
 def test_an_end_seen_through_the_link_first_is_told_as_what_it_is(
     one: JobPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -438,8 +452,9 @@ def test_an_end_seen_through_the_link_first_is_told_as_what_it_is(
         one.submit(end_slowly).result(PATIENCE)
 
 
+@pytest.mark.local
 def test_a_kill_that_looks_like_the_oom_killers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_pool: MakePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counters = tmp_path / "vmstat"
     counters.write_text("nr_free_pages 5\noom_kill 3\n")
@@ -452,7 +467,7 @@ def test_a_kill_that_looks_like_the_oom_killers(
         counters.write_text(f"nr_free_pages 5\noom_kill {count}\n")
         os.kill(os.getpid(), signal.SIGKILL)
 
-    with JobPool(1) as pool:
+    with make_pool(1) as pool:
         with pytest.raises(WorkerDiedError, match="SIGKILL") as caught:
             pool.submit(be_killed, 3).result(PATIENCE)
         assert "OOM" not in str(caught.value)
@@ -460,6 +475,7 @@ def test_a_kill_that_looks_like_the_oom_killers(
             pool.submit(be_killed, 5).result(PATIENCE)
 
 
+@pytest.mark.local
 @pytest.mark.parametrize(
     ("cgroup", "file", "text"),
     [
@@ -484,6 +500,7 @@ def test_the_cgroups_counter(
     assert probe.oom_kills() == {"cgroup": 4}
 
 
+@pytest.mark.local
 def test_memory_without_the_list_of_children(monkeypatch: pytest.MonkeyPatch) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", f"held = b'x' * {200 * MB}; print('up', flush=True); input()"],
@@ -504,6 +521,7 @@ def test_memory_without_the_list_of_children(monkeypatch: pytest.MonkeyPatch) ->
 # --- on_exit -------------------------------------------------------------------------------------
 
 
+@pytest.mark.local
 @pytest.mark.parametrize(("on_exit", "ran"), [("wait", True), ("cancel", False)])
 def test_on_exit(on_exit: str, ran: bool, tmp_path: Path) -> None:
     script = f"""
@@ -528,10 +546,12 @@ while not Path({str(tmp_path / "begun")!r}).exists():
     assert (tmp_path / "ended").exists() is ran
 
 
+@pytest.mark.local
 def test_wrong_on_exit() -> None:
     with pytest.raises(ValueError, match="on_exit must be 'wait' or 'cancel', not 'kill'"):
         JobPool(1, on_exit="kill")  # type: ignore[arg-type]
 
 
+@pytest.mark.local
 def test_notes_do_not_overlap() -> None:
     assert notes.NOTES.size <= notes.PAGE_SIZE

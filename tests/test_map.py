@@ -13,7 +13,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 import numpy as np
@@ -46,6 +46,9 @@ from primitive_jobs import (
 from primitive_jobs._wire import chunk
 from primitive_jobs._wire.chunk import all_plain, run_chunk
 from primitive_jobs.mapping import GROWTH, MOST_BYTES, MOST_CALLS, TARGET, ChunkSize
+
+if TYPE_CHECKING:
+    from makers import MakePool
 
 # Or each worker would import pytest first.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -261,6 +264,7 @@ def test_map_of_a_view(pool: JobPool) -> None:
     assert list(pool.options(priority=1).map(double, range(10))) == list(range(0, 20, 2))
 
 
+@pytest.mark.local
 def test_a_view_follows_a_resize(one: JobPool, tmp_path: Path) -> None:
     view = one.options(priority=1)
     one.resize(3)
@@ -547,8 +551,8 @@ def test_retries_make_all_calls_of_a_chunk_again(one: JobPool, tmp_path: Path) -
     assert sorted(path.name[0] for path in tmp_path.iterdir()) == ["0", "0", "1", "2", "d"]
 
 
-def test_the_pool_is_shut_down_meanwhile(tmp_path: Path) -> None:
-    pool = JobPool(1)
+def test_the_pool_is_shut_down_meanwhile(make_pool: MakePool, tmp_path: Path) -> None:
+    pool = make_pool(1)
     results = pool.map(double, itertools.count(), chunksize=1)
     assert next(results) == 0
     pool.shutdown()
@@ -718,14 +722,15 @@ def test_an_error_holds_nothing(pool: JobPool) -> None:
         assert gone() is None
 
 
+@pytest.mark.local
 def test_a_worker_loads_no_more_for_a_chunk(one: JobPool) -> None:
     (loaded,) = one.map(eval, ["sorted(__import__('sys').modules)"])
     assert "primitive_jobs._wire.chunk" in loaded
     assert not {"primitive_jobs.mapping", "primitive_jobs.pool", "numpy"} & set(loaded)
 
 
-def test_map_loses_nothing() -> None:
-    with JobPool(2) as pool:
+def test_map_loses_nothing(make_pool: MakePool) -> None:
+    with make_pool(2) as pool:
         results = pool.map(abs, range(-100, 0))
         until(lambda: not pool.jobs(), "the end of the jobs that map submits ahead")
         assert list(results) == list(range(100, 0, -1))

@@ -18,6 +18,7 @@ PATIENCE = 300.0  # s
 ENDS = ("SerializationError", "raised")  # of the results of a map, wherever they stand
 
 
+@pytest.mark.local
 @pytest.mark.timeout(PATIENCE)
 @pytest.mark.parametrize("way", ["by value", "by reference"])
 @pytest.mark.parametrize("module", MODULES)

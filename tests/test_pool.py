@@ -14,7 +14,7 @@ import time
 import uuid
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import loky
 import numpy as np
@@ -51,6 +51,9 @@ from primitive_jobs import (
 )
 from primitive_jobs._common.thread_variables import THREAD_VARIABLES
 from primitive_jobs._wire.channel import Parcel
+
+if TYPE_CHECKING:
+    from makers import MakePool
 
 # --- the eight methods ---------------------------------------------------------------------------
 
@@ -158,6 +161,7 @@ def test_worker_is_reused(one: JobPool) -> None:
     assert len({one.submit(os.getpid).result(PATIENCE) for _ in range(5)}) == 1
 
 
+@pytest.mark.local
 def test_statuses_and_history(one: JobPool, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     before = time.time()
@@ -315,6 +319,7 @@ def test_jobs_and_cancel_all(one: JobPool, tmp_path: Path) -> None:
     assert one.submit(double, 2).result(PATIENCE) == 4
 
 
+@pytest.mark.local
 def test_resize(one: JobPool, tmp_path: Path) -> None:
     one.resize(3)
     (tmp_path / "meeting").mkdir()
@@ -356,10 +361,11 @@ def shared_size() -> int:
     return int(test_pool._shared["size"])
 
 
-def test_initializer_with_lock_and_event() -> None:
+@pytest.mark.local
+def test_initializer_with_lock_and_event(make_pool: MakePool) -> None:
     context = multiprocessing.get_context("spawn")
     lock, event = context.Lock(), context.Event()
-    with JobPool(1, initializer=initialize, initargs=(lock, event, b"12")) as pool:
+    with make_pool(1, initializer=initialize, initargs=(lock, event, b"12")) as pool:
         with lock:
             job = pool.submit(shared_size)
             until(job.running, "RUNNING")
@@ -368,8 +374,10 @@ def test_initializer_with_lock_and_event() -> None:
         assert event.wait(PATIENCE)
 
 
-def test_large_initargs() -> None:
-    with JobPool(1, initializer=lambda data: share(size=len(data)), initargs=(b"x" * 10**6,)) as p:
+def test_large_initargs(make_pool: MakePool) -> None:
+    with make_pool(
+        1, initializer=lambda data: share(size=len(data)), initargs=(b"x" * 10**6,)
+    ) as p:
 
         def size() -> int:
             import test_pool
@@ -379,14 +387,14 @@ def test_large_initargs() -> None:
         assert p.submit(size).result(PATIENCE) == 10**6
 
 
-def test_raising_initializer_and_recovery(tmp_path: Path) -> None:
+def test_raising_initializer_and_recovery(make_pool: MakePool, tmp_path: Path) -> None:
     flag = tmp_path / "works"
 
     def check() -> None:
         if not flag.exists():
             raise LookupError("no flag")
 
-    with JobPool(1, initializer=check) as pool:
+    with make_pool(1, initializer=check) as pool:
         jobs = [pool.submit(double, i) for i in range(2)]
         for job in jobs:
             with pytest.raises(InitializerError, match="no flag") as caught:
@@ -398,8 +406,8 @@ def test_raising_initializer_and_recovery(tmp_path: Path) -> None:
         assert pool.submit(double, 4).result(PATIENCE) == 8
 
 
-def test_dying_initializer() -> None:
-    with JobPool(1, initializer=os._exit, initargs=(3,)) as pool:
+def test_dying_initializer(make_pool: MakePool) -> None:
+    with make_pool(1, initializer=os._exit, initargs=(3,)) as pool:
         job = pool.submit(double, 1)
         with pytest.raises(InitializerError) as caught:
             job.result(PATIENCE)
@@ -407,22 +415,24 @@ def test_dying_initializer() -> None:
     assert caught.value.signal is None
 
 
-def test_env_and_threads() -> None:
+@pytest.mark.local
+def test_env_and_threads(make_pool: MakePool) -> None:
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-    with JobPool(1, env={"MINE": "yes", "MKL_NUM_THREADS": "7"}, threads_per_worker=3) as pool:
+    with make_pool(1, env={"MINE": "yes", "MKL_NUM_THREADS": "7"}, threads_per_worker=3) as pool:
         environ = pool.submit(lambda: dict(os.environ)).result(PATIENCE)
     assert environ["MINE"] == "yes"
     assert "MINE" not in os.environ
     assert [environ[name] for name in names] == ["3", "3", "7", "3"]
 
 
-def test_threads_of_other_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.local
+def test_threads_of_other_libraries(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Polars, TensorFlow, OpenCV and others have variables of their own."""
     for name in THREAD_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("POLARS_MAX_THREADS", "5")
     share = str(max(1, int(loky.cpu_count()) // 2))
-    with JobPool(2) as by_default, JobPool(1, threads_per_worker=3) as told:
+    with make_pool(2) as by_default, make_pool(1, threads_per_worker=3) as told:
         theirs = by_default.submit(lambda: dict(os.environ)).result(PATIENCE)
         told_environ = told.submit(lambda: dict(os.environ)).result(PATIENCE)
     assert theirs["TF_NUM_INTRAOP_THREADS"] == theirs["OPENCV_FOR_THREADS_NUM"] == share
@@ -431,12 +441,14 @@ def test_threads_of_other_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told_environ["POLARS_MAX_THREADS"] == "3"
 
 
-def test_default_size() -> None:
-    with JobPool() as pool:
+@pytest.mark.local
+def test_default_size(make_pool: MakePool) -> None:
+    with make_pool() as pool:
         assert f"max_workers={loky.cpu_count()} open" in repr(pool)
     assert "shut down" in repr(pool)
 
 
+@pytest.mark.local
 def test_default_pool_and_run() -> None:
     pool = default_pool()
     assert default_pool() is pool
@@ -452,15 +464,15 @@ def test_default_pool_and_run() -> None:
     assert run(double, 7).result(PATIENCE) == 14
 
 
-def test_context_manager(tmp_path: Path) -> None:
+def test_context_manager(make_pool: MakePool, tmp_path: Path) -> None:
     gate = tmp_path / "never"
-    with JobPool(1) as pool:
+    with make_pool(1) as pool:
         jobs = [pool.submit(double, i) for i in range(5)]
     assert [job.status() for job in jobs] == [JobStatus.DONE] * 5
     held = []
 
     def interrupted_block() -> None:
-        with JobPool(1) as pool:
+        with make_pool(1) as pool:
             held.extend([pool.submit(hold, gate) for _ in range(3)])
             raise LookupError
 
@@ -486,6 +498,7 @@ def test_await(pool: JobPool) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.local
 def test_cancelled_task_cancels_the_job(one: JobPool, tmp_path: Path) -> None:
     job = one.submit(hold, tmp_path / "never")
     until(job.running, "RUNNING")
@@ -689,6 +702,7 @@ def test_interrupt_in_cancel(pool: JobPool, tmp_path: Path, stride: int) -> None
     assert all(job.cancelled() for job in jobs)
 
 
+@pytest.mark.local
 @sampled(40)
 def test_interrupt_in_cancel_of_a_running_job(two: JobPool, tmp_path: Path, stride: int) -> None:
     jobs: list[PrimitiveJob[int]] = []

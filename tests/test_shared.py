@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 import numpy as np
@@ -33,6 +33,9 @@ from primitive_jobs import (
 from primitive_jobs._engine.dispatcher import Dispatcher
 from primitive_jobs._procs import process as process_module
 from primitive_jobs._wire.channel import HAVE_PACKETS
+
+if TYPE_CHECKING:
+    from makers import MakePool
 
 # Or each worker would import pytest first.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -67,11 +70,13 @@ def data() -> Any:
 
 
 @pytest.fixture(params=[True, False], ids=["packets", "stream"])
-def pool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobPool]:
+def pool(
+    make_pool: MakePool, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[JobPool]:
     if not request.param:
         settings = process_module.WorkerConfig
         monkeypatch.setattr("primitive_jobs.pool.WorkerConfig", partial(settings, packets=False))
-    with JobPool(1) as made:
+    with make_pool(1) as made:
         yield made
 
 
@@ -132,8 +137,9 @@ def test_it_is_a_snapshot(pool: JobPool) -> None:
     assert same(pool, list, shared) == [1]
 
 
+@pytest.mark.local
 @in_a_file
-def test_a_worker_maps_it_once_and_all_share_the_pages() -> None:
+def test_a_worker_maps_it_once_and_all_share_the_pages(make_pool: MakePool) -> None:
     shared = share(data())
 
     def look(a: Any) -> tuple[int, list[dict[str, int]]]:
@@ -141,7 +147,7 @@ def test_a_worker_maps_it_once_and_all_share_the_pages() -> None:
         time.sleep(0.01)
         return os.getpid(), maps()
 
-    with JobPool(2) as pool:
+    with make_pool(2) as pool:
         jobs = [pool.submit(look, shared) for _ in range(50)]
         seen = [job.result(PATIENCE) for job in jobs]
     for _, mapped in seen:
@@ -150,6 +156,7 @@ def test_a_worker_maps_it_once_and_all_share_the_pages() -> None:
         assert mapped[0]["Rss"] * 1024 >= SIZE
 
 
+@pytest.mark.local
 @in_a_file
 def test_it_goes_with_the_last_handle(pool: JobPool) -> None:
     shared = share(data())
@@ -161,6 +168,7 @@ def test_it_goes_with_the_last_handle(pool: JobPool) -> None:
     assert files() == 0
 
 
+@pytest.mark.local
 def test_jobs_that_wait_hold_it(pool: JobPool, tmp_path: Path) -> None:
     def hold(a: Any, gate: Path) -> float:
         while not gate.exists():
@@ -178,6 +186,7 @@ def test_jobs_that_wait_hold_it(pool: JobPool, tmp_path: Path) -> None:
     until(lambda: not same(pool, maps), "the worker let it go")
 
 
+@pytest.mark.local
 def test_many_handles_dropped_while_a_worker_is_busy(pool: JobPool, tmp_path: Path) -> None:
     """More than its socket holds: what cannot be said at once is said later."""
     gate = tmp_path / "gate"
@@ -239,14 +248,15 @@ def test_a_new_worker_gets_it_again(pool: JobPool, tmp_path: Path) -> None:
     assert same(pool, lambda a: float(a.sum()), shared) == float(data().sum())
 
 
-def test_pools_share_a_handle(two: JobPool) -> None:
+def test_pools_share_a_handle(make_pool: MakePool, two: JobPool) -> None:
     shared = share(data())
-    with JobPool(1) as other:
+    with make_pool(1) as other:
         jobs = [p.submit(lambda a: float(a.sum()), shared) for p in (two, other) for _ in range(5)]
         assert {job.result(PATIENCE) for job in as_completed(jobs)} == {float(data().sum())}
     assert same(two, lambda a: float(a.sum()), shared) == float(data().sum())
 
 
+@pytest.mark.local
 def test_handles_inside_shared_data(pool: JobPool) -> None:
     inner = share(data())
     outer = share({"inner": inner, "x": 1})
@@ -258,6 +268,7 @@ def test_handles_inside_shared_data(pool: JobPool) -> None:
     until(lambda: not same(pool, maps), "both let go")
 
 
+@pytest.mark.local
 @in_a_file
 def test_a_worker_without_descriptors_is_replaced(two: JobPool) -> None:
     def eat() -> int:
@@ -280,7 +291,8 @@ def test_a_worker_without_descriptors_is_replaced(two: JobPool) -> None:
     assert job.attempts == 1
 
 
-def test_in_a_fork_of_the_process(two: JobPool) -> None:
+@pytest.mark.local
+def test_in_a_fork_of_the_process(make_pool: MakePool, two: JobPool) -> None:
     shared = share(data())
     same(two, lambda a: None, shared)
     with warnings.catch_warnings():
@@ -289,7 +301,7 @@ def test_in_a_fork_of_the_process(two: JobPool) -> None:
     if child == 0:
         code = 1
         try:
-            with JobPool(1) as own:
+            with make_pool(1) as own:
                 code = int(same(own, lambda a: float(a.sum()), shared) != float(data().sum()))
             del shared
         finally:
@@ -306,6 +318,7 @@ def test_what_cannot_be_pickled() -> None:
         share(i for i in range(3))
 
 
+@pytest.mark.local
 @in_a_file
 def test_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> int:
@@ -334,14 +347,14 @@ def test_use_outside_of_a_job(use: Callable[[Any], Any]) -> None:
         use(share(np.zeros(3)))
 
 
-def test_it_travels_only_with_a_call() -> None:
+def test_it_travels_only_with_a_call(make_pool: MakePool) -> None:
     shared = share([1])
     with pytest.raises(SerializationError, match=r"share\(\) returns travels only among"):
         pickle.dumps(shared)
     assert copy.copy(shared) is shared
     assert copy.deepcopy([shared])[0] is shared
     assert re.fullmatch(r"<shared list, \d+ bytes>", repr(shared))
-    with JobPool(1, initializer=print, initargs=(shared,)) as pool:
+    with make_pool(1, initializer=print, initargs=(shared,)) as pool:
         job: PrimitiveJob[int] = pool.submit(abs, 1)
         with pytest.raises(InitializerError, match="only among"):
             job.result(PATIENCE)
