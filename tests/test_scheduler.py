@@ -193,6 +193,13 @@ def test_no_offer_where_a_spare_would_have_to_be_started() -> None:
     assert play.scheduler.offer() == (1, 3)
 
 
+def test_no_offer_where_the_end_of_the_first_job_makes_a_spare_due() -> None:
+    play = Script(1, spares=1)
+    play(Submitted(1), Started(1), Ready(1), Withdrawn(1, 1))
+    assert play.scheduler.slots[1].state is SlotState.IDLE
+    assert play.scheduler.offer() is None
+
+
 def test_a_job_cancelled_on_its_way_leaves_the_worker_as_it_was() -> None:
     play = Script(1, idle_timeout=9.0)
     play.warm()
@@ -693,6 +700,13 @@ def test_restart() -> None:
     assert Leave(1) not in actions
     actions = play(Answered(2, 3, RETURNED))
     assert Leave(2) in actions
+
+
+def test_restart_while_a_job_is_withdrawn_on_its_way() -> None:
+    play = Script()
+    play(Submitted(1), Started(1), Ready(1), RestartAsked())
+    assert play(Withdrawn(1, 1)) == [Leave(1)]
+    assert play.scheduler.offer() is None
 
 
 def test_restart_of_idle_workers() -> None:

@@ -245,6 +245,8 @@ class Scheduler:
         roster = self._roster
         if not roster.idle or not self._table.may_start(None):
             return None
+        if roster.spare_workers and not roster.warm:
+            return None  # the end of the first job makes spares due
         busy = roster.busy + 1
         if busy >= roster.max_workers and roster.to_start(0, busy) > 0:  # of spares, that is
             return None
@@ -279,7 +281,10 @@ class Scheduler:
             del self.jobs[roster.take_job(slot).number]
             roster.limit(slot, None)
             roster.unwatch(slot)
-            roster.set_idle(slot)
+            if slot.retiring:
+                roster.ask_to_leave(slot)
+            else:
+                roster.set_idle(slot)
 
     def _on_not_taken(self, event: NotTaken) -> None:
         roster = self._roster
