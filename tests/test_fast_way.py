@@ -1,0 +1,403 @@
+"""The fast ways against the plain one: the hand-over, answers that lead straight to the next job,
+jobs that wake nobody.
+
+The same script is played to two engines, over a fleet that is played, too: one is as it is, in the
+other the dispatcher is told of everything at once, and the scheduler thinks all of it over each
+time. No thread runs: whatever happens, happens while the dispatcher sleeps, which is a call of its
+poller here.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import select
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from primitive_jobs import JobOptions, JobStatus, PrimitiveJob
+from primitive_jobs._engine.engine import Engine
+from primitive_jobs._engine.events import Died, Gone, Ready, Started
+from primitive_jobs._engine.fleet import Direct, Fleet, FleetThread, Host, LateSender, News
+from primitive_jobs._engine.look import look_at
+from primitive_jobs._engine.record import JobRecord
+from primitive_jobs._engine.scheduler import Scheduler
+from primitive_jobs._engine.slots import BUSY
+from primitive_jobs._wire.channel import pack
+from primitive_jobs._wire.evidence import Evidence
+from primitive_jobs._wire.messages import Kind, Message
+from primitive_jobs._wire.pickling import dump_exception, dumps_whole
+from primitive_jobs.job import record_of, submit_to
+from primitive_jobs.logs import report_here
+from primitive_jobs.options import DEFAULT_OPTIONS
+
+RESULT, FAILURE = dumps_whole(7), dump_exception(ValueError("no"))
+LIMITS = {
+    "priority": JobOptions(priority=1),
+    "timeout": JobOptions(timeout=1e6),
+    "memory": JobOptions(memory_limit=10**12),
+    "retries": JobOptions(retries=1),
+    "grace": JobOptions(grace=1e6),
+}
+
+
+class PlainScheduler(Scheduler):
+    """Every event is followed by a look at everything."""
+
+    def submitted(self, *told: Any) -> Any:
+        return self._thought_over(super().submitted(*told))
+
+    def answered(self, *told: Any) -> Any:
+        actions = self._thought_over(super().answered(*told))
+        self.steady = False
+        return actions
+
+    def _thought_over(self, actions: Any) -> Any:
+        self._roster.actions = actions
+        self._fill()
+        self._roster.end()
+        return actions
+
+
+class Worker:
+    """A worker that is played, and its channel."""
+
+    wants_write = False
+    report = report_here
+
+    def __init__(self, slot: int) -> None:
+        self.slot, self.pid, self.fd = slot, 1000 + slot, 10**6 + slot
+        self.sent: list[Message] = []  # that nobody has received yet
+        self.attempt = 0
+        self.job: str | None = None  # how it goes, while it runs
+        self.dead = False
+
+    def take(self, attempt: int, kind: str) -> None:
+        """Run a job, unless it is known already."""
+        if self.dead or attempt <= self.attempt:
+            return
+        self.attempt, self.job = attempt, kind
+        if "slow" not in kind:
+            self.answer()
+
+    def answer(self) -> None:
+        """Send the outcome of the job."""
+        if self.job is not None:
+            raised = "raises" in self.job
+            kind, body = (Kind.RAISED, FAILURE) if raised else (Kind.RETURNED, RESULT)
+            self.sent.append(Message(kind, self.attempt, body))
+            self.job = None
+
+    def try_to_send(self, kind: int, attempt: int, payload: bytes) -> bool:
+        """Take a job from its caller; the caller may not get to know that it has arrived."""
+        assert kind == Kind.RUN
+        how = self.kinds[payload]
+        if "unsent" not in how:
+            self.take(attempt, how)
+        return "unsent" not in how and "unsure" not in how
+
+    kinds: dict[Any, str]
+
+
+class PlayedFleet(Fleet, Direct):
+    """Its workers start, answer and die when the script says so; fast or plain."""
+
+    def __init__(self, kinds: dict[Any, str], *, fast: bool) -> None:
+        self.workers: dict[int, Worker] = {}
+        self._kinds = kinds
+        self._fast = fast
+        self.host: Host
+
+    @property
+    def direct(self) -> Direct | None:
+        return self if self._fast else None
+
+    def open(self, host: Host) -> None:
+        self.host = host
+
+    def threads(self) -> Sequence[FleetThread]:
+        return ()
+
+    def end(self) -> None: ...
+    def close(self) -> None: ...
+    def let_go(self) -> None: ...
+    def abandon(self) -> None: ...
+    def look(self) -> None: ...
+    def call_off(self, slot: int) -> None: ...
+    def terminate(self, slot: int) -> None: ...
+    def watch(self, slot: int, attempt: int, limit: int) -> None: ...
+    def unwatch(self, slot: int) -> None: ...
+    def put_down(self) -> None: ...
+    def sends_late(self, sender: LateSender) -> None: ...
+
+    @property
+    def coming(self) -> bool:
+        return False
+
+    def start(self, slot: int) -> None:
+        self.host.tell(News(functools.partial(self._on_process, slot)))
+
+    def _on_process(self, slot: int) -> None:
+        worker = Worker(slot)
+        worker.kinds = self._kinds
+        self.workers[slot] = worker
+        self.host.poller.handlers[worker.fd] = lambda _: self._on_readable(worker)
+        self.host.happened(Started(slot), cast("Any", worker))
+        self.host.happened(Ready(slot), cast("Any", worker))
+
+    def _on_readable(self, worker: Worker) -> None:
+        if worker.sent:
+            self.hear(worker, worker.sent.pop(0))
+        elif worker.dead:
+            self.host.happened(Died(worker.slot))
+
+    def leave(self, slot: int) -> None:
+        self.workers[slot].dead = True
+
+    def kill(self, slot: int, *, ask_stack: bool = False) -> None:
+        del ask_stack
+        worker = self.workers[slot]
+        worker.dead = True
+        event = Gone(slot, Evidence(worker.pid, 9, noted=worker.attempt))
+        self.host.tell(News(functools.partial(self._on_gone, event), event))
+
+    def _on_gone(self, event: Gone) -> None:
+        worker = self.workers[event.slot]
+        while worker.sent:
+            self.hear(worker, worker.sent.pop(0))
+        del self.host.poller.handlers[worker.fd]
+        del self.workers[event.slot]
+        self.host.happened(event, worker)
+
+    def give_up(self, slot: int, error: BaseException) -> Gone:
+        raise NotImplementedError
+
+    def pack(self, body: bytes, buffers: Any, refers_to: Any, *, to_file: bool) -> Any:
+        return pack(body, buffers, refers_to, to_file=False)
+
+    def fits(self, slot: int, room: int) -> bool:
+        return True
+
+    def measures_memory(self) -> bool:
+        return True
+
+    def run(self, slot: int, attempt: int, content: Any) -> bool:
+        self.workers[slot].take(attempt, self._kinds[content])
+        return True
+
+    def channel_to(self, slot: int) -> Any:
+        return self.workers[slot]
+
+    def first_message(self, worker: Worker) -> Message | None:
+        return worker.sent.pop(0) if worker.sent else None
+
+    def lost(self, worker: Worker) -> None:
+        raise NotImplementedError
+
+    def hear(self, worker: Worker, message: Message) -> None:
+        self.host.answered(worker.slot, message)
+
+
+class Asleep(BaseException):
+    """The dispatcher would sleep for ever."""
+
+
+Script = list[tuple[str, Any]]
+State = tuple[Any, ...]
+
+
+class Play:
+    """One engine, and the script as it is played to it."""
+
+    def __init__(self, script: Script, workers: int, spares: int, most: int | None) -> None:
+        self.script = iter(script)
+        self.jobs: list[PrimitiveJob[Any]] = []
+        self.kinds: dict[Any, str] = {}
+        self.workers = workers
+        self.states: list[State] = []  # before each step of the script
+        self.handed = 0
+        self.rung = False
+        self.given = workers, spares, most
+
+    def run(self, *, fast: bool) -> Play:
+        """Play it to the end, and then let everything come to its end."""
+        kind = Scheduler if fast else PlainScheduler
+        count, spares, most = self.given
+        self.fleet = PlayedFleet(self.kinds, fast=fast)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Engine, "_start_threads", lambda self: None)
+            self.engine = Engine(kind(count, None, most, spares), self.fleet)
+            inbox, dispatcher = self.engine._inbox, self.engine._dispatcher
+            patch.setattr(inbox.bell, "ring", self.ring)
+            dispatcher._poll = self.poll
+            try:
+                self.turn()
+                self.script = self.endless()
+                self.turn()
+                dispatcher.tell_waiters()
+                self.engine._jobs.leaving.let_go()
+            finally:
+                inbox.bell.close()
+                dispatcher.poller.close()
+        return self
+
+    def turn(self) -> None:
+        dispatcher = self.engine._dispatcher
+        if self.engine._hand_off.offer is not None:  # it slept at the end of the script
+            dispatcher._take_offer_back([])
+        try:
+            while True:
+                dispatcher._turn()
+                self.engine._scheduler.check()
+        except Asleep:
+            pass
+
+    def endless(self) -> Iterator[tuple[str, Any]]:
+        """Until all jobs have ended."""
+        for _ in range(1000):
+            if all(job.in_final_state() for job in self.jobs):
+                return
+            yield "answer", 0
+        raise AssertionError(f"some do not end: {self.state()}")
+
+    def ring(self) -> None:
+        self.rung = True
+
+    def poll(self, timeout: float) -> list[tuple[int, int]]:
+        """Be the poller: the script goes on until the dispatcher is woken."""
+        self.check()
+        while True:
+            workers = self.fleet.workers.values()
+            ready = [(w.fd, select.POLLIN) for w in workers if w.sent or w.dead]
+            if ready or self.rung or timeout == 0:
+                self.rung = False
+                return ready[:1]
+            self.states.append(self.state())
+            try:
+                step, which = next(self.script)
+            except StopIteration:
+                raise Asleep from None
+            getattr(self, step)(which)
+            self.check()
+
+    def check(self) -> None:
+        running = [job for job in self.jobs if job.status() is JobStatus.RUNNING]
+        assert len(running) <= self.workers
+
+    def state(self) -> State:
+        """What users see, and which workers have jobs."""
+        jobs = [(job.status(), job.attempts, job.pid) for job in self.jobs]
+        busy = [(w.slot, w.attempt, w.job) for w in self.fleet.workers.values() if w.job]
+        return jobs, busy
+
+    def end(self) -> State:
+        """What is known of it all at the end."""
+        walks = [[status for status, _ in job.history()] for job in self.jobs]
+        failures = [type(job.exception(0)).__name__ for job in self.jobs if not job.cancelled()]
+        scheduler, engine = self.engine._scheduler, self.engine
+        counts = look_at(scheduler, engine._jobs, self.fleet).counts
+        slots = [(slot.state, slot.served) for slot in scheduler.slots.values()]
+        return walks, failures, counts, slots
+
+    # --- steps -------------------------------------------------------------------------------
+
+    def submit(self, kind: str) -> None:
+        number = len(self.jobs)
+        job: PrimitiveJob[Any] = PrimitiveJob(abs, number)
+        options = next((LIMITS[word] for word in kind.split() if word in LIMITS), DEFAULT_OPTIONS)
+
+        enlist = self.engine.enlist
+
+        def noted(record: JobRecord) -> None:
+            self.kinds[record.payload] = kind
+            enlist(record)
+
+        before = {worker.attempt for worker in self.fleet.workers.values()}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(self.engine, "enlist", noted)
+            submit_to(job, self.engine, options)
+        self.jobs.append(job)
+        self.handed += before != {worker.attempt for worker in self.fleet.workers.values()}
+
+    def cancel(self, which: tuple[int, float]) -> None:
+        number, grace = which
+        if self.jobs:
+            record_of(self.jobs[number % len(self.jobs)]).ask_cancel(grace)
+
+    def cancel_all(self, _: object) -> None:
+        self.engine.ask_cancel_all(None)
+
+    def answer(self, which: int) -> None:
+        busy = [worker for worker in self.fleet.workers.values() if worker.job]
+        if busy:
+            busy[which % len(busy)].answer()
+
+    def die(self, which: int) -> None:
+        workers = [*self.fleet.workers.values()]
+        if workers:
+            workers[which % len(workers)].dead = True
+            workers[which % len(workers)].job = None
+
+    def restart(self, _: object) -> None:
+        self.engine.restart_workers()
+
+
+KINDS = ["", "raises", "slow", "slow raises", "unsent", "unsure", "slow unsent", "slow unsure"]
+KINDS += [f"{word} {limit}" for word in ("", "slow") for limit in LIMITS]
+NUMBERS = st.integers(0, 20)
+STEPS = st.one_of(
+    st.tuples(st.just("submit"), st.sampled_from(KINDS)),
+    st.tuples(st.just("submit"), st.sampled_from(["", "slow"])),
+    st.tuples(st.just("answer"), NUMBERS),
+    st.tuples(st.just("cancel"), st.tuples(NUMBERS, st.sampled_from([0.0, 1e6]))),
+    st.tuples(st.just("die"), NUMBERS),
+    st.tuples(st.sampled_from(["restart", "cancel_all"]), st.none()),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(STEPS, min_size=5, max_size=60),
+    st.integers(1, 3),
+    st.integers(0, 1),
+    st.sampled_from([None, 2]),
+)
+def test_both_come_to_the_same(script: Script, workers: int, spares: int, most: int | None) -> None:
+    fast, plain = (Play(script, workers, spares, most).run(fast=way) for way in (True, False))
+    for place, (one, other) in enumerate(zip(fast.states, plain.states, strict=True)):
+        assert one == other, f"before step {place} of {script}"
+    assert fast.end() == plain.end()
+
+
+def test_the_fast_ways_are_taken() -> None:
+    """Else the comparison would be one of the plain way with itself."""
+    script: Script = [("submit", "slow"), ("answer", 0)]
+    script += [("submit", ""), ("submit", "slow"), ("submit", "slow"), ("answer", 0)]
+    steady: list[bool] = []
+    answered: Callable[..., Any] = Scheduler.answered
+
+    def noted(self: Scheduler, *told: Any) -> Any:
+        actions = answered(self, *told)
+        steady.append(self.steady)
+        return actions
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scheduler, "answered", noted)
+        fast = Play(script, 1, 0, None).run(fast=True)
+    assert fast.handed == 2
+    assert any(steady)
+    assert Play(script, 1, 0, None).run(fast=False).handed == 0
+
+
+@pytest.mark.parametrize("kind", ["unsent", "unsure", "slow unsure"])
+def test_one_whose_caller_was_not_sure(kind: str) -> None:
+    script: Script = [("submit", ""), ("submit", kind), *itertools.repeat(("answer", 0), 3)]
+    play = Play(script, 1, 0, None).run(fast=True)
+    assert [job.status() for job in play.jobs] == [JobStatus.DONE] * 2
+    assert [worker.attempt for worker in play.fleet.workers.values()] == [2]
+    assert play.fleet.workers[1].slot in play.engine._scheduler.slots
+    assert play.engine._scheduler.slots[1].state is not BUSY
