@@ -9,9 +9,7 @@ caller lets go of them.
 from __future__ import annotations
 
 import functools
-import pickle
 import threading
-import time
 from collections.abc import Callable, Generator
 from operator import attrgetter
 from types import FunctionType, MethodType
@@ -22,11 +20,11 @@ from ._common.naming import call_name
 from ._common.signatures import JobOptionsDict, Self, Unpack
 from ._engine import circles
 from ._engine.record import Callback, JobRecord, PoolLink
+from ._engine.serialize import serialize
 from ._engine.tracker import Outcome, StatusTracker, Unstopped
-from ._wire.channel import INLINE_LIMIT
-from ._wire.pickling import LEFT_OUT, dump_call, dumps_whole, let_frames_go
+from ._wire.pickling import LEFT_OUT
 from .base_job import BasePrimitiveJob, ResultT_co
-from .errors import JobError, ResultTimeoutError, SerializationError
+from .errors import JobError, ResultTimeoutError
 from .options import (
     DEFAULT_OPTIONS,
     UNFIT,
@@ -160,7 +158,7 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
             self._call = None
             if link.seeds is not None and record.key is None:
                 record.key = link.seeds.next()
-            if self._serialize(link, call, called):
+            if serialize(record, link, call, called):
                 if tracker.serialized():
                     link.enlist(record)
                 else:
@@ -182,37 +180,6 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
             self._record.name = options.name
         if options.metadata:
             self.metadata.update(options.metadata)
-
-    # Not written out in _submit_to: Python 3.12 has an inner `try` line outside of the outer `try`.
-    def _serialize(
-        self,
-        link: PoolLink,
-        call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]],
-        called: str,
-    ) -> bool:
-        """Make the payload; where that fails the job ends, and this is False."""
-        record = self._record
-        failure: SerializationError
-        try:
-            body, buffers, refers_to = dump_call(*call, called, record.key)
-            if len(body) <= INLINE_LIMIT and not buffers and not refers_to:
-                record.payload = body
-                return True
-        except SerializationError as error:
-            let_frames_go(error)
-            failure = error
-        else:
-            try:
-                record.payload = link.pack(body, buffers, refers_to)
-                return True
-            except (OSError, MemoryError) as error:
-                failure = SerializationError(
-                    f"no memory for the {len(body) + sum(b.nbytes for b in buffers)} bytes of the "
-                    f"call of {called}(): {error}"
-                )
-                failure.__cause__ = error
-        link.fail_early(record, failure)
-        return False
 
     # --- Qiskit's eight ----------------------------------------------------------------------
 
@@ -430,46 +397,16 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        from ._common.markup import seconds, table
+        from .job_card import card_of
 
-        walk, spans = self._tracker.history(), self._tracker.spans()
-        spent = dict.fromkeys(JobStatus, 0.0)  # s
-        for status, lasted in spans:
-            spent[status] += lasted
-        last = walk[-1][0]
-        rows = [("id", self.job_id())]
-        if len(walk) > 1 and walk[1][0] is not JobStatus.CANCELLED:
-            submitted = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(walk[1][1]))
-            rows += [
-                ("submitted", submitted),
-                ("waited", seconds(spent[JobStatus.QUEUED])),
-                ("ran", seconds(spent[JobStatus.RUNNING])),
-                ("took", seconds(sum(lasted for _, lasted in spans[1:]))),
-            ]
-        pid = self.pid
-        if pid is not None:
-            rows.append(("worker", f"process {pid}"))
-        failure = self._tracker.failure(self)
-        state = last.name if failure is None else f"ERROR {failure}"
-        return table(type(self).__name__, self.name, state, rows)
+        return card_of(self, self._tracker)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Wait for the end; then everything but function and arguments travels."""
+        from ._engine.past_job import state_of
+
         outcome = self._await_outcome(None)
-        value, error = outcome.load(self)
-        loaded = dumps_whole((value, error))
-        outcome.looked_at()
-        cause = None if error is None else error.__cause__
-        state = (
-            self.job_id(),
-            self.name,
-            self.metadata,
-            outcome.status,
-            loaded,
-            None if cause is None else str(cause),
-            [fact for step in self._tracker.steps() for fact in step],
-            self._tracker.attempts,
-        )
+        state = state_of(self._record, self.metadata, outcome, outcome.load(self))
         return _rebuild, (type(self), state)
 
     # --- helpers -----------------------------------------------------------------------------
@@ -507,43 +444,17 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
 
 
 def _rebuild(cls: type[PrimitiveJob[Any]], state: tuple[Any, ...]) -> PrimitiveJob[Any]:
-    job_id, name, metadata, status, loaded, cause, walk, attempts = state
-    job: PrimitiveJob[Any] = cls.__new__(cls)
-    value, error = pickle.loads(loaded)
-    if error is not None and cause is not None and error.__cause__ is None:
-        from ._wire.pickling import RemoteTraceback, set_cause
+    from ._engine.past_job import PastJob
 
-        set_cause(error, RemoteTraceback(cause.strip().strip('"').strip("\n") + "\n"))
+    past = PastJob(state)
+    job: PrimitiveJob[Any] = cls.__new__(cls)
     job._call = None
     job._submits = None
-    job._loaded = [(value, error)]
-    job.metadata = metadata
-    job._tracker = tracker = _PastTracker(status, walk, attempts)
-    job._record = _PastRecord(name, tracker, job_id)
+    job._loaded = [past.loaded]
+    job.metadata = past.metadata
+    job._record = past.record
+    job._tracker = past.record.tracker
     return job
-
-
-class _PastTracker(StatusTracker):
-    """That of a job that has ended before it was pickled."""
-
-    __slots__ = ()
-
-    def __init__(self, status: JobStatus, walk: list[Any], attempts: int) -> None:
-        super().__init__()
-        self._outcome = Outcome(status, None)
-        self._status = status
-        self._attempts = attempts
-        self.remember(walk)
-
-
-class _PastRecord(JobRecord):
-    """The same of its record."""
-
-    __slots__ = ()
-
-    def __init__(self, name: str, tracker: StatusTracker, job_id: str) -> None:
-        super().__init__(name, tracker)
-        self._id.append(job_id)
 
 
 # --- for the rest of the package ------------------------------------------------------------------

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
 from types import TracebackType
-from typing import Any, Literal, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, TypeVar
 
 from . import job as job_module
 from ._common.hints import hinted, of_pool_keyword, of_shutdown_keyword
@@ -39,6 +39,9 @@ from .options import (
     check_seconds,
 )
 from .snapshots import Counts, PoolSnapshot
+
+if TYPE_CHECKING:
+    from ._wire.seeding import Seeds
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -148,32 +151,13 @@ class JobPool(BasePool):
         check_surroundings()
         cpus = _cpu_count()
         count = cpus if max_workers is None else check_count("max_workers", max_workers)
-        if initializer is not None:
-            check_callable("initializer", initializer)
-        arguments = check_initargs(initargs)
-        variables = check_env(env)
-        share = max(1, cpus // count)
-        threads = threads_per_worker
-        if threads is not None:
-            threads = check_count("threads_per_worker", threads)
-        config = WorkerConfig(
-            cpu_share=share,
-            env={**thread_settings(threads, share), **variables},
-            initializer=None if initializer is None else Initializer(initializer, arguments),
-            preload=check_preload(preload),
-        )
+        config = _config(count, cpus, initializer, initargs, env, threads_per_worker, preload)
         leave_after = check_seconds("idle_timeout", idle_timeout, positive=True)
-        most_jobs = max_jobs_per_worker
-        if most_jobs is not None:
-            most_jobs = check_count("max_jobs_per_worker", most_jobs)
+        most_jobs = _count_or_none("max_jobs_per_worker", max_jobs_per_worker)
         spares = check_count("spare_workers", spare_workers, least=0)
         if on_exit not in ("wait", "cancel"):
             raise ValueError(f"on_exit must be 'wait' or 'cancel', not {on_exit!r}")
-        seeds = None
-        if seed is not None:
-            from ._wire.seeding import Seeds
-
-            seeds = Seeds(seed)
+        seeds = _seeds(seed)
         limit = {} if memory_limit is None else {"memory_limit": memory_limit}
         self._options = DEFAULT_OPTIONS.replace(limit)
         self._max_workers = count
@@ -347,6 +331,42 @@ class JobPool(BasePool):
 
 
 engine_of: Callable[[JobPool], Engine] = attrgetter("_engine")  # for `JobExecutor`
+
+
+def _config(
+    max_workers: int,
+    cpus: int,
+    initializer: Callable[..., object] | None,
+    initargs: tuple[Any, ...],
+    env: Mapping[str, str] | None,
+    threads_per_worker: int | None,
+    preload: Iterable[str],
+) -> WorkerConfig:
+    """Check what concerns each worker, and serialize the initializer."""
+    if initializer is not None:
+        check_callable("initializer", initializer)
+    arguments = check_initargs(initargs)
+    variables = check_env(env)
+    share = max(1, cpus // max_workers)
+    threads = _count_or_none("threads_per_worker", threads_per_worker)
+    return WorkerConfig(
+        cpu_share=share,
+        env={**thread_settings(threads, share), **variables},
+        initializer=None if initializer is None else Initializer(initializer, arguments),
+        preload=check_preload(preload),
+    )
+
+
+def _count_or_none(name: str, value: int | None) -> int | None:
+    return None if value is None else check_count(name, value)
+
+
+def _seeds(seed: Seed | None) -> Seeds | None:
+    if seed is None:
+        return None
+    from ._wire.seeding import Seeds
+
+    return Seeds(seed)
 
 
 def _described(counts: Counts) -> tuple[str, str]:

@@ -17,6 +17,7 @@ inbox       what other threads have to say to the dispatcher
 job_table   which job gets a worker next, and how each ends
 lifetime    the end of the program, and its forks
 look        what there is in a pool, at one moment
+past_job    what of a job travels in a pickle
 pauses      when another worker is tried after a failure
 poller      waits on descriptors; and the bell that wakes it
 queue       the jobs that wait, in order
@@ -24,6 +25,7 @@ record      what a pool needs of a job
 registry    the jobs that are taken in, and what comes at their end
 roster      which workers there are, and how many are missing
 scheduler   the decisions, a pure state machine
+serialize   makes of a call what a worker is sent
 slots       one worker's life, and the table of its legal moves
 sources     what is sent to a worker ahead of the jobs that refer to it
 tracker     one job's status and outcome

@@ -103,11 +103,8 @@ def run_chunk(
             if common.state is not None:
                 common.check()
             after_call()
-        except BaseException as error:
-            exit_if_forked(pid)
-            if type(error) is SystemExit and error.code == _SIGTERM_EXIT:
-                raise  # the whole job is told to end
-            failure = _dump_failure(error)
+        except BaseException as error:  # noqa: BLE001 - it is the call's
+            failure = _dump_failure(error, pid)
             break
         values.append(value)
         now = perf_counter()
@@ -332,7 +329,10 @@ def _raise_unfit(failure: bytes) -> None:
     raise Unfit(failure)
 
 
-def _dump_failure(error: BaseException) -> bytes:
+def _dump_failure(error: BaseException, pid: int) -> bytes:
+    exit_if_forked(pid)
+    if type(error) is SystemExit and error.code == _SIGTERM_EXIT:
+        raise error  # the whole job is told to end
     if type(error) is Unfit:
         return error.args[0]  # type: ignore[no-any-return]
     return pickling.dump_exception(error, skip_frames=1)

@@ -1,0 +1,48 @@
+"""`serialize`: makes of a call what a worker is sent, or ends its job.
+
+A function of its own also since Python 3.12 has an inner `try` line outside of an outer `try`: so
+no interrupt in the caller's submit comes in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .._wire.channel import INLINE_LIMIT
+from .._wire.pickling import dump_call, let_frames_go
+from ..errors import SerializationError
+from .record import JobRecord, PoolLink
+
+
+def serialize(
+    record: JobRecord,
+    link: PoolLink,
+    call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]],
+    called: str,
+) -> bool:
+    """Make the payload of a job; where that fails the job ends, and this is False."""
+    failure: SerializationError
+    try:
+        body, buffers, refers_to = dump_call(*call, called, record.key)
+        if len(body) <= INLINE_LIMIT and not buffers and not refers_to:
+            record.payload = body
+            return True
+    except SerializationError as error:
+        let_frames_go(error)
+        failure = error
+    else:
+        try:
+            record.payload = link.pack(body, buffers, refers_to)
+            return True
+        except (OSError, MemoryError) as error:
+            failure = SerializationError(
+                f"no memory for the {len(body) + sum(b.nbytes for b in buffers)} bytes of the "
+                f"call of {called}(): {error}"
+            )
+            failure.__cause__ = error
+    link.fail_early(record, failure)
+    return False
+
+
+__all__ = ["serialize"]
