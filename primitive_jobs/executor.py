@@ -20,7 +20,7 @@ from ._common.hints import OF_EXECUTOR, Hinted
 from ._common.naming import call_name
 from ._common.signatures import PoolOptionsDict, Unpack
 from ._wire.chunk import Unpacker, is_packed, reply_of
-from ._wire.pickling import load_exception
+from ._wire.failures import load_exception
 from ._wire.rows import RowPacker
 from ._wire.seeding import child
 from .base_pool import BasePool, PoolView, link_of, options_of, worker_count

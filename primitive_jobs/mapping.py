@@ -28,8 +28,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._common.naming import call_name
 from ._engine.record import PoolLink
+from ._wire.calls import dump_call
 from ._wire.chunk import CHECKED, FRESH, KEPT, NUMBERS, Unpacker, all_plain, is_packed, reply_of
-from ._wire.pickling import dump_call, let_frames_go, load_exception
+from ._wire.failures import load_exception
+from ._wire.pickling import let_frames_go
 from ._wire.rows import RowPacker, Rows
 from .errors import PoolClosedError, ResultTimeoutError, SerializationError
 from .job import PrimitiveJob, ask_cancel, check_may_wait, record_of, submit_to

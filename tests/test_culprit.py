@@ -20,7 +20,7 @@ from helpers import PATIENCE
 
 from primitive_jobs import InitializerError, JobError, JobPool, SerializationError, share
 from primitive_jobs._wire import culprit
-from primitive_jobs._wire.pickling import dump_call
+from primitive_jobs._wire.calls import dump_call
 
 LOCK = threading.Lock()
 REASON = "TypeError: cannot pickle '_thread.lock' object"

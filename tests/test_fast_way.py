@@ -29,8 +29,9 @@ from primitive_jobs._engine.scheduler import Scheduler
 from primitive_jobs._engine.slots import BUSY
 from primitive_jobs._wire.channel import pack
 from primitive_jobs._wire.evidence import Evidence
+from primitive_jobs._wire.failures import dump_exception
 from primitive_jobs._wire.messages import Kind, Message
-from primitive_jobs._wire.pickling import dump_exception, dumps_whole
+from primitive_jobs._wire.pickling import dumps_whole
 from primitive_jobs.job import record_of, submit_to
 from primitive_jobs.logs import report_here
 from primitive_jobs.options import DEFAULT_OPTIONS

@@ -32,10 +32,12 @@ from primitive_jobs._engine.scheduler import Scheduler
 from primitive_jobs._local.fleet import LocalFleet
 from primitive_jobs._procs.guardian import the_guard
 from primitive_jobs._procs.process import WorkerConfig, WorkerProcess
+from primitive_jobs._wire.calls import dump_call
 from primitive_jobs._wire.channel import ChannelClosed, Parcel, StreamChannel
+from primitive_jobs._wire.failures import load_exception
 from primitive_jobs._wire.initializer import Initializer
 from primitive_jobs._wire.messages import Kind, Message
-from primitive_jobs._wire.pickling import dump_call, load_exception, loads
+from primitive_jobs._wire.pickling import loads
 
 
 @pytest.fixture

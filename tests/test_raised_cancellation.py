@@ -28,7 +28,7 @@ from primitive_jobs import (
     SerializationError,
     gather,
 )
-from primitive_jobs._wire.pickling import dump_exception, load_exception
+from primitive_jobs._wire.failures import dump_exception, load_exception
 
 if sys.version_info >= (3, 11):
     from builtins import BaseExceptionGroup

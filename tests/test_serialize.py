@@ -15,18 +15,16 @@ import pytest
 
 from primitive_jobs import JobError, SerializationError
 from primitive_jobs._common.naming import call_name
-from primitive_jobs._wire.pickling import (
-    OUT_OF_BAND,
+from primitive_jobs._wire.calls import dump_call
+from primitive_jobs._wire.failures import (
     RemoteTraceback,
-    dump_call,
     dump_exception,
     dump_unloadable,
     dump_unpicklable_result,
-    dumps,
     load_exception,
     load_result,
-    loads,
 )
+from primitive_jobs._wire.pickling import OUT_OF_BAND, dumps, loads
 
 
 def travel(value: object) -> Any:

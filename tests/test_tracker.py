@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from primitive_jobs._engine.tracker import HandOver, Outcome, StatusTracker, cancelled
+from primitive_jobs._wire.failures import dump_exception
 from primitive_jobs._wire.messages import Kind, Message
-from primitive_jobs._wire.pickling import dump_exception, dumps
+from primitive_jobs._wire.pickling import dumps
 from primitive_jobs.errors import JobCancelledError, SerializationError
 from primitive_jobs.status import FINAL_STATES, JobStatus
 

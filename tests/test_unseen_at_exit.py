@@ -19,8 +19,8 @@ from helpers import PATIENCE, expect, script, until
 from primitive_jobs import JobPool
 from primitive_jobs._engine.tracker import Outcome, StatusTracker
 from primitive_jobs._engine.unseen import Unseen
+from primitive_jobs._wire.failures import dump_exception
 from primitive_jobs._wire.messages import Kind, Message
-from primitive_jobs._wire.pickling import dump_exception
 from primitive_jobs.status import JobStatus
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

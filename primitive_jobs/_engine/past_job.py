@@ -5,7 +5,8 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
-from .._wire.pickling import RemoteTraceback, dumps_whole, set_cause
+from .._wire.failures import RemoteTraceback, set_cause
+from .._wire.pickling import dumps_whole
 from ..status import JobStatus
 from .record import JobRecord
 from .tracker import Outcome, StatusTracker

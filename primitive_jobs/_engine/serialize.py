@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .._wire.calls import dump_call
 from .._wire.channel import INLINE_LIMIT
-from .._wire.pickling import dump_call, let_frames_go
+from .._wire.pickling import let_frames_go
 from ..errors import SerializationError
 from .record import JobRecord, PoolLink
 

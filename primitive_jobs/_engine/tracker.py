@@ -20,14 +20,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .._common.twins import bare_twin
+from .._wire.failures import load_exception, load_result, set_cause
 from .._wire.messages import Kind, Message
-from .._wire.pickling import load_exception, load_result, set_cause
 from ..errors import InitializerError, JobCancelledError, JobError
 from ..status import FINAL_STATES, JobStatus
 from .unseen import Countable, Source, Token, Unseen, failure_line, of_initializer
 
 if TYPE_CHECKING:
-    from .._wire.pickling import Named
+    from .._wire.failures import Named
 
     Loaded = tuple[Any, BaseException | None]  # value, exception
 

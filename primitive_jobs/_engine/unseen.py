@@ -33,8 +33,8 @@ from typing import NamedTuple, Protocol
 
 from .._common.lock_free import members
 from .._common.naming import one_line
+from .._wire.failures import what_comes, what_was_raised
 from .._wire.messages import Kind, Message
-from .._wire.pickling import what_comes, what_was_raised
 from ..errors import InitializerError, JobError, JobFailuresWarning
 from ..logs import heard, listened_to, report_here
 from ..status import JobStatus

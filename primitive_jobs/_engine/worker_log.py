@@ -14,8 +14,8 @@ from typing import Concatenate, ParamSpec
 
 from .._common.naming import one_line
 from .._wire.evidence import Evidence
+from .._wire.failures import what_was_raised
 from .._wire.messages import Message
-from .._wire.pickling import what_was_raised
 from ..logs import Later, Report
 from .events import Reason
 from .fleet import Worker

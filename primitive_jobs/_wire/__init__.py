@@ -5,11 +5,13 @@ It holds the descriptors and memory of what travels, and knows neither pools nor
 ============  ================================================================
 batches       the tasks of one of joblib's batches, packed
 by_value      what of a script travels by value, beyond what cloudpickle knows
+calls         a call as bytes, or why it cannot be pickled
 channel       the link between a pool and one worker
 chunk         many calls in one job
 culprit       by what an object cannot be pickled
 evidence      what is told of a worker's end
 fact          frozen records
+failures      what a worker sends in the place of a result
 forking       processes that a job starts by multiprocessing itself
 import_hook   something done to a module once it is imported
 initializer   an initializer, pickled once
@@ -20,7 +22,7 @@ libc          calls that Python has no names for
 messages      what a worker and its pool say to each other
 nesting       how deep this process is nested in workers
 notes         the page of memory that both share
-pickling      calls, results and exceptions to bytes, and back
+pickling      objects to bytes, and back
 rows          the arguments of many calls, packed
 seeding       the seeds of jobs
 ============  ================================================================

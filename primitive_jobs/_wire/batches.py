@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._common import naming
 from .._common.imported import imported
-from . import chunk, pickling
+from . import calls, chunk, failures, pickling
 from .chunk import all_plain
 from .layers import MAIN, WHOLE, Writer, fast_pickler
 from .leftovers import after_call
@@ -221,7 +221,7 @@ def _told(task: Task, error: Exception) -> Exception:
 
     function, args, kwargs = task
     try:
-        pickling.dump_call(function, args, kwargs, naming.call_name(function))
+        calls.dump_call(function, args, kwargs, naming.call_name(function))
     except SerializationError as told:
         return told
     return error
@@ -287,7 +287,7 @@ def run_tasks(layers: list[Layer], rows: list[Row], buffers: list[Any], _needs: 
             after_call()
             values.append(value)
     except chunk.Unfit as unfit:
-        error = pickling.load_exception(unfit.args[0])
+        error = failures.load_exception(unfit.args[0])
         raise error from error.__cause__
     return Reply(values, packed, results.parts)
 

@@ -16,7 +16,7 @@ import os
 from time import perf_counter
 
 from .._common import naming
-from . import pickling
+from . import failures, pickling
 from .layers import WHOLE, Reader, Writer, joined, state_of
 from .leftovers import after_call
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Row = tuple[Any, ...] | Packed  # the arguments of one call; or packed with the function
     Reply = tuple[list[Any], bytes | None, float, int, list[Part], bool | None]
     """Values of the calls made, in order; the exception that ended them, if one did (see
-    `pickling.dump_exception`); seconds they took; bytes of the values that were pickled; the layer
+    `failures.dump_exception`); seconds they took; bytes of the values that were pickled; the layer
     of these; whether a call has changed what it has in common with others, None: not known."""
 
 KEPT, CHECKED, FRESH = 0, 1, 2
@@ -123,7 +123,7 @@ def run_packed(packed: bytes) -> Any:
     try:
         args = pickle.loads(packed)
     except Exception as error:  # noqa: BLE001 - whatever the import of the function's module raises
-        reply: Reply = [], pickling.dump_unloadable(error), 0.0, 0, [], None
+        reply: Reply = [], failures.dump_unloadable(error), 0.0, 0, [], None
         return reply
     return run_chunk(*args, packed=True)
 
@@ -176,7 +176,7 @@ class Common:
         except Unfit:
             raise
         except Exception as error:  # noqa: BLE001 - whatever unpickling raises
-            raise Unfit(pickling.dump_unloadable(error)) from None
+            raise Unfit(failures.dump_unloadable(error)) from None
         if self._columns:
             several = list(args)
             for column, value in self._columns:
@@ -264,7 +264,7 @@ class Results:
             body, buffers = self._pickled(value)
         except Exception as error:  # noqa: BLE001 - whatever pickling raises
             name = naming.call_name(function)
-            raise Unfit(pickling.dump_unpicklable_result(error, value, name)) from None
+            raise Unfit(failures.dump_unpicklable_result(error, value, name)) from None
         if not buffers and len(body) < pickling.OUT_OF_BAND:
             self.nbytes += len(body)
             return body
@@ -314,7 +314,7 @@ class Unfit(Exception):
 
 def refused(error: Exception) -> Packed:
     """Return, in place of a row that cannot be pickled, one whose call raises the error."""
-    return pickling.dumps_whole(_Refused(pickling.dump_exception(error))) + bytes((WHOLE,))
+    return pickling.dumps_whole(_Refused(failures.dump_exception(error))) + bytes((WHOLE,))
 
 
 class _Refused:
@@ -335,7 +335,7 @@ def _dump_failure(error: BaseException, pid: int) -> bytes:
         raise error  # the whole job is told to end
     if type(error) is Unfit:
         return error.args[0]  # type: ignore[no-any-return]
-    return pickling.dump_exception(error, skip_frames=1)
+    return failures.dump_exception(error, skip_frames=1)
 
 
 class Unpacker:

@@ -12,7 +12,7 @@ import io
 import sys
 
 from .._common import naming
-from . import pickling
+from . import calls, failures, pickling
 from .channel import HAVE_PACKETS, Content, Parcel, pack
 
 TYPE_CHECKING = False
@@ -54,8 +54,8 @@ class Initializer:
             frames = BaseException.__dict__["__traceback__"].__get__(error)
             name = naming.call_name(function)
             kind = _pickler_type([])
-            why = pickling.blame("the initializer", name, (function, args, {}), error, kind)
-            self._failure = why, pickling.text_of(error, frames)
+            why = calls.blame("the initializer", name, (function, args, {}), error, kind)
+            self._failure = why, failures.text_of(error, frames)
 
     def check(self) -> None:
         """Raise `InitializerError` where it cannot be pickled."""
@@ -63,7 +63,7 @@ class Initializer:
             from ..errors import InitializerError
 
             why, text = self._failure
-            raise InitializerError(why) from pickling.RemoteTraceback(text)
+            raise InitializerError(why) from failures.RemoteTraceback(text)
 
     def dump_aside(self) -> bytes:
         """Pickle what is kept aside, while a process is being started on this thread.

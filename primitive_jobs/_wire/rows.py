@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._common.naming import call_name
 from ..errors import SerializationError
+from .calls import dump_call
 from .chunk import all_plain, refused, run_chunk, run_packed
 from .layers import WHOLE, Writer, is_importable, joined, parted, same
-from .pickling import OUT_OF_BAND, dump_call, dumps_referring, handle_types
+from .pickling import OUT_OF_BAND, dumps_referring, handle_types
 
 if TYPE_CHECKING:
     from .chunk import Row

@@ -20,7 +20,7 @@ from functools import partial
 from types import MethodType
 
 from .._common import naming
-from .._wire import nesting, pickling
+from .._wire import failures, nesting, pickling
 from .._wire.channel import (
     HAVE_PACKETS,
     ChannelClosed,
@@ -285,7 +285,7 @@ class _Worker:
             self._exit_if_forked()
             self._undo()
             with contextlib.suppress(ChannelClosed):
-                content = self._pack(pickling.dump_exception(error, skip_frames=1))
+                content = self._pack(failures.dump_exception(error, skip_frames=1))
                 self._channel.send(Kind.INIT_FAILED, 0, content)
             return False
         return True
@@ -358,7 +358,7 @@ class _Worker:
                 *seeded, function, args, kwargs = pickling.loads(message.body, message.buffers)
             except BaseException as error:  # noqa: BLE001 - whatever unpickling raises
                 self._undo()
-                return Kind.RAISED, self._pack(pickling.dump_unloadable(error))
+                return Kind.RAISED, self._pack(failures.dump_unloadable(error))
             del message
             if seeded:
                 from .._wire import seeding  # which unseeded pools do without
@@ -372,14 +372,14 @@ class _Worker:
             self._undo()
             # Before there is a call nothing raises a TypeError; pyright cannot know.
             if type(error) is TypeError and kwargs:  # pyright: ignore[reportPossiblyUnboundVariable]
-                pickling.add_option_hint(error, function, kwargs)  # pyright: ignore[reportPossiblyUnboundVariable]
-            return Kind.RAISED, self._pack(pickling.dump_exception(error, skip_frames=1))
+                failures.add_option_hint(error, function, kwargs)  # pyright: ignore[reportPossiblyUnboundVariable]
+            return Kind.RAISED, self._pack(failures.dump_exception(error, skip_frames=1))
         try:
             body, buffers = pickling.dumps(result)
             return Kind.RETURNED, self._pack(body, buffers)
         except BaseException as error:  # noqa: BLE001 - whatever pickling raises
             name = naming.call_name(function)
-            return Kind.RAISED, self._pack(pickling.dump_unpicklable_result(error, result, name))
+            return Kind.RAISED, self._pack(failures.dump_unpicklable_result(error, result, name))
 
     def _pack(self, body: bytes, buffers: list[memoryview] | None = None) -> Content:
         return pack(body, buffers or (), to_file=self._packets)
