@@ -23,13 +23,17 @@ wait for its main thread, which may be waiting for a child that the same Ctrl-Z 
 """
 
 import _socket
-import contextlib
 import errno
 import os
 import select
-import signal
 import sys
 import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+else:  # without the enums: each program waits for this one's start, before its first worker's
+    import _signal as signal
 
 _ROOM = 65536  # bytes that are read at a time
 _DESCRIPTOR = 4  # bytes: an int of C
@@ -41,6 +45,19 @@ _LATE_STOP_PAUSE = 0.25  # s between two later ones
 _ARRIVAL = 0.5  # s that a worker may take that was just being started when the parent stopped
 _END_PAUSE = 0.05  # s between two looks whether a stopped parent goes on
 _PASSES = 5  # over all processes, for those that were forked during the one before
+
+
+class _Suppress:
+    """`contextlib.suppress`, whose module takes as long to be imported as all the rest here."""
+
+    def __init__(self, *errors: type[BaseException]) -> None:
+        self._errors = errors
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        return kind is not None and issubclass(kind, self._errors)
 
 
 class Guard:
@@ -78,11 +95,11 @@ class Guard:
             *lines, self._rest = (self._rest + data).split(b"\n")
             code = errno.EINVAL
             for line in lines:
-                with contextlib.suppress(ValueError, IndexError):
+                with _Suppress(ValueError, IndexError):
                     code = self._obey(line)
             # What comes with a descriptor ends with the line that it belongs to (unix(7)).
             for fd in fds:
-                with contextlib.suppress(OSError):  # it was not waited for
+                with _Suppress(OSError):  # it was not waited for
                     os.write(fd, b"%d" % code)
                 os.close(fd)
 
@@ -95,7 +112,7 @@ class Guard:
         self._tell(">")
 
     def _tell(self, word: str) -> None:
-        with contextlib.suppress(OSError):  # it has not listened for very long
+        with _Suppress(OSError):  # it has not listened for very long
             line = f"{word}{time.monotonic()!r}\n"
             self._link.send(line.encode(), _socket.MSG_DONTWAIT | _QUIET)
 
@@ -126,7 +143,7 @@ class Guard:
     def kill_groups(self) -> None:
         """End every process of the groups."""
         for group in self.groups:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
+            with _Suppress(ProcessLookupError, PermissionError):
                 os.killpg(group, signal.SIGKILL)
 
     def kill_own_groups(self) -> None:
@@ -147,7 +164,7 @@ WORKER_NAME = "primitive_jobs"  # see `_wire.notes`
 
 
 def _call_self(name: str) -> None:
-    with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as file:  # noqa: PTH123
+    with _Suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as file:  # noqa: PTH123
         file.write(name)
 
 
@@ -186,7 +203,7 @@ def is_stopped(pid: int) -> bool:
     One thread tells, since all stop together; but one that waits for a child that is stopped
     between vfork(2) and execve(2) is said to sleep.
     """
-    with contextlib.suppress(OSError):
+    with _Suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208
             found = process_of(pid, f"task/{thread}/")
             if found is not None and found.state == "T":
@@ -201,7 +218,7 @@ def below(parent: int, groups: set[int]) -> list[Process]:
         parent: The program.
         groups: Those of its workers that are known; others go by their name.
     """
-    with contextlib.suppress(OSError):
+    with _Suppress(OSError):
         looked = [process_of(int(name)) for name in os.listdir("/proc") if name.isdecimal()]  # noqa: PTH208
         rest = [process for process in looked if process is not None]
         found = [
@@ -290,14 +307,14 @@ class Suspension:
 def _send(process: Process, number: int) -> None:
     now = process_of(process.pid)
     if now is not None and now.began == process.began:
-        with contextlib.suppress(OSError):
+        with _Suppress(OSError):
             os.kill(process.pid, number)
 
 
 def main(parent: int) -> None:
     """Watch until the parent dies, or closes our input."""
     listener = Listener()
-    with contextlib.suppress(OSError):  # it leads one already
+    with _Suppress(OSError):  # it leads one already
         os.setsid()
     guard = Guard(parent, _socket.socket(fileno=0))
     # From the guard of a program that this one's is a worker of.
@@ -311,7 +328,7 @@ def main(parent: int) -> None:
         poller.register(listener.fd, select.POLLIN)
         suspension.step(signalled=True)  # one may have come before there was a listener
     if hasattr(os, "pidfd_open"):
-        with contextlib.suppress(OSError):  # it is dead already
+        with _Suppress(OSError):  # it is dead already
             poller.register(os.pidfd_open(parent), select.POLLIN)
     while os.getppid() == parent and not guard.at_end:
         ready = [fd for fd, _ in poller.poll(suspension.patience())]
@@ -346,19 +363,20 @@ class Listener:
         if os.getsid(0) == os.getpid():
             return  # it was started away from the parent's group, as there is no terminal
         ours, theirs = _socket.socketpair()
-        with contextlib.closing(theirs):
+        try:
+            self._pid = os.fork()
+        except OSError:
+            ours.close()
+            theirs.close()
+            return
+        if self._pid == 0:
             try:
-                self._pid = os.fork()
-            except OSError:
                 ours.close()
-                return
-            if self._pid == 0:
-                try:
-                    ours.close()
-                    os.close(0)  # or the parent would not see the guard's end
-                    _listen(theirs)
-                finally:
-                    os._exit(0)
+                os.close(0)  # or the parent would not see the guard's end
+                _listen(theirs)
+            finally:
+                os._exit(0)
+        theirs.close()
         self.fd = ours.detach()
 
     def end(self) -> None:
@@ -366,7 +384,7 @@ class Listener:
         if self.fd is not None:
             os.close(self.fd)
             self.fd = None
-            with contextlib.suppress(OSError):
+            with _Suppress(OSError):
                 os.kill(self._pid, signal.SIGKILL)
                 os.waitpid(self._pid, 0)
 
