@@ -819,8 +819,12 @@ def test_destructors_may_call_the_library() -> None:
                 job.wait(PATIENCE)
         finally:
             gc.set_threshold(*threshold)
-            gc.collect()
-        until(lambda: len(calls) == 100, "the last one, on another thread")
+
+        def all_called() -> bool:
+            gc.collect()  # which does nothing while another thread is at it
+            return len(calls) == 100
+
+        until(all_called, "the last one, on another thread")
         assert pool.submit(abs, -3).result(PATIENCE) == 3
 
 
