@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from helpers import PATIENCE, descriptors, fleet_of, hold_and_tell, until
 
-from primitive_jobs import JobPool, JobStatus, PrimitiveJob, WorkerDiedError
+from primitive_jobs import JobError, JobPool, JobStatus, PrimitiveJob, WorkerDiedError
 from primitive_jobs._engine.engine import Engine
 from primitive_jobs._engine.hand_over import give
 from primitive_jobs._engine.inbox import Inbox
@@ -215,6 +215,33 @@ def test_one_that_ends_its_worker_at_once_begins_once(
     assert error.exitcode == -signal.SIGABRT
     assert len(list(tmp_path.iterdir())) == 1
     assert job.attempts == 1
+
+
+def test_a_fleet_that_cannot_keep_the_channel_costs_the_worker_and_loses_no_job(
+    pool: JobPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller is still sending when the dispatcher takes its job over."""
+    fleet, real = fleet_of(pool), PacketChannel.try_to_send
+    tried = threading.Event()
+
+    def sends_late(_: object) -> None:
+        tried.set()
+        raise MemoryError
+
+    def try_to_send(channel: PacketChannel, *message: Any) -> bool:
+        sent = real(channel, *message)
+        assert tried.wait(PATIENCE)
+        return sent
+
+    offered(pool)
+    monkeypatch.setattr(fleet, "sends_late", sends_late)
+    monkeypatch.setattr(PacketChannel, "try_to_send", try_to_send)
+    job = pool.submit(abs, -1)
+    monkeypatch.undo()
+    error = job.exception(PATIENCE)
+    assert isinstance(error, JobError)
+    assert isinstance(error.__cause__, MemoryError)
+    assert pool.submit(abs, -1).result(PATIENCE) == 1
 
 
 @pytest.mark.parametrize("sends", [True, False])

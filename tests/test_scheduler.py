@@ -569,6 +569,20 @@ def test_resize() -> None:
     assert Assign(2, 3, 3) in play(Answered(2, 2, RETURNED))
 
 
+def test_a_spare_of_those_that_are_busy_beyond_the_limit_stays() -> None:
+    play = Script(2, spares=1)
+    play.warm(2)
+    play(Submitted(1), Submitted(2), Started(3), Ready(3))
+    assert play(Resized(1)) == [Leave(3), Spawn(4)]
+    assert play(Started(4), Ready(4)) == []
+    assert play(Submitted(3), CancelAsked(3)) == [Settle(3, Cancelled())]
+    attempts = {slot.number: slot.attempt for slot in play.scheduler.slots.values() if slot.job}
+    one, other = attempts
+    ended = play(Answered(one, attempts[one], RETURNED))
+    assert [type(action) for action in ended] == [Settle, Leave], "there is one too many now"
+    assert [type(action) for action in play(Answered(other, attempts[other], RETURNED))] == [Settle]
+
+
 def test_a_shutdown_finishes_what_is_there() -> None:
     play = Script()
     play.warm()

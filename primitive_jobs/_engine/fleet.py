@@ -162,7 +162,10 @@ class Fleet(ABC):
 
     @abstractmethod
     def start(self, slot: int) -> None:
-        """Have a worker started: `Started` or `StartFailed` tells what became of it."""
+        """Have a worker started: `Started` or `StartFailed` tells what became of it.
+
+        One of them, once; and none of them where this raises, which counts as the latter.
+        """
 
     @abstractmethod
     def call_off(self, slot: int) -> None:
@@ -178,7 +181,11 @@ class Fleet(ABC):
 
     @abstractmethod
     def kill(self, slot: int, *, ask_stack: bool = False) -> None:
-        """Have a worker ended with all below it, after it has told its stack if that is asked."""
+        """Have a worker ended with all below it, after it has told its stack if that is asked.
+
+        `Gone` tells that it is, and is told of no other worker: where one has ended by itself,
+        `Died` comes first, and leads to this.
+        """
 
     @abstractmethod
     def give_up(self, slot: int, error: BaseException) -> Gone:

@@ -172,12 +172,12 @@ class HandOff:
         first = self._inbox.commands.popleft()
         assert first is job, "it claimed the offer as the first in the inbox"
         offer.claims = [None]  # whoever comes late; and it does not hold the job any more
-        if not offer.over:
-            direct.sends_late(offer)
         if not job.tracker.take():
             self._jobs.passed(job)
             return events, False  # cancelled meanwhile, and not sent
         try:
+            if not offer.over:
+                direct.sends_late(offer)
             if offer.sent and len(events) == 1 and events[0] == offer.event:
                 return [], self._on_answer(direct, offer, job)
             self._begin(offer, job)

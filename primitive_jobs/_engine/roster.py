@@ -307,15 +307,19 @@ class Roster:
         if self._full and self.running < self.max_workers:
             for spare in self.idle:  # they were of use till now: they do not leave at once
                 spare.idle_since = self.now
-        while self._live > self.max_workers + self.spare_workers and self.idle:
+        while self.idle and self._live > self._most():
             self.ask_to_leave(self.idle[0])
 
     def fill_up(self, waiting: int) -> None:
         """Have workers started that are missing, with so many jobs that wait."""
         self._full = self.running >= self.max_workers
-        # What is busy beyond the limit, after a resize, may have a spare too.
-        if self._live < max(self.max_workers, self.busy) + self.spare_workers:
+        if self._live < self._most():
             self._spawn(waiting)
+
+    def _most(self) -> int:
+        """How many workers there may be."""
+        # What is busy beyond the limit, after a resize, may have a spare too.
+        return max(self.max_workers, self.busy) + self.spare_workers
 
     def missing(self, waiting: int, busy: int) -> int:
         """How many workers are missing, with so many jobs that wait, and that run."""
