@@ -12,16 +12,17 @@ dict, set or deque   ``x[i] = v``, ``del d[k]``, ``in``, ``clear``, slices, ``li
                      dict's ``get``, ``pop``, ``popitem``, ``setdefault``. Two calls: two moments.
 a gate               Append, then look at ``[0]``: whose is first has it; nobody but that one takes
                      it out. A job's gate, `_loaded`, `_id` and `_submits`; an offer's claims;
-                     `Dispatcher._begun`; `Unseen._turn`; the bar that has the terminal.
+                     `Engine._begun`; `Unseen._turn`; the bar that has the terminal.
 a thing taken out    ``pop`` and ``popleft`` give each thing to one thread. Whoever finds nothing
                      catches that: ``if x: x.pop()`` asks at one moment and takes at another.
                      The inbox after the end, a parcel's descriptor, a callback's turn, those who
                      wait for an end, failures that nobody has looked at.
 store, then look     Each of two threads stores its own before it looks at the other's: at least one
                      sees the other. A store into a container or an attribute gives back the lock of
-                     that object, which no later look can come before. Inbox and `_asleep`, or
-                     `_ended`; waiters and outcome; `_dead` and `_posted`; futures pending and
-                     `_closed`, or `_shut_down`; joblib's jobs and `_aborted`; `circles`.
+                     that object, which no later look can come before. Inbox and `asleep`, or
+                     `ended`; the guard's users and a fleet's `_ended`; waiters and outcome; `_dead`
+                     and `_posted`; futures pending and `_closed`, or `_shut_down`; joblib's jobs
+                     and `_aborted`; `circles`.
 stored last          What says that something is there is stored after it (a store releases, a look
                      acquires): an outcome; a walk before `noted`; `at` before `when`; the failure
                      before the number that it is `_earliest` by; an offer, when nothing of it
