@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import os
 import queue
 import signal
 import threading
@@ -27,10 +26,10 @@ from concurrent.futures import Future, InvalidStateError
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from typing import Any, NoReturn, TypeVar
 
+from ._common.forks import Turn, in_forks
 from ._common.imported import imported
 from ._common.lock_free import members
 from ._common.threads import make_thread
-from ._engine import lifetime  # noqa: F401 - its hook for forks comes before the one of here
 from ._engine.record import Callback, JobRecord, PoolLink
 from ._wire.pickling import LEFT_OUT
 from .awaiting import in_trio_task
@@ -433,7 +432,6 @@ _settlers: weakref.WeakSet[Settler] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    # After that of the pools, which `lifetime` has registered: the jobs have ended.
     for settler in members(_settlers):
         for future in members(settler.futures):  # settled or not: its lock may be held
             future._abandon()
@@ -442,6 +440,6 @@ def _after_fork_in_child() -> None:
     _settlers.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+in_forks(Turn.WAITERS, _after_fork_in_child)
 
 __all__ = ["JobFuture", "Settler"]

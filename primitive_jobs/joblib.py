@@ -50,6 +50,7 @@ except ModuleNotFoundError as _error:
     ) from None
 
 from ._common import naming
+from ._common.forks import Turn, in_forks
 from ._common.threads import make_thread
 from ._wire import batches, nesting, pickling
 from .logs import report_here
@@ -558,6 +559,6 @@ def _new_lock() -> None:
     _kept_lock = threading.RLock()
 
 
-os.register_at_fork(after_in_child=_new_lock)
+in_forks(Turn.PARTS, _new_lock)
 
 __all__ = ["PrimitiveJobsBackend", "register", "shutdown"]

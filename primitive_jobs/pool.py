@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import weakref
@@ -12,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, TypeVar
 
 from . import job as job_module
+from ._common.forks import Turn, in_forks
 from ._common.hints import hinted, of_pool_keyword, of_shutdown_keyword
 from ._common.signatures import Seed, Self
 from ._common.thread_variables import thread_settings
@@ -420,7 +420,7 @@ def _new_lock() -> None:
     _default_lock = threading.RLock()
 
 
-os.register_at_fork(after_in_child=_new_lock)
+in_forks(Turn.PARTS, _new_lock)
 
 
 def run(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> PrimitiveJob[T]:

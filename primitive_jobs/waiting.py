@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import queue
 import time
 import weakref
@@ -12,6 +11,7 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
+from ._common.forks import Turn, in_forks
 from ._common.lock_free import members
 from ._engine.tracker import StatusTracker, Waiter
 from ._wire.pickling import LEFT_OUT
@@ -172,7 +172,7 @@ def _after_fork_in_child() -> None:
     _watches.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+in_forks(Turn.WAITERS, _after_fork_in_child)
 
 
 def wait(

@@ -267,3 +267,10 @@ def test_an_import_of_the_package_loads_little() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
     )
     assert done.stdout.strip() == ""
+
+
+def test_what_forks_do_has_an_order() -> None:
+    """That of imports would not do: see `_common.forks`."""
+    marker = "after_in_child="
+    calls = {name for name, path in modules().items() if marker in path.read_text("utf-8")}
+    assert calls == {"_common.forks", "_worker.loop"}, "use in_forks; a worker is no pool's program"

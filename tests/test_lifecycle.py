@@ -278,7 +278,7 @@ def interrupt_after(real: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.mark.parametrize("where", ["the end of the program knows of it", "its threads run"])
 def test_ctrl_c_while_a_pool_is_made(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    before, users = set(threading.enumerate()), the_guard._users
+    before, users = set(threading.enumerate()), the_guard._users.copy()
     with monkeypatch.context() as patch:
         if where == "its threads run":
             real = Engine._start_threads
@@ -295,6 +295,30 @@ def test_ctrl_c_while_a_pool_is_made(monkeypatch: pytest.MonkeyPatch, where: str
         for engine in list(lifetime.pools):
             engine.shut_down(cancel=True)
             engine.join()
+        the_guard._users = users
+
+
+def test_a_thread_that_begins_after_its_pool_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C comes when it has been started, but does not run yet: nobody joins it."""
+    users, late = the_guard._users.copy(), []
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        if "spawner" in thread.name:
+            late.append(thread)
+            raise KeyboardInterrupt
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            JobPool(1)
+    (thread,) = late
+    start(thread)
+    thread.join(PATIENCE)
+    try:
+        assert the_guard._users == users, "or the guard would never go"
+    finally:
         the_guard._users = users
 
 

@@ -168,6 +168,38 @@ def test_forks_in_a_storm_of_jobs(tmp_path: Path) -> None:
     expect(tmp_path, source, "True\n")
 
 
+def test_what_a_fork_lets_go_of_may_use_a_pool(tmp_path: Path) -> None:
+    """The last reference to it was that of a job whose pool is abandoned."""
+    source = """
+import os, signal, sys, time, warnings
+from primitive_jobs import JobPool, run
+
+warnings.filterwarnings("ignore", "This process", DeprecationWarning)
+parent = os.getpid()
+
+class Owned:
+    def __del__(self):
+        if os.getpid() != parent:
+            with JobPool(1) as pool:
+                print(pool.submit(abs, -3).result(20), run(abs, -4).result(20), flush=True)
+
+with JobPool(1) as pool:
+    pool.submit(abs, -1).result(20)
+    job = pool.options(metadata={"owned": Owned()}).submit(time.sleep, 60)
+    while not job.running():
+        time.sleep(0.001)
+    del job
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # hanging is status -14
+        print(run(abs, -5).result(20), flush=True)
+        sys.exit(7)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    pool.cancel_all()
+"""
+    expect(tmp_path, source, "3 4\n5\n7\n")
+
+
 # At a bad moment.
 BAD_MOMENT = """
 import os, threading, time, warnings

@@ -1,9 +1,10 @@
 """What all other rooms may use: words, hints, and how threads share state without a lock.
 
-It imports the vocabulary (errors, logs, options, status) at most, and changes nothing.
+It imports the vocabulary (errors, logs, options, status) at most.
 
 ================  =====================================================================
 advice            what to do instead, where what cannot travel was given to a job
+forks             what is done in a fork of the process, and when
 hints             what to say to those who look for what another library has
 imported          modules that others have imported already
 lock_free         what each part without a lock relies on

@@ -20,8 +20,9 @@ a thing taken out    ``pop`` and ``popleft`` give each thing to one thread. Whoe
 store, then look     Each of two threads stores its own before it looks at the other's: at least one
                      sees the other. A store into a container or an attribute gives back the lock of
                      that object, which no later look can come before. Inbox and `asleep`, or
-                     `ended`; waiters and outcome; `_dead` and `_posted`; futures pending and
-                     `_closed`, or `_shut_down`; joblib's jobs and `_aborted`; `circles`.
+                     `ended`; the guard's users and a fleet's `_ended`; waiters and outcome; `_dead`
+                     and `_posted`; futures pending and `_closed`, or `_shut_down`; joblib's jobs
+                     and `_aborted`; `circles`.
 stored last          What says that something is there is stored after it (a store releases, a look
                      acquires): an outcome; a walk before `noted`; `at` before `when`; the failure
                      before the number that it is `_earliest` by; an offer, when nothing of it

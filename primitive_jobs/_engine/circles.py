@@ -11,10 +11,10 @@ submitted are looked at, which are few.
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import Protocol, TypeVar
 
+from .._common.forks import Turn, in_forks
 from ..errors import JobError
 
 OutcomeT_co = TypeVar("OutcomeT_co", covariant=True)
@@ -47,7 +47,7 @@ class Submitted(Protocol[OutcomeT_co]):
 _awaited: dict[int, Submitted[object]] = {}
 """What a thread waits for, if that is being submitted; each thread writes its own entry."""
 
-os.register_at_fork(after_in_child=_awaited.clear)  # the other threads stayed behind
+in_forks(Turn.PARTS, _awaited.clear)  # the other threads stayed behind
 
 
 def wait(job: Submitted[OutcomeT_co]) -> OutcomeT_co:

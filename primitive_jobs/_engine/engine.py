@@ -8,8 +8,9 @@ callbacks     nothing: it runs users' callbacks, and logs what the others have t
 the fleet's   what the fleet says: of workers on this machine the starting, ending and measuring
 ============  =====================================================================================
 
-Nothing in here blocks but `join` and `unfinished`, and most of it may be called in signal handlers
-and finalizers: it puts a command into the inbox.
+Nothing in here blocks but `join`, `unfinished` and, for half a second at most, `snapshot` and
+`counts`. Most of it may be called in signal handlers and finalizers: it puts a command into the
+inbox.
 """
 
 from __future__ import annotations

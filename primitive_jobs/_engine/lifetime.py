@@ -9,6 +9,7 @@ import threading
 import weakref
 from typing import Protocol
 
+from .._common.forks import Turn, in_forks
 from .._common.lock_free import members
 from ..errors import PoolClosedError
 from .unseen import Unseen, tell_all_at_exit
@@ -90,9 +91,9 @@ def _ended_by_interrupt() -> bool:
 
 def _after_fork_in_child() -> None:
     for pool in members(pools):
+        pools.discard(pool)  # not all at the end: what goes with its jobs may make one
         with contextlib.suppress(Exception):
             pool.abandon()
-    pools.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+in_forks(Turn.POOLS, _after_fork_in_child)

@@ -23,7 +23,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import os
 import sys
 import warnings
 import weakref
@@ -31,6 +30,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+from .._common.forks import Turn, in_forks
 from .._common.lock_free import members
 from .._common.naming import one_line
 from .._wire.failures import what_comes, what_was_raised
@@ -386,7 +386,7 @@ def _after_fork_in_child() -> None:
     _tokens.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+in_forks(Turn.PARTS, _after_fork_in_child)
 
 
 def brief(text: str, most: int = 200) -> str:

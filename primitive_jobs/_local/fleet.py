@@ -89,6 +89,8 @@ class LocalFleet(Fleet, Direct):
 
     def _spawn(self) -> None:
         the_guard.open(self, self._host.report)
+        if self._ended:  # before this thread began: see Engine._start_threads
+            the_guard.release(self)
         self._spawner.run()
 
     def end(self) -> None:

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 
+from .._common.forks import Turn, in_forks
 from ..logs import Report, report_here
 from .interpreter import executable, script, unstartable
 
@@ -260,6 +261,6 @@ _QUIET: int = getattr(socket, "MSG_NOSIGNAL", 0)  # no SIGPIPE: it may be at its
 
 
 the_guard = Guard()
-os.register_at_fork(after_in_child=the_guard.forget)
+in_forks(Turn.PARTS, the_guard.forget)
 
 __all__ = ["GIVE_UP", "Guard", "the_guard"]

@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .._common.forks import Turn, in_forks
 from .._wire import nesting, notes
 from .._wire.channel import HAVE_PACKETS, PacketChannel, StreamChannel, nameless_file, pair
 from .._wire.evidence import Evidence
@@ -393,7 +394,7 @@ def _close_all() -> None:
             process.close()
 
 
-os.register_at_fork(after_in_child=_close_all)
+in_forks(Turn.PARTS, _close_all)
 
 
 @functools.cache

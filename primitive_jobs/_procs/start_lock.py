@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import threading
 
+from .._common.forks import Turn, in_forks
+
 _lock = threading.RLock()
 
 
@@ -30,10 +32,7 @@ def _after_fork_in_child() -> None:
     _lock = threading.RLock()
 
 
-os.register_at_fork(
-    before=_before_fork,
-    after_in_parent=_after_fork_in_parent,
-    after_in_child=_after_fork_in_child,
-)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent)
+in_forks(Turn.PARTS, _after_fork_in_child)
 
 __all__ = ["start_lock"]
