@@ -33,8 +33,6 @@ if sys.version_info < (3, 11):
 PATIENCE = 30.0  # s, after which what is waited for will not come
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-cloudpickle.register_pickle_by_value(sys.modules["test_asyncio"])
-cloudpickle.register_pickle_by_value(sys.modules["test_groups"])
 
 Main = Callable[[], Coroutine[Any, Any, None]]
 Play = Callable[[Main], None]
