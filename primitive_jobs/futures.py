@@ -212,7 +212,9 @@ class JobFuture(Future[T]):
     @property
     def _condition(self) -> Any:
         """Whoever asks for the lock, to look at the state under it, finds that up to date."""
-        if not self._lock._is_owned():
+        # The names of this module may be gone: a generator of the standard library's that is still
+        # open is closed at the end of the program.
+        if _SETTLED is not None and not self._lock._is_owned():
             self._settle()
         return self._lock
 
