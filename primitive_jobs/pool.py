@@ -61,15 +61,15 @@ class JobPool(BasePool):
     blocking the event loop; if the task is cancelled while it waits, all jobs are cancelled. A pool
     that is dropped finishes its jobs and goes.
 
-    What a job leaves in its worker is taken back before the next one as far as that is cheap, to
-    what ``preload`` and ``initializer`` have left: working directory, `os.environ`, umask, the
-    standard streams, signal masks, timers and the handlers of SIGTERM, SIGINT, SIGCHLD, SIGPIPE and
-    SIGALRM, the recursion limit, trace and profile functions, the garbage collector being off,
-    `faulthandler`. The rest stays, as in every process that is used again: imported modules, what
-    importing them has set of the former, a standard stream that was opened anew over the same
-    descriptor, descriptors that were closed or redirected, and what was set in modules
-    (``sys.path``, `builtins`, warning filters, decimal contexts, NumPy's error handling,
-    ``random``), locale, resource limits, open files, threads, child processes. Where that matters,
+    Before the next job, a worker undoes what a job has changed, as far as that is cheap; what
+    ``preload`` and ``initializer`` have set stays. It restores the working directory, `os.environ`,
+    umask, the standard streams, signal masks, timers and the handlers of SIGTERM, SIGINT, SIGCHLD,
+    SIGPIPE and SIGALRM, the recursion limit, trace and profile functions, whether the garbage
+    collector is on, `faulthandler`. The rest stays, as in every process that is used again:
+    imported modules, and what their import has set of all these; a standard stream that was opened
+    anew over the same descriptor; descriptors that were closed or redirected; what was set in
+    modules (``sys.path``, `builtins`, warning filters, decimal contexts, NumPy's error handling,
+    ``random``); locale, resource limits, open files, threads, child processes. Where that matters,
     ``max_jobs_per_worker=1`` gives each job a fresh process.
 
     Ctrl-Z stops the jobs with the program, and they continue with it (``fg``); the seconds between

@@ -14,9 +14,9 @@ class Counts(NamedTuple):
         queued: Jobs that wait for a worker.
         running: Jobs that a worker has; one that is being killed counts until nothing of it is
             left.
-        done: Jobs that have returned, of all that the pool was ever given; so are the next two.
-        failed: Jobs that have ended with an error.
-        cancelled: Jobs that were cancelled.
+        done: Jobs that have returned, since the pool was made.
+        failed: Jobs that have ended with an error, since then.
+        cancelled: Jobs that were cancelled, since then.
         idle: Workers that are ready for a job.
         starting: Workers that are not ready yet.
     """
@@ -37,8 +37,8 @@ class JobInfo(NamedTuple):
         id: What `PrimitiveJob.job_id` returns.
         name: Its name.
         status: QUEUED or RUNNING.
-        seconds: How long it has been that.
-        attempts: How often a worker got it.
+        seconds: How long it has had this status.
+        attempts: How often a worker was given it.
         pid: Process id of the worker that has it; None while it waits.
     """
 
@@ -70,7 +70,7 @@ class PoolSnapshot(NamedTuple):
 
     Attributes:
         counts: How many there are of each kind.
-        jobs: Those that are queued or running, in the order they came in.
+        jobs: Those that are queued or running, in the order in which the pool got them.
         workers: The worker processes, the oldest first.
     """
 

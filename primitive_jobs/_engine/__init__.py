@@ -1,36 +1,36 @@
 """What a pool decides, and the thread that carries it out: jobs' records, scheduler, outcomes.
 
-It holds no object of the user's, and imports no workers. What users hold reaches it by the
-`PoolLink` of `record`; the workers are a `Fleet`, which a pool hands over.
+It holds no object of the user's, and imports no room of the workers. What users hold calls it by
+the `PoolLink` of `record`; it reaches the workers by a `Fleet`, which a pool hands over.
 
 ==========  ===========================================================
-callbacks   the thread on which users' code runs
-circles     waiting for a job that is being submitted
+callbacks   the thread on which users' callbacks and logging handlers run
+circles     refuses to wait for a job that cannot be submitted before the wait ends
 code_watch  notices that code was imported anew
 dispatcher  the thread that owns a pool's state
 engine      what callers hold of a pool, its threads and its end
-events      what is told to the scheduler, and what it wants done
-fence       what an exception in an action costs: one worker
-fleet       where the workers are, as the engine sees it
-hand_over   a job's caller gives it to an idle worker itself
-inbox       what other threads have to say to the dispatcher
-job_table   which job gets a worker next, and how each ends
-lifetime    the end of the program, and its forks
-look        what there is in a pool, at one moment
-past_job    what of a job travels in a pickle
+events      the events that the scheduler takes in, and the actions that it returns
+fence       an exception in an action costs one worker, not the pool
+fleet       the interface to the worker processes, wherever they are
+hand_over   a caller sends its job to an idle worker without the dispatcher
+inbox       the queue of commands to the dispatcher, from any thread
+job_table   the unfinished jobs: whether the next may start, and how each ends
+lifetime    pools at the end of the program, and in its forks
+look        a pool's counts, jobs and workers at one moment, for `snapshot`
+past_job    the part of a job that is pickled
 pauses      when another worker is tried after a failure
 poller      waits on descriptors; and the bell that wakes it
-queue       the jobs that wait, in order
-record      what a pool needs of a job
-registry    the jobs that are taken in, and what comes at their end
+queue       the queued jobs, in the order in which they start
+record      what a pool needs to know of a job
+registry    the unfinished jobs' records, and what is done at a job's end
 roster      which workers there are, and how many are missing
 scheduler   the decisions, a pure state machine
-serialize   makes of a call what a worker is sent
+serialize   turns a call into what a worker is sent
 slots       one worker's life, and the table of its legal moves
-sources     what is sent to a worker ahead of the jobs that refer to it
+sources     shared data and descriptors, sent to a worker before the jobs that use them
 tracker     one job's status and outcome
 unseen      failures that nobody has looked at
-verdicts    how a job has ended, in words
-worker_log  what becomes of workers, on the logger
+verdicts    a job's outcome, with the text of its error
+worker_log  logs what happens to workers
 ==========  ===========================================================
 """

@@ -1,16 +1,16 @@
-"""`Dispatcher`: the thread that owns a pool's state. Facts in, through the inbox, what the fleet's
-descriptors tell, and the clock; the scheduler's actions out.
+"""`Dispatcher`: the thread that owns a pool's state. It gets events from the inbox, the fleet's
+descriptors and the clock, tells the scheduler, and carries out the scheduler's actions.
 
-It alone uses the scheduler, the jobs taken in, and the fleet. A turn of it: empty the inbox; find
-out what follows from the scheduler's state; sleep, with an offer to callers (`hand_over`), until
-there is something; take that in. A job that comes need not wake it where that makes no difference
-before the next event (`needs_wake`).
+It alone uses the scheduler, the jobs' records, and the fleet. In each turn it empties the inbox,
+plans (the next deadline, the next offer), sleeps with an offer to callers (`hand_over`) until
+something happens, and handles that. A job that is submitted wakes it only where that makes a
+difference before the next event (`needs_wake`).
 
 Code that was imported anew in this process is noticed at the next submit (see `code_watch`), whose
-caller has the workers replaced: it says so before it puts its job into the inbox. The job cannot
-pass that: it may claim an offer only as the first in the inbox, and the inbox is emptied in order,
-after the offer was taken back. Nor can the job of another thread that saw the change: what says
-that the pool has been told is written after the telling.
+caller puts `NewCode` into the inbox before its job. The job cannot overtake that: it may claim an
+offer only as the first in the inbox, and the inbox is emptied in order, after the offer was taken
+back. Nor can the job of another thread that saw the change: the note that the pool has been told
+is written after the telling.
 """
 
 from __future__ import annotations
@@ -88,14 +88,14 @@ class Dispatcher:
     Args:
         scheduler: What decides.
         fleet: Where the workers are; it is opened here.
-        jobs: Those that are taken in.
-        inbox: What callers and other threads have to say.
-        rest: Calls what it is given where foreign code may run, soon.
+        jobs: The records of the unfinished jobs.
+        inbox: Where callers and other threads put commands.
+        rest: Calls what it is given soon, on a thread where users' code may run.
         report: Logs.
 
     Attributes:
         poller: Where it sleeps.
-        fence: What an exception about a worker costs.
+        fence: Handles an exception about a worker.
         hand_off: What is on offer while it sleeps.
         needs_wake: Whether a job that comes while it sleeps should wake it.
     """
@@ -140,7 +140,7 @@ class Dispatcher:
     # --- the thread --------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Be the thread, until the pool has been shut down and nothing is left to be done."""
+        """Run the thread, until the pool has been shut down and nothing is left to do."""
         most = self._scheduler.max_workers
         self.report(logging.DEBUG, "a pool of at most %d workers is open", most)
         failures = 0
@@ -186,7 +186,7 @@ class Dispatcher:
             self.feed(Tick())
 
     def _sleep(self, deadline: float | None) -> list[tuple[int, int]]:
-        """Wait for something to happen; return what the poller says."""
+        """Wait for something to happen; return the poller's events."""
         jobs, hand_off = self._jobs, self.hand_off
         hand_off.offer = hand_off.next
         if hand_off.next is None and jobs.postponed < len(jobs.untold) < _MANY_FINAL:
@@ -225,9 +225,9 @@ class Dispatcher:
         self.hand_off.plan()
 
     def _suspended(self) -> bool:
-        """Have limits not count what was stopped with this program; return whether that matters.
+        """Take the time of a Ctrl-Z off the limits; return whether that makes this tick void.
 
-        It does if workers still are stopped: nothing of theirs is due before they go on.
+        It does too while workers are still stopped: nothing of theirs is due before they go on.
         """
         stops, still = self._fleet.suspensions()
         for stop in stops:
@@ -238,11 +238,11 @@ class Dispatcher:
         return still or bool(stops)
 
     def tell_waiters(self) -> None:
-        """Tell those who wait for jobs that have ended."""
+        """Wake those who wait for jobs that have ended."""
         self._jobs.tell_waiters(functools.partial(self.fence.log, "telling who waits", None))
 
     def _fail(self) -> None:
-        """After a bug in the engine: no job and no process is left behind all the same."""
+        """After a bug in the engine: end all jobs, and kill all processes."""
         job = self.hand_off.call_off()
         if job is not None and job.tracker.take():
             self._jobs.register(job)
@@ -266,7 +266,7 @@ class Dispatcher:
                 return
 
     def _not_taken(self, command: Any, error: Exception) -> None:
-        """What became of a command is not known; nobody shall wait for it in vain."""
+        """A command has raised half-way: end what somebody may wait for because of it."""
         event = command.event if isinstance(command, News) else None
         what = type(event or command).__name__
         self.fence.log(f"taking in {what}", None, error)
@@ -360,11 +360,11 @@ class Dispatcher:
                 pass
 
     def replan(self) -> None:
-        """A worker's channel has become free, or full."""
+        """Plan again: a worker's channel has become free, or full."""
         self._planned = False
 
     def answered(self, slot: int, message: Message) -> None:
-        """A worker has sent the outcome of a job."""
+        """Settle a job whose outcome its worker has sent, and give the worker its next job."""
         try:
             actions = self._scheduler.answered(slot, message.attempt, message, time.monotonic())
         except Exception as error:
@@ -376,7 +376,7 @@ class Dispatcher:
                 self._carry_out(actions)
 
     def _go_on(self, settle: Settle, assign: Assign) -> None:
-        """One job has ended, the next is for the same worker; nothing else has changed."""
+        """End one job and give the same worker the next one; nothing else has changed."""
         try:
             # First: never do two RUNNING jobs have one worker.
             self._jobs.settle(settle.job, settle.fate)
@@ -388,14 +388,14 @@ class Dispatcher:
             self.feed(follow_up)
 
     def fault(self, what: str, worker: Worker, error: Exception) -> None:
-        """Something about a worker raised: it is replaced."""
+        """Log that something about a worker raised, and have it replaced."""
         self.fence.log(what, worker, error)
         self.feed(Faulted(worker.slot, bare(error)))
 
     # --- the scheduler's actions -------------------------------------------------------------
 
     def feed(self, event: Event) -> None:
-        """Tell the scheduler, and do what it says."""
+        """Tell the scheduler an event, and carry out its actions."""
         self._carry_out(self._decide(event))
 
     def _decide(self, event: Event) -> Actions:
@@ -405,7 +405,7 @@ class Dispatcher:
             raise Unfenced from error
 
     def _carry_out(self, actions: Actions) -> None:
-        """Do what the scheduler says; that may lead to events, which are told to it in turn."""
+        """Carry out actions; what follows from them is told to the scheduler in turn."""
         self._planned = False
         events: list[Event] = []
         self._do_each(actions, events)

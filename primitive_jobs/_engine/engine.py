@@ -1,16 +1,16 @@
-"""`Engine`: what a pool's callers hold of it, on any thread; its threads, and its end.
+"""`Engine`: what callers of a pool reach, on any thread; the pool's threads, and its end.
 
 ============  =====================================================================================
 thread        owns
 ============  =====================================================================================
-dispatcher    scheduler, the records of jobs taken in, the fleet's workers
-callbacks     nothing: it runs users' callbacks, and logs what the others have to say
-the fleet's   what the fleet says: of workers on this machine the starting, ending and measuring
+dispatcher    scheduler, the records of the unfinished jobs, the fleet's workers
+callbacks     nothing: it runs users' callbacks, and writes the other threads' log records
+the fleet's   what the fleet says; for workers on this machine: starts, ends and measurements
 ============  =====================================================================================
 
-Nothing in here blocks but `join`, `unfinished` and, for half a second at most, `snapshot` and
-`counts`. Most of it may be called in signal handlers and finalizers: it puts a command into the
-inbox.
+Only `join`, `unfinished` and, for half a second at most, `snapshot` and `counts` wait for another
+thread. Most of the rest may be called in signal handlers and finalizers, since it only puts a
+command into the inbox.
 """
 
 from __future__ import annotations
@@ -68,14 +68,15 @@ _PATIENCE = 0.5  # s that whoever wants to see a pool waits for its dispatcher
 
 
 class Engine:
-    """One pool's machinery; runs from its making until `shut_down` has had its full effect.
+    """The inside of one pool; its threads run until `shut_down` has taken full effect.
 
     Args:
-        scheduler: The pool's decisions.
-        fleet: The pool's workers.
-        cancel_at_exit: Whether the interpreter's end cancels what is unfinished.
-        seeds: Where jobs get the keys of their randomness; None: nowhere.
-        made: Where it puts itself before it starts anything, for whoever is to end it.
+        scheduler: The pool's; it makes the decisions.
+        fleet: The pool's; it has the workers.
+        cancel_at_exit: Whether the interpreter's end cancels unfinished jobs.
+        seeds: Gives each job the key of its seed; None: jobs have none.
+        made: A list to which it appends itself before it starts any thread, so that whoever makes
+            it can end it after an interrupt.
 
     Attributes:
         accepting: Whether it takes jobs.
@@ -185,7 +186,7 @@ class Engine:
             inbox.refuse()
 
     def _look_at_code(self) -> None:
-        """If code has changed, have it told before the next job of any caller who knows."""
+        """If code has changed, tell the dispatcher before any caller who knows submits a job."""
         check_unpatched()  # what patches imports first
         tick = code_watch.tick  # first: what comes later is looked at by the next one
         number = code_watch.changes()
@@ -206,11 +207,11 @@ class Engine:
         lifetime.check_not_exiting()
 
     def ask_cancel(self, record: JobRecord, grace: float) -> None:
-        """Have a job stopped; returns at once."""
+        """Ask for the cancel of a job; returns at once."""
         self._tell(CancelJob(record, grace))
 
     def ask_cancel_all(self, grace: float | None) -> None:
-        """Have every unfinished job stopped, after its own grace if None; returns at once."""
+        """Ask for the cancel of all jobs, each with its own grace if None; returns at once."""
         self._tell(CancelAllAsked(grace))
 
     def fail_early(self, record: JobRecord, failure: BaseException) -> None:
@@ -224,7 +225,7 @@ class Engine:
         self._callbacks.call(callback)
 
     def check_may_wait(self) -> None:
-        """Raise `JobError` where the waiting would be for ever."""
+        """Raise `JobError` where a wait would never end."""
         if self.of_parent:
             raise of_the_parent(self.owner)
         self._check_thread()
@@ -235,7 +236,7 @@ class Engine:
             raise JobError("a pool's own thread cannot wait for a job of the pool")
 
     def _ask(self, look: Callable[[], Any], timeout: float = -1) -> Any:
-        """Return what ``look`` finds on the dispatcher's thread; None: nothing, so far."""
+        """Return what ``look`` returns on the dispatcher's thread; None: not called in time."""
         lock = allocate_lock()
         lock.acquire()
         question = Ask(look, lock.release)
@@ -244,20 +245,20 @@ class Engine:
         return question.answer
 
     def unfinished(self) -> list[JobRecord]:
-        """Those of the jobs that were submitted and are not final."""
+        """Return the jobs that were submitted and are not final."""
         self._check_thread()
         records = self._ask(lambda: list(self._jobs.unfinished.values())) or ()
         return [job for job in records if job.tracker.outcome is None]
 
     def counts(self) -> Counts:
-        """How many jobs and workers there are; see `snapshot`."""
+        """Return how many jobs and workers there are; see `snapshot`."""
         return self._seen().counts
 
     def snapshot(self) -> PoolSnapshot:
-        """What there is at this moment: all that has been said to the pool before has been done.
+        """Return counts, jobs and workers, after every command that came before was carried out.
 
-        If the dispatcher does not answer in 0.5 s, since a debugger has stopped it, say, it is what
-        can be seen without it, which may be late by what it has not done yet.
+        If the dispatcher does not answer in 0.5 s (a debugger may have stopped it), this is read
+        from outside, and lacks what the dispatcher has not done yet.
         """
         return snapshot_of(self._seen())
 
@@ -271,19 +272,20 @@ class Engine:
     # --- the pool ----------------------------------------------------------------------------
 
     def resize(self, max_workers: int) -> None:
-        """Have another number of workers from now on."""
+        """Change the number of workers."""
         self.check_open()
         self._tell(Resized(max_workers))
 
     def restart_workers(self) -> None:
-        """Have every worker replaced, a busy one after its job."""
+        """Replace every worker, a busy one after its job."""
         self.check_open()
         self._tell(RestartAsked())
 
     def shut_down(self, *, cancel: bool = False, at_once: bool = False) -> None:
-        """Take no job any more, end when all are final; returns at once.
+        """Accept no further job, and end when all are final; returns at once.
 
-        `cancel` leaves each job its grace, unless ``at_once``, or where it was given before.
+        ``cancel`` leaves each job its grace, unless ``at_once`` is set or an earlier call has
+        cancelled them already.
         """
         self.accepting = False
         self.unseen.keep_quiet()
@@ -305,7 +307,7 @@ class Engine:
                 thread.join()
 
     def call_when_gone(self, waiter: Callable[[], object]) -> None:
-        """Have ``waiter`` called when `join` has nothing to wait for; at once if that is so.
+        """Call ``waiter`` as soon as `join` has nothing to wait for, perhaps at once.
 
         It is called on one of the pool's own threads, perhaps twice, and must not block.
         """
@@ -324,7 +326,7 @@ class Engine:
 
     @property
     def gone(self) -> bool:
-        """Whether nothing is left but threads that are at their last line."""
+        """Whether nothing is left except threads that are at their last line."""
         return len(self._left) > 1 or self.of_parent
 
     # --- threads and the end -----------------------------------------------------------------
@@ -353,7 +355,7 @@ class Engine:
             self._tell(ThreadDied(error))
 
     def _end(self) -> None:
-        """End everything but the thread for callbacks, on the dispatcher's thread."""
+        """End everything except the thread for callbacks; on the dispatcher's thread."""
         self.accepting = False
         step = self._dispatcher.fence.step
         self._fleet.end()
@@ -377,7 +379,7 @@ class Engine:
                 self._end_waiters.pop()()
 
     def _leave(self) -> None:
-        """Tell that this thread ends; the callbacks' thread may end before or after the others."""
+        """Record that this thread ends: the dispatcher's, or that for callbacks, in any order."""
         self._left.append(None)
         if self.gone:
             with contextlib.suppress(IndexError):  # both threads may be in here
@@ -385,7 +387,7 @@ class Engine:
                     self._gone_waiters.pop()()
 
     def _refuse(self, command: Any) -> None:
-        """Answer what came too late, on any thread."""
+        """Answer a command that came after the pool's end; on any thread."""
         match command:
             case JobRecord():
                 outcome = outcome_of(command, TurnedAway())
@@ -401,7 +403,10 @@ class Engine:
                 pass
 
     def abandon(self) -> None:
-        """In a fork of the process: nothing of this is ours; its jobs cannot end here."""
+        """In a fork of the process: drop the parent's jobs, threads and descriptors.
+
+        Its jobs cannot end here: they become ERROR.
+        """
         self.accepting = False
         self.of_parent = True
         jobs = {*self._jobs.unfinished.values()}
@@ -433,9 +438,10 @@ class Engine:
 
 
 def _call_late(callbacks: Callbacks, callback: Callable[[], object]) -> None:
-    """Have it called, however late, but not on a thread of any pool where no foreign code may run.
+    """Call it on a thread where users' code may run, even after its pool has ended.
 
-    The collector may let go of a job there whose own pool has ended long ago.
+    The garbage collector may drop a job of such a pool on a thread of another pool, where users'
+    code must not run: then that pool's thread for callbacks calls it.
     """
     me = threading.get_ident()
     for pool in members(lifetime.pools):

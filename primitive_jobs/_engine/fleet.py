@@ -1,11 +1,12 @@
-"""`Fleet`: where a pool's worker processes are, as its engine sees it.
+"""`Fleet`: the interface between an engine and the processes of its workers.
 
 The engine decides what happens to workers, and knows them by the numbers of their slots; a fleet
-starts, feeds and ends them. The engine imports no fleet: a pool makes one and hands it over.
+starts them, sends them jobs and ends them. The engine imports no fleet: a pool makes one and hands
+it over.
 
-A fleet calls the engine by `Host`: with events, as soon as it knows of them. What its own threads
-learn comes through the inbox, as events or as `News`; what its descriptors tell comes from the
-engine's poller, on the dispatcher's thread, and is told at once.
+A fleet reports to the engine by `Host`, as soon as something happens. Its own threads put events or
+`News` into the inbox (`Host.tell`). What its descriptors show, the engine's poller tells it on the
+dispatcher's thread; there it calls the other methods of `Host` directly.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class FleetThread(NamedTuple):
 
 
 class News:
-    """What a thread of a fleet has learnt; it is put into the inbox.
+    """Something that a thread of a fleet tells the dispatcher, through the inbox.
 
     Args:
         take_in: Called on the dispatcher's thread.
@@ -74,7 +75,7 @@ class News:
 
 
 class Host(Protocol):
-    """What the engine is for its fleet; on the dispatcher's thread, but for what says otherwise.
+    """What a fleet may call; on the dispatcher's thread, unless it says otherwise.
 
     Attributes:
         poller: Where the fleet's descriptors are waited on.
@@ -104,11 +105,11 @@ class Host(Protocol):
 
 
 class LateSender(Protocol):
-    """Somebody who may still be using a worker's channel on a thread of his own.
+    """A caller that may still be sending on a worker's channel, on its own thread.
 
     Attributes:
-        worker: Whose channel.
-        over: Whether he does not any more.
+        worker: The worker whose channel it is.
+        over: Whether it has finished.
     """
 
     worker: Any
@@ -116,12 +117,12 @@ class LateSender(Protocol):
 
 
 class Fleet(ABC):
-    """The workers of one pool. All of this is called on the dispatcher's thread, and never blocks,
-    but for what says so. What raises costs the worker (see `Fence`).
+    """The workers of one pool. Unless a method says otherwise, it is called on the dispatcher's
+    thread and never blocks. Where one raises, the engine gives up that worker alone: see `Fence`.
 
     Attributes:
         workers: Those that have a process, by the number of their slot.
-        pause: Seconds after which `look` is to be called again; None: it is not needed.
+        pause: Seconds after which the engine has to call `look` again; None: it need not.
     """
 
     workers: Mapping[int, Worker]
@@ -135,41 +136,41 @@ class Fleet(ABC):
 
     @abstractmethod
     def threads(self) -> Sequence[FleetThread]:
-        """Return the threads that it needs; the engine makes them."""
+        """Return the threads that the fleet needs; the engine makes and starts them."""
 
     @abstractmethod
     def end(self) -> None:
-        """Have the threads end, once they have nothing left to do."""
+        """Tell the threads to end, once they have nothing left to do."""
 
     @abstractmethod
     def close(self) -> None:
-        """Give back what it holds; all its threads have ended. May block for a moment."""
+        """Close what it holds, after all its threads have ended. May block for a moment."""
 
     @abstractmethod
     def let_go(self) -> None:
-        """Hold no object of the user's any more; called last, where foreign code may run."""
+        """Drop every object of the user's; called last, on a thread where their code may run."""
 
     @abstractmethod
     def abandon(self) -> None:
-        """In a fork of the process: let go of what is not its own."""
+        """In a fork of the process: drop what belongs to the parent."""
 
     # --- workers -----------------------------------------------------------------------------
 
     @property
     @abstractmethod
     def coming(self) -> bool:
-        """Whether workers were ordered that have no process yet."""
+        """Whether a worker was ordered whose start is not reported yet."""
 
     @abstractmethod
     def start(self, slot: int) -> None:
-        """Have a worker started: `Started` or `StartFailed` tells what became of it.
+        """Order the start of a worker; `Started` or `StartFailed` reports how that went.
 
-        One of them, once; and none of them where this raises, which counts as the latter.
+        One of the two is reported, once. Where this raises, neither is: that counts as a failure.
         """
 
     @abstractmethod
     def call_off(self, slot: int) -> None:
-        """Have no worker started, if that has not begun; `StartFailed` without an error tells."""
+        """Take an order back whose start has not begun; `StartFailed` without an error tells."""
 
     @abstractmethod
     def leave(self, slot: int) -> None:
@@ -181,19 +182,19 @@ class Fleet(ABC):
 
     @abstractmethod
     def kill(self, slot: int, *, ask_stack: bool = False) -> None:
-        """Have a worker ended with all below it, after it has told its stack if that is asked.
+        """Kill a worker and every process below it; with ``ask_stack``, ask it for its stack first.
 
-        `Gone` tells that it is, and is told of no other worker: where one has ended by itself,
-        `Died` comes first, and leads to this.
+        `Gone` reports the end, and is reported only after this: of a worker that ends by itself,
+        the fleet reports `Died`, and the engine then calls this.
         """
 
     @abstractmethod
     def give_up(self, slot: int, error: BaseException) -> Gone:
-        """Forget a worker that could not be had killed, and return what is known of it."""
+        """Forget a worker for which `kill` has raised, and return what is known of it."""
 
     @abstractmethod
     def put_down(self) -> None:
-        """After a bug in the engine: have all workers killed, whatever they do."""
+        """After a bug in the engine: kill all workers, whatever they do."""
 
     # --- jobs --------------------------------------------------------------------------------
 
@@ -209,35 +210,35 @@ class Fleet(ABC):
 
     @abstractmethod
     def run(self, slot: int, attempt: int, content: Content | None) -> bool:
-        """Send a worker a job, and before it what that refers to; False: it does not get it."""
+        """Send a worker a job, after the data that the job refers to; False: it was not sent."""
 
     @abstractmethod
     def watch(self, slot: int, attempt: int, limit: int) -> None:
-        """Tell by `OverMemory` if a worker and all below it hold more than ``limit`` bytes."""
+        """Report by `OverMemory` if a worker and all below it hold more than ``limit`` bytes."""
 
     @abstractmethod
     def unwatch(self, slot: int) -> None:
-        """Watch its memory no more."""
+        """Stop watching a worker's memory."""
 
     @abstractmethod
     def measures_memory(self) -> bool:
-        """Whether a limit of memory can be kept at all."""
+        """Whether the memory of processes can be measured here at all."""
 
     @property
     def direct(self) -> Direct | None:
-        """Itself, where callers can send to its workers; None: they cannot."""
+        """The fleet itself, if callers can send to its workers; None: they cannot."""
         return None
 
     # --- time --------------------------------------------------------------------------------
 
     @abstractmethod
     def look(self) -> None:
-        """See to what no descriptor tells."""
+        """Look for what no descriptor shows, such as a death that a pidfd does not report."""
 
     def suspensions(self) -> tuple[list[Suspended], bool]:
         """Return when the workers were stopped with the program, and whether they still are.
 
-        The former only once.
+        Each such time is returned once.
         """
         return [], False
 
@@ -255,15 +256,15 @@ class Direct(ABC):
 
     @abstractmethod
     def first_message(self, worker: Any) -> Message | None:
-        """Receive what a worker has to say; raises `ChannelClosed` or OSError."""
+        """Receive a message of a worker; raises `ChannelClosed` or OSError."""
 
     @abstractmethod
     def lost(self, worker: Any) -> None:
-        """See to a worker of which `first_message` has raised."""
+        """Report the death of a worker for which `first_message` has raised."""
 
     @abstractmethod
     def hear(self, worker: Any, message: Message) -> None:
-        """Take in what `first_message` has returned."""
+        """Handle what `first_message` has returned."""
 
 
 __all__ = ["Direct", "Fleet", "FleetThread", "Host", "LateSender", "News", "Worker"]

@@ -1,9 +1,9 @@
-"""`HandOff`: a job's caller gives it to an idle worker itself.
+"""`HandOff`: a caller sends its job to an idle worker without the dispatcher.
 
-That saves the two wake-ups of a round trip that are not the worker's. Before the dispatcher sleeps
-it may make an *offer*: one idle worker, and the number that the next attempt will have. The claims
-on it decide, as the gate of a job does, whose it is: the first job appended there or, with None,
-the dispatcher again, which takes each offer back before it does anything else.
+That saves two wake-ups of a round trip, those of the dispatcher. Before the dispatcher sleeps
+it may make an *offer*: one idle worker, and the number that the next attempt will have. Its list
+of claims decides, as the gate of a job does, who has it: the first job that is appended or, with
+None, the dispatcher, which takes each offer back before it does anything else.
 
 =============================  ====================================================================
 what may happen                why nothing is lost, or done twice
@@ -15,9 +15,9 @@ the caller is interrupted,     its job is in the inbox since before the claim: t
 or stands still                the claim, and sends the job again; a worker takes no notice of an
                                attempt that it has had
 it still sends when the        its offer is kept among the late senders until it is over, and the
-worker is gone                 channel open so long: the descriptor's number is nobody else's
-commands came before the job   the claim is for the first command in the inbox alone, so that what
-                               was said before it counts before it (code that has changed, say)
+worker is gone                 channel open till then: nobody else can get its descriptor's number
+commands came before the job   only the first command in the inbox can claim, so that commands that
+                               came before it are carried out before it (changed code, say)
 the job is cancelled           its tracker's gate decides: taken by the offer, or ended
 =============================  ====================================================================
 """
@@ -49,7 +49,7 @@ class Offer(HandOver):
     Attributes:
         claims: The first one has it: a job, or None for the dispatcher.
         sent: The job certainly went out.
-        over: Whoever claimed it does not use the channel any more.
+        over: The caller that claimed it has finished with the channel.
     """
 
     __slots__ = ("attempt", "channel", "claims", "event", "over", "sent", "worker")
@@ -71,7 +71,7 @@ class Offer(HandOver):
 def give(offer: Offer, job: JobRecord, commands: Any) -> bool:
     """Give a job to the worker on offer; False if the dispatcher has to see to it.
 
-    On its caller's thread, which has put it into the inbox after it had read the offer.
+    Called on its caller's thread, which first reads the offer, then puts the job into the inbox.
     """
     payload, limits = job.payload, job.limits
     if type(payload) is not bytes:
@@ -106,8 +106,8 @@ class HandOff:
         scheduler: The pool's.
         jobs: The pool's.
         fleet: The pool's.
-        feed: Tells the scheduler something.
-        failed: Is told where the taking over of a job raises.
+        feed: Tells the scheduler an event.
+        failed: Called where taking over a job raises.
 
     Attributes:
         offer: What a caller may claim; set while the dispatcher sleeps.
@@ -146,7 +146,7 @@ class HandOff:
         self._failed = failed
 
     def plan(self) -> None:
-        """Find out what is to be on offer, as things are now."""
+        """Decide what to offer next, from the scheduler's present state."""
         self.next = None
         place = None if self._direct is None else self._scheduler.offer()
         if place is not None and self._direct is not None:
@@ -156,10 +156,10 @@ class HandOff:
                 self.next = Offer(self._fleet.workers[slot], channel, attempt)
 
     def take_back(self, events: list[tuple[int, int]]) -> tuple[list[tuple[int, int]], bool]:
-        """See whose the offer was; there is one.
+        """Take the present offer back, and take over the job that claimed it, if one did.
 
-        Return the events that are still to be handled, and whether all is as it was: the job has
-        ended already, and the next offer is made.
+        Return the events that are still to be handled, and whether the plan still holds: then the
+        job has ended already, and the next offer is made.
         """
         offer, self.offer = self.offer, None
         direct = self._direct
@@ -186,7 +186,7 @@ class HandOff:
         return events, False
 
     def call_off(self) -> JobRecord | None:
-        """After a bug in the engine: let nobody claim it, and return the job of whoever has."""
+        """After a bug in the engine: withdraw the offer, and return the job that had claimed it."""
         offer, self.offer = self.offer, None
         if offer is None:
             return None
@@ -194,7 +194,7 @@ class HandOff:
         return offer.claims[0]
 
     def _begin(self, offer: Offer, job: JobRecord) -> None:
-        """A job that was handed over runs."""
+        """Record that a job was handed over and runs."""
         job.tracker.note(offer)
         self._jobs.register(job)
         slot, (priority, _, _, retries, grace) = offer.worker.slot, job.limits
@@ -205,7 +205,7 @@ class HandOff:
             self._feed(Died(slot))
 
     def _on_answer(self, direct: Direct, offer: Offer, job: JobRecord) -> bool:
-        """The first news of a job that was handed over is its worker's: its end, most likely."""
+        """Receive the worker's first message after a hand-over: the job's outcome, most likely."""
         worker = offer.worker
         try:
             message = direct.first_message(worker)

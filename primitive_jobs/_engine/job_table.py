@@ -1,6 +1,6 @@
-"""`JobTable`: the unfinished jobs of one pool: which one gets a worker next, and how each ends.
+"""`JobTable`: the unfinished jobs of one pool: whether the next may start, and how each ends.
 
-A pure part of the scheduler's state.
+A pure part of the scheduler's state. The order of the jobs that wait is in `queue`.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ class JobTable:
     # --- which one is next -----------------------------------------------------------------------
 
     def add(self, job: Job) -> None:
-        """A job waits; it may be one that has waited before."""
+        """Put a job into the queue; it may be one that has waited before."""
         self.jobs[job.number] = job
         self.queue.push(job)
 
     def may_start(self, job: Job | None) -> bool:
-        """Whether a worker that is free may have a job now; the only place that decides it.
+        """Whether a free worker may have a job now; no other place decides it.
 
         Args:
             job: The next one in the queue; None: a plain one that came now, behind all others.
@@ -63,7 +63,7 @@ class JobTable:
         return job is not None or not (self.queue.count or roster.closing)
 
     def fill(self) -> None:
-        """Give idle workers what may start now."""
+        """Give idle workers the jobs that may start now."""
         idle = self._roster.idle
         while idle and (job := self._next()) is not None:
             self._assign(idle.pop(), job)
@@ -103,12 +103,12 @@ class JobTable:
         self._roster.actions.append(Settle(job.number, fate))
 
     def fail_waiting(self, fate: Fate) -> None:
-        """End all that are in the queue."""
+        """End all jobs in the queue."""
         while self.queue.count:
             self._settle_waiting(self.queue.first(), fate)
 
     def answered(self, slot: Slot, message: Message) -> bool:
-        """A busy worker has answered: it has the next job (True), is idle, or leaves."""
+        """End a busy worker's job; return whether it gets the next one. Else it idles or leaves."""
         roster = self._roster
         self.settle(slot, message)
         if slot.deadline is not None:
@@ -126,7 +126,7 @@ class JobTable:
         return False
 
     def answered_late(self, slot: Slot, message: Message) -> None:
-        """A worker has answered that was sent SIGTERM, or is being killed."""
+        """Take in the answer of a worker that was sent SIGTERM, or is being killed."""
         # In the grace only a result ends a cancelled job; and a limit that was passed stays passed.
         counts = message.kind == Kind.RETURNED and slot.reason is Reason.CANCEL
         if slot.state is GRACE:
@@ -139,7 +139,7 @@ class JobTable:
             self.settle(slot, message)
 
     def worker_gone(self, slot: Slot, job: Job, evidence: Evidence) -> None:
-        """Nothing is left of the worker that had a job."""
+        """End, give back or try again the job of a worker of which nothing is left."""
         if slot.reason is Reason.CANCEL:
             self.settle(slot, Cancelled() if evidence.left is None else Unkilled(evidence))
         elif slot.reason is Reason.TIMEOUT:
@@ -157,7 +157,7 @@ class JobTable:
             self.settle(slot, Lost(evidence))
 
     def give_back(self, slot: Slot, job: Job, evidence: Evidence) -> None:
-        """A job that certainly never started waits again, but not for ever."""
+        """Queue a job again that certainly never began; the third such attempt ends it."""
         job.unstarted += 1
         if job.cancel_asked:
             self.settle(slot, Cancelled())
@@ -167,7 +167,7 @@ class JobTable:
             self._requeue(slot, began=False)
 
     def _retry(self, slot: Slot, job: Job) -> None:
-        """A job whose worker died has another attempt."""
+        """Queue a job again whose worker died, for another attempt."""
         job.retries -= 1
         if job.cancel_asked:
             self.settle(slot, Cancelled())
@@ -179,10 +179,10 @@ class JobTable:
         self._roster.actions.append(Requeue(job.number, began))
         self.add(job)
 
-    # --- they shall stop -------------------------------------------------------------------------
+    # --- they are stopped ------------------------------------------------------------------------
 
     def cancel(self, job: Job, grace: float) -> None:
-        """Somebody wants a job to stop, after so many s of SIGTERM."""
+        """Cancel a job; a running one is killed ``grace`` s after SIGTERM."""
         job.cancel_asked = True
         if job.slot is None:
             self._settle_waiting(job, Cancelled())
@@ -192,13 +192,13 @@ class JobTable:
             self.stop(slot, Reason.CANCEL, grace)
 
     def cancel_all(self, grace: float | None) -> None:
-        """The same for every job; each after its own grace where there is none."""
+        """Cancel every job; ``grace`` None: each with its own."""
         for job in sorted(self.jobs.values(), key=lambda job: job.slot is not None):
             # The waiting first, or they would move up.
             self.cancel(job, job.grace if grace is None else grace)
 
     def stop(self, slot: Slot, reason: Reason, grace: float) -> None:
-        """Stop what a worker does, after a grace if there is one; the first reason stays."""
+        """Kill a busy worker, after a grace if there is one; the first reason counts."""
         roster = self._roster
         slot.reason = slot.reason or reason
         if grace <= 0:

@@ -1,7 +1,7 @@
-"""What there is in a pool, at one moment, and as plain data.
+"""What `snapshot` and `repr` show of a pool: counts, jobs and workers at one moment.
 
-`look_at` is short, since the dispatcher does nothing else meanwhile; the rest is not, and is done
-by whoever has asked.
+`look_at` runs on the dispatcher's thread, and so is short; the thread that has asked makes plain
+data of what it returns (`snapshot_of`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SlotLook = tuple[int | None, SlotState, int | None]  # pid, state, and the numb
 
 
 class Look(NamedTuple):
-    """What there is.
+    """A pool at one moment, with the engine's own objects.
 
     Attributes:
         at: When, in s of the monotonic clock.
@@ -49,7 +49,7 @@ class Look(NamedTuple):
 
 
 def look_at(scheduler: Scheduler, jobs: JobRegistry, fleet: Fleet) -> Look:
-    """Return what there is; on the dispatcher's thread, or once that has ended."""
+    """Look at a pool; on the dispatcher's thread, or once that has ended."""
     slots = _slots(scheduler, fleet)
     counts = _counts(scheduler.waiting, scheduler.running, jobs.ended, slots)
     return Look(time.monotonic(), counts, list(jobs.unfinished.values()), slots)
@@ -58,7 +58,7 @@ def look_at(scheduler: Scheduler, jobs: JobRegistry, fleet: Fleet) -> Look:
 def look_from_outside(
     scheduler: Scheduler, jobs: JobRegistry, fleet: Fleet, commands: deque[Any]
 ) -> Look:
-    """Return what can be seen while the dispatcher goes on, or stands still."""
+    """Look at a pool from another thread, while the dispatcher works or stands still."""
     # In this order, no job is counted twice on its way; each is what its tracker says.
     ended = list(jobs.ended)
     slots = _slots(scheduler, fleet)
@@ -95,7 +95,7 @@ def _counts(queued: int, running: int, ended: list[int], slots: list[_SlotLook])
 
 
 def snapshot_of(look: Look) -> PoolSnapshot:
-    """Return it as plain data."""
+    """Return a look as plain data."""
     pids = {job: pid for pid, _, job in look.slots if job is not None}
     ids = {record.number: record.job_id() for record in look.records}
     jobs = tuple(_job_info(record, look.at, pids) for record in look.records)

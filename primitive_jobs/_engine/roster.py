@@ -1,8 +1,8 @@
 """`Roster`: the workers of one pool: which there are, which are free, and how many are missing.
 
-A pure part of the scheduler's state. Which job a worker gets, and what becomes of a job, is the
-scheduler's; when a worker starts, leaves or is killed is decided here, and appended to the actions
-of the event at hand.
+A pure part of the scheduler's state. It decides when a worker starts, leaves or is killed, and
+appends that to the actions of the event at hand. Which job a worker gets, and how a job ends, is
+decided in `job_table`.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ class Roster:
     """The slots of one pool.
 
     Args:
-        max_workers: Most processes that may have a job, or be ready for one, at a time.
+        max_workers: The most processes that may have a job, or be ready for one, at a time.
         idle_timeout: Seconds after which an idle worker is asked to leave; None: never.
         spare_workers: Idle workers beyond `max_workers` that stand ready while all those have
-            jobs, from the day the first job has ended.
+            jobs, from the end of the first job on.
 
     Attributes:
-        slots: All that are not gone, by number.
-        idle: Those that are ready for a job, the longest idle first; the last one is used next.
+        slots: All slots that are not gone, by number.
+        idle: The slots that are ready for a job, the longest idle first; the last one is used next.
         running: Jobs that some slot has. One whose worker is being killed counts until its end is
-            known: till then it holds what it has taken, and is RUNNING. May be read on any thread.
+            known: until then it holds its memory, and is RUNNING. May be read on any thread.
         busy: Slots that have a job, without those that are being killed.
         attempts: The number of the last attempt.
         warm: A job has ended: spares may be started.
         closing: No job comes any more, and no spare is started.
-        pause: That of workers that jobs wait for.
+        pause: Before the next start of a worker that jobs wait for, after failed ones.
         now: The time of the event at hand.
         actions: What is to be done about it; whoever decides something appends to it.
     """
@@ -87,7 +87,7 @@ class Roster:
         self._cause = ""  # the event at hand, by name
 
     def begin(self, cause: str, now: float) -> Actions:
-        """An event is at hand; return the list that takes all actions until its end."""
+        """Begin an event; return the list to which all its actions are appended."""
         self.now = now
         self._cause = cause
         actions: Actions = []
@@ -95,25 +95,25 @@ class Roster:
         return actions
 
     def end(self) -> None:
-        """The event has been dealt with: its actions are the dispatcher's from now on."""
+        """End the event: its actions belong to the dispatcher from now on."""
         self.actions = []
 
     # --- one slot ----------------------------------------------------------------------------
 
     def with_attempt(self, number: int, attempt: int) -> Slot | None:
-        """The slot, if the attempt is still its present one."""
+        """Return the slot, if the attempt is still its present one."""
         slot = self.slots.get(number)
         return slot if slot is not None and slot.attempt == attempt else None
 
     def move(self, slot: Slot, state: SlotState) -> None:
-        """Have a slot enter a state."""
+        """Move a slot to a state, and keep the counts right."""
         before = slot.state
         slot.move(state, self._cause)
         self.busy += _HAS_JOB[state] - _HAS_JOB[before]
         self._live += _IS_LIVE[state] - _IS_LIVE[before]
 
     def give(self, slot: Slot, job: Job) -> None:
-        """A worker that is not among the idle ones any more has a job."""
+        """Give a job to a worker that the caller has taken out of `idle`."""
         self.attempts += 1
         slot.attempt = self.attempts
         if slot.state is not BUSY:
@@ -122,7 +122,7 @@ class Roster:
         slot.job, job.slot = job, slot.number
 
     def take_job(self, slot: Slot) -> Job:
-        """A slot has no job any more; return the one that it had."""
+        """Take the job away from a slot and return it."""
         job = slot.job
         assert job is not None, "it has one"
         slot.job = job.slot = None
@@ -130,13 +130,13 @@ class Roster:
         return job
 
     def set_idle(self, slot: Slot) -> None:
-        """A worker is ready for the next job."""
+        """Make a worker idle: it is ready for the next job."""
         self.move(slot, IDLE)
         slot.idle_since = self.now
         self.idle.append(slot)
 
     def limit(self, slot: Slot, deadline: float | None) -> None:
-        """Set the time at which something is due for a slot, or take it back."""
+        """Set a slot's deadline; None: it has none."""
         slot.deadline, slot.limited_at = deadline, self.now
         if deadline is None:
             self._limited.discard(slot)
@@ -144,13 +144,13 @@ class Roster:
             self._limited.add(slot)
 
     def unwatch(self, slot: Slot) -> None:
-        """A worker's memory does not matter any more."""
+        """Stop watching a worker's memory."""
         if slot.watched:
             slot.watched = False
             self._do(Unwatch(slot.number))
 
     def ask_to_leave(self, slot: Slot) -> None:
-        """End a worker that has no job."""
+        """Ask a worker that has no job to end."""
         if slot.state is IDLE:
             self.idle.remove(slot)
         self.move(slot, LEAVING)
@@ -158,7 +158,7 @@ class Roster:
         self._do(Leave(slot.number))
 
     def kill(self, slot: Slot, *, ask_stack: bool = True) -> None:
-        """End a worker in whatever state; where a limit was passed, ask first where its job is."""
+        """Kill a worker in any state; if its job passed a limit, ask for the stack first."""
         if slot.state is DYING:
             return
         self.limit(slot, None)
@@ -175,7 +175,7 @@ class Roster:
             self._do(Kill(slot.number, ask_stack))
 
     def forget(self, number: int) -> Slot:
-        """Nothing is left of a worker, or it did not start."""
+        """Remove a slot: nothing is left of its worker, or it did not start."""
         slot = self.slots.pop(number)
         self.limit(slot, None)
         self.move(slot, GONE)
@@ -188,7 +188,7 @@ class Roster:
     # --- from the order to the readiness -------------------------------------------------------
 
     def started(self, number: int) -> None:
-        """A slot has its process."""
+        """Record that a slot has its process."""
         slot = self.slots[number]
         if slot.state is STARTING:
             self.move(slot, WARMING)
@@ -196,7 +196,7 @@ class Roster:
             self._do(Kill(slot.number))
 
     def ready(self, number: int) -> None:
-        """A worker waits for its first job."""
+        """Record that a worker waits for its first job."""
         slot = self.slots.get(number)
         if slot is None or slot.state is not WARMING:
             return
@@ -212,7 +212,7 @@ class Roster:
             self.idle.insert(0, slot)
 
     def lose(self, slot: Slot) -> None:
-        """A worker has ended, or has to, for no reason of ours."""
+        """Clean up a worker that died by itself, or about which the pool had an error."""
         self.kill(slot)
         if slot.was is WARMING:
             # None is started in its place before it is known whether that makes sense.
@@ -220,9 +220,10 @@ class Roster:
             self._live += 1
 
     def not_ready(self, slot: Slot, *, by_chance: bool) -> bool:
-        """A worker did not get ready; return whether those who wait have to be told.
+        """Record that a worker did not get ready; return whether the jobs that wait fail.
 
-        They are told if nobody works or is coming, and if it was not, perhaps, by chance.
+        They fail if no other worker works or is coming, and the failure is not by chance: it is an
+        initializer's, or the last of several in a row.
         """
         if slot.spare:
             self._postpone(self._spare_pause, spare=True)
@@ -245,7 +246,7 @@ class Roster:
     # --- all of them -----------------------------------------------------------------------------
 
     def next_deadline(self, waiting: int) -> float | None:
-        """When something is due, with so many jobs that wait; None: nothing is."""
+        """Return when the next tick is due, with ``waiting`` jobs in the queue; None: never."""
         due = []
         if self._limited:
             due += [slot.deadline for slot in self._limited if slot.deadline is not None]
@@ -257,7 +258,7 @@ class Roster:
         return min(due) if due else None
 
     def tick(self) -> list[Slot]:
-        """Time has passed; return the slots whose deadline has, in order."""
+        """Take in that time has passed; return the slots past their deadline, in order."""
         now = self.now
         self.pause.tick(now)
         self._spare_pause.tick(now)
@@ -265,26 +266,26 @@ class Roster:
         return sorted(late, key=lambda slot: slot.number)
 
     def dismiss_idle(self) -> None:
-        """Ask those to leave that have been idle for too long."""
+        """Ask workers to leave that have been idle for too long."""
         if self._idle_timeout is not None and self.running < self.max_workers:
             while self.idle and self.idle[0].idle_since + self._idle_timeout <= self.now:
                 self.ask_to_leave(self.idle[0])
 
     def suspended(self, since: float, until: float) -> None:
-        """All workers were stopped with the program, between these times: that does not count."""
+        """Move deadlines by the time for which all workers were stopped with the program."""
         for slot in self._limited:
             missed = until - max(since, slot.limited_at)
             if slot.deadline is not None and missed > 0:
                 slot.deadline += missed
 
     def resize(self, max_workers: int) -> None:
-        """Have another number of workers."""
+        """Change the number of workers; idle ones beyond it leave."""
         self.max_workers = max_workers
         while self.idle and self._live > max_workers:  # spares come when they are of use
             self.ask_to_leave(self.idle[0])
 
     def restart(self) -> None:
-        """Have every worker that is there replaced, a busy one after its job."""
+        """Replace every worker, a busy one after its job."""
         for slot in list(self.slots.values()):
             slot.retiring = True
             if slot.state is IDLE:
@@ -293,7 +294,7 @@ class Roster:
                 self.kill(slot)
 
     def empty(self) -> None:
-        """Have all leave that have no job."""
+        """Ask every worker without a job to leave, and kill those that are not ready yet."""
         while self.idle:
             self.ask_to_leave(self.idle[0])
         for slot in self.slots.values():
@@ -303,7 +304,7 @@ class Roster:
     # --- how many there should be ----------------------------------------------------------------
 
     def trim(self) -> None:
-        """Have idle workers leave that are too many."""
+        """Ask idle workers to leave that are too many."""
         if self._full and self.running < self.max_workers:
             for spare in self.idle:  # they were of use till now: they do not leave at once
                 spare.idle_since = self.now
@@ -311,7 +312,7 @@ class Roster:
             self.ask_to_leave(self.idle[0])
 
     def fill_up(self, waiting: int) -> None:
-        """Have workers started that are missing, with so many jobs that wait."""
+        """Start the workers that are missing, with ``waiting`` jobs in the queue."""
         self._full = self.running >= self.max_workers
         if self._live < self._most():
             self._spawn(waiting)
@@ -322,7 +323,7 @@ class Roster:
         return max(self.max_workers, self.busy) + self.spare_workers
 
     def missing(self, waiting: int, busy: int) -> int:
-        """How many workers are missing, with so many jobs that wait, and that run."""
+        """Return how many workers are missing, with so many jobs waiting, and workers busy."""
         if busy < self.max_workers:
             wanted = min(waiting, self.max_workers - busy)
         elif self.warm and not self.closing:
@@ -332,10 +333,10 @@ class Roster:
         return wanted - (self._live - busy)
 
     def to_start(self, waiting: int, busy: int) -> int:
-        """How many of the missing to start now.
+        """Return how many of the missing workers to start now.
 
-        As long as the last one did not get ready it is one after a pause, and the next after that
-        one's failure. If none is there at all, there is nothing to wait for.
+        After one that did not get ready, a single one is started at a time, each after a pause;
+        without a pause if there is no worker at all.
         """
         missing = self.missing(waiting, busy)
         if missing <= 0:
@@ -350,7 +351,7 @@ class Roster:
         return 0 if tried or (self._live and pause.until is not None) else 1
 
     def _pause_of(self, busy: int) -> Pause:
-        """That of whom would be started while so many jobs run."""
+        """Return the pause of a start: jobs wait for it, or, if all may be busy, it is a spare."""
         return self.pause if busy < self.max_workers else self._spare_pause
 
     def _spawn(self, waiting: int) -> None:

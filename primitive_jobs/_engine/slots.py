@@ -23,7 +23,7 @@ _REMEMBERED = 8  # moves of a slot, for the message about an illegal one
 
 
 class SlotState(enum.IntEnum):
-    """Where a worker process is in its life."""
+    """The state of a worker process."""
 
     STARTING = 0  # ordered; no process known yet
     WARMING = 1  # the process imports and initializes
@@ -93,9 +93,9 @@ class Slot:
         self.job: Job | None = None
         self.attempt = 0
         self.reason: Reason | None = None  # the first one recorded stays
-        self.died = False  # by itself, that is: not by our kill
-        self.fault: BaseException | None = None  # of ours, for which it is killed
-        self.unclear = False  # so it ended before it was ready; why, is told when it is gone
+        self.died = False  # by itself, not by the pool's kill
+        self.fault: BaseException | None = None  # an error in the pool about it: it is killed
+        self.unclear = False  # it ended before it was ready; why, is known when it is gone
         self.deadline: float | None = None
         self.limited_at = 0.0  # when that was set
         self.idle_since = 0.0

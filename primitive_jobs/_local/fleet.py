@@ -1,13 +1,13 @@
 """`LocalFleet`: the workers of a pool on this machine, each at the other end of a socket.
 
 ====================  =============================================================================
-what                  whose
+what                  which thread does it
 ====================  =============================================================================
-workers, channels     the dispatcher's thread's; what it does not find on the poller it learns from
-                      the others by `News`
+workers, channels     the dispatcher's: the poller tells it of messages and deaths, the threads
+                      below of the rest, by `News`
 a worker's start      the spawner's; that thread never ends while a worker lives
-a worker's end        the reaper's
-memory                the memory watch's
+a worker's end        the reaper's: it kills and reaps
+memory                the memory watch's: it measures
 ====================  =============================================================================
 """
 
@@ -51,7 +51,7 @@ _WRITE = select.POLLOUT
 
 
 class LocalFleet(Fleet, Direct):
-    """See `Fleet`.
+    """The fleet of this machine; `Fleet` says what each method is for.
 
     Args:
         config: How workers are started.
@@ -79,7 +79,7 @@ class LocalFleet(Fleet, Direct):
         self._reaper = Reaper(self._reaped)
 
     def threads(self) -> Sequence[FleetThread]:
-        """One for what takes time, each."""
+        """Return the three threads: each does one thing that takes time."""
         return (
             # What is started on that thread would inherit that signals are blocked.
             FleetThread("spawner", self._spawn, signals=True),
@@ -94,13 +94,13 @@ class LocalFleet(Fleet, Direct):
         self._spawner.run()
 
     def end(self) -> None:
-        """Have the threads end."""
+        """Tell the threads to end."""
         self._spawner.end()
         self._reaper.end()
         self._memory_watch.end()
 
     def close(self) -> None:
-        """Give back what it holds; what could not be had killed is tried once more."""
+        """Close what it holds; try once more to kill the workers that were given up."""
         self._ended = True
         step = self._host.step
         for process in self._given_up:
@@ -116,7 +116,7 @@ class LocalFleet(Fleet, Direct):
         self.config.let_go()
 
     def abandon(self) -> None:
-        """In a fork of the process: nothing of this is its own."""
+        """In a fork of the process: drop what belongs to the parent."""
         self._ended = True
         self.config.close()
         self._reaper.close()
@@ -125,15 +125,15 @@ class LocalFleet(Fleet, Direct):
 
     @property
     def coming(self) -> bool:
-        """Whether there are orders that the spawner has not told of."""
+        """Whether the spawner has orders that it has not reported yet."""
         return self._spawner.busy
 
     def start(self, slot: int) -> None:
-        """Have a worker started."""
+        """Order the start of a worker."""
         self._spawner.order(slot)
 
     def call_off(self, slot: int) -> None:
-        """Have no worker started."""
+        """Take back an order."""
         self._spawner.call_off(slot)
 
     def leave(self, slot: int) -> None:
@@ -145,7 +145,7 @@ class LocalFleet(Fleet, Direct):
         self.workers[slot].terminate()
 
     def kill(self, slot: int, *, ask_stack: bool = False) -> None:
-        """Have a worker ended."""
+        """Hand a worker to the reaper, which kills it: see `Reaper`."""
         process = self.workers[slot]
         if ask_stack and not process.has_sent():
             # What it sends from now on may be the work of the signal that asks.
@@ -153,7 +153,7 @@ class LocalFleet(Fleet, Direct):
         self._reaper.take(process, ask_stack=process.heard_out)
 
     def give_up(self, slot: int, error: BaseException) -> Gone:
-        """Forget a worker; at the pool's end it is tried once more."""
+        """Forget a worker; `close` tries once more to kill it."""
         process = self.workers[slot]
         with contextlib.suppress(OSError):
             os.kill(process.pid, signal.SIGKILL)  # nobody has reaped it
@@ -166,7 +166,7 @@ class LocalFleet(Fleet, Direct):
         return Gone(slot, Evidence(process.pid, error=error, left=left))
 
     def put_down(self) -> None:
-        """Have all workers killed."""
+        """Hand all workers to the reaper."""
         for process in self.workers.values():
             self._reaper.take(process)
 
@@ -181,7 +181,7 @@ class LocalFleet(Fleet, Direct):
     def fits(self, slot: int, room: int) -> bool:
         """Whether a worker holds at most so much.
 
-        It does where that cannot be measured, which the watch will tell.
+        True where that cannot be measured: the memory watch will report that.
         """
         try:
             return resident(self.workers[slot].pid) <= room
@@ -201,22 +201,22 @@ class LocalFleet(Fleet, Direct):
         self._memory_watch.watch(slot, attempt, limit, self.workers[slot].pid)
 
     def unwatch(self, slot: int) -> None:
-        """Watch it no more."""
+        """Stop watching it."""
         self._memory_watch.unwatch(slot)
 
     def measures_memory(self) -> bool:
-        """Whether /proc tells what processes hold."""
+        """Whether /proc shows how much memory processes hold."""
         return measurable()
 
     def forget(self, number: int) -> None:
-        """Have the workers let shared data go; by a finalizer, on any thread."""
+        """Tell the workers to drop shared data; called by a finalizer, on any thread."""
         if not self._ended:  # later there may be no modules any more
             self._host.tell(News(functools.partial(self._on_forget, number)))
 
     # --- time --------------------------------------------------------------------------------
 
     def look(self) -> None:
-        """Where a pidfd is refused, a child of a worker holds what would tell the worker's end."""
+        """Look for dead workers without a pidfd: their children keep open what would show it."""
         now = time.monotonic()
         if now < self._next_look:
             return
@@ -226,7 +226,7 @@ class LocalFleet(Fleet, Direct):
                 self._on_death(process)
 
     def suspensions(self) -> tuple[list[Suspended], bool]:
-        """Return what the guard tells of Ctrl-Z."""
+        """Return the times of each Ctrl-Z, which the guard reports."""
         stops, still = the_guard.stops(self._stops)
         self._stops += len(stops)
         return [Suspended(since, until) for since, until in stops], still
@@ -235,7 +235,7 @@ class LocalFleet(Fleet, Direct):
 
     @property
     def direct(self) -> Direct:
-        """Callers can send to workers."""
+        """The fleet itself: callers can send to its workers."""
         return self
 
     def channel_to(self, slot: int) -> PacketChannel | None:
@@ -255,7 +255,7 @@ class LocalFleet(Fleet, Direct):
         return _receive(worker)
 
     def lost(self, worker: WorkerProcess) -> None:
-        """It died, or its job closed the channel: it is of no use any more either way."""
+        """Report a worker as dead: it is, or its job closed the channel and it is of no use."""
         worker.link_lost = True
         self._unwatch(worker.channel.fileno())
         self._host.happened(Died(worker.slot))
@@ -310,7 +310,7 @@ class LocalFleet(Fleet, Direct):
         self._host.happened(Died(process.slot))
 
     def _drain(self, process: WorkerProcess) -> None:
-        """Take in everything that it sent before."""
+        """Handle everything that it sent before its end."""
         with contextlib.suppress(ChannelClosed):
             while (message := _receive(process)) is not None:
                 self.hear(process, message)
@@ -379,7 +379,7 @@ class LocalFleet(Fleet, Direct):
         return True
 
     def _share(self, process: WorkerProcess, shared: Sequence[Any]) -> bool:
-        """Send a worker what it has not yet of the data that a call refers to."""
+        """Send a worker the shared data of a call that it does not have yet."""
         for source in shared:
             if source.number in process.shared:
                 continue
@@ -412,7 +412,7 @@ class LocalFleet(Fleet, Direct):
             self.pause = None
 
     def _close_what_is_unused(self) -> None:
-        """Close the workers that are gone, but for one whose channel a caller may be using."""
+        """Close workers that are gone, except those whose channel a caller may be using."""
         self._late_senders = [sender for sender in self._late_senders if not sender.over]
         in_use = {sender.worker for sender in self._late_senders} | self._given_up
         unused = self._unclosed - in_use
@@ -422,7 +422,7 @@ class LocalFleet(Fleet, Direct):
 
 
 def _receive(process: WorkerProcess) -> Message | None:
-    """The next message; `ChannelClosed` also where nonsense came, which a job may send."""
+    """Return the next message; nonsense, which a job may send, raises `ChannelClosed`."""
     try:
         return process.channel.receive()
     except ChannelClosed:
@@ -435,7 +435,7 @@ def _receive(process: WorkerProcess) -> Message | None:
 
 
 def _end_unknown(process: WorkerProcess) -> None:
-    """Of a pool that has ended meanwhile."""
+    """End a worker whose pool has ended meanwhile."""
     process.end()
     process.close()
 
