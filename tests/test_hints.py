@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import dataclasses
 import functools
 import importlib
 import subprocess
 import sys
+import time
 import types
 import warnings
 from collections.abc import Callable, Iterator
@@ -228,6 +230,16 @@ def test_attributes_of_other_libraries(pool: JobPool) -> None:
 def test_jobs_among_futures(function: Callable[[Any], Any], pool: JobPool) -> None:
     with pytest.raises(AttributeError, match="wait and as_completed of primitive_jobs"):
         list(function([pool.submit(abs, -1)]))
+
+
+def test_jobs_where_asyncio_waits(pool: JobPool) -> None:
+    async def main() -> None:
+        waits = asyncio.wait([pool.submit(time.sleep, 1000)], timeout=PATIENCE)  # type: ignore[type-var]
+        with pytest.raises(AttributeError, match="ensure_future"):
+            await asyncio.wait_for(waits, 0.1)
+
+    asyncio.run(main())
+    pool.cancel_all()
 
 
 def test_an_error_inside_a_property_is_told_as_it_is() -> None:

@@ -35,7 +35,7 @@ _NAMES = {
         "Executor ProcessPoolExecutor ThreadPoolExecutor PoolExecutor ProcessExecutor",
         "the concurrent.futures executor is JobExecutor",
     ),
-    **_all("get_reusable_executor", "JobExecutor(pool=default_pool()) is that"),
+    **_all("get_reusable_executor", "use JobExecutor(pool=default_pool())"),
     **_all(
         "Future JobFuture", "JobExecutor.submit returns futures, any other submit PrimitiveJobs"
     ),
@@ -78,14 +78,14 @@ def of_name(name: str, public: Iterable[str]) -> str | None:
 # --- attributes -----------------------------------------------------------------------------------
 
 _FOR_ANY_POOL = {
-    **_all("apply", "submit(function, *args).result() is that"),
-    **_all("apply_async schedule spawn start run call", "submit(function, *args) is that"),
+    **_all("apply", "use submit(function, *args).result()"),
+    **_all("apply_async schedule spawn start run call", "use submit(function, *args)"),
     **_all(
         "imap map_async amap",
         "map() is lazy: it works ahead and gives results as they are asked for",
     ),
-    **_all("imap_unordered uimap map_unordered", "map(..., ordered=False) is that"),
-    **_all("starmap starmap_async istarmap", "map(function, *zip(*tuples)) is that"),
+    **_all("imap_unordered uimap map_unordered", "use map(..., ordered=False)"),
+    **_all("starmap starmap_async istarmap", "use map(function, *zip(*tuples))"),
 }
 OF_POOL = {
     **_FOR_ANY_POOL,
@@ -96,7 +96,7 @@ OF_POOL = {
         "shutdown(cancel=True) ends the pool and all its jobs",
     ),
     **_all("cancel cancel_futures", "cancel_all() cancels every unfinished job"),
-    **_all("restart", "restart_workers() is that"),
+    **_all("restart", "use restart_workers()"),
     **_all(
         "wait gather as_completed track", "that is a function: it takes jobs, such as pool.jobs()"
     ),
@@ -106,36 +106,37 @@ OF_POOL = {
 OF_VIEW = {
     **_FOR_ANY_POOL,
     **_all(
-        "shutdown jobs cancel_all resize restart_workers close join terminate",
+        "shutdown jobs snapshot cancel_all resize restart_workers close join terminate",
         "what options() returns has submit, map and options; the rest is the pool's own",
     ),
 }
 OF_EXECUTOR = {
     **_FOR_ANY_POOL,
-    **_all("close join", "shutdown() is that"),
-    **_all("terminate stop cancel cancel_all", "terminate_workers() is that"),
-    **_all("kill abort", "kill_workers() is that"),
+    **_all("close join", "use shutdown()"),
+    **_all("terminate stop cancel cancel_all", "use terminate_workers()"),
+    **_all("kill abort", "use kill_workers()"),
     **_all("options", "that is a pool's: JobExecutor(pool=pool.options(...))"),
     **_all("jobs", "each future's job is future.job"),
 }
 OF_JOB = {
-    **_all("get value output", "result() is that"),
-    **_all("join", "wait() is that"),
-    **_all("ready finished is_done is_finished", "in_final_state() is that"),
-    **_all("successful succeeded", "done() is that: it ended with a result"),
-    **_all("kill terminate stop abort", "cancel() is that"),
+    **_all("get value output", "use result()"),
+    **_all("join", "use wait()"),
+    **_all("ready finished is_done is_finished", "use in_final_state()"),
+    **_all("successful succeeded", "use done(): it ended with a result"),
+    **_all("kill terminate stop abort", "use cancel()"),
     **_all("is_alive", "running() is True while a worker has it; in_final_state() once it ended"),
-    **_all("state", "status() is that"),
-    **_all("id", "job_id() is that"),
+    **_all("state", "use status()"),
+    **_all("id", "use job_id()"),
     **_all(
         "error traceback", "exception() returns what it raised; its __cause__ has the traceback"
     ),
-    **_all("start run", "submit() is that"),
+    **_all("start run", "use submit()"),
     **_all(
         "args kwargs function fn", "the call is let go once it is submitted; metadata is for that"
     ),
-    # What concurrent.futures looks for in what it is to wait for.
-    "_condition": "a job is no future: wait and as_completed of primitive_jobs take jobs",
+    # What asyncio.wait and concurrent.futures look for in what they are to wait for.
+    "remove_done_callback": "a job is not a future: asyncio.ensure_future(job) makes one",
+    "_condition": "a job is not a future: wait and as_completed of primitive_jobs take jobs",
 }
 
 

@@ -162,7 +162,7 @@ class LocalFleet(Fleet, Direct):
         self._unwatch_death(process)
         self._unwatch(process.channel.fileno())
         del self.workers[slot]
-        left = f"worker {process.pid}: it could not be had killed: {one_line(error)}"
+        left = f"worker {process.pid}: it could not be killed: {one_line(error)}"
         return Gone(slot, Evidence(process.pid, error=error, left=left))
 
     def put_down(self) -> None:
