@@ -108,7 +108,7 @@ class PlayedFleet(Fleet, Direct):
     """Its workers start, answer and die when the script says so; fast or plain."""
 
     def __init__(self, kinds: dict[Any, str], *, fast: bool) -> None:
-        self.workers: dict[int, Worker] = {}
+        self.played: dict[int, Worker] = {}
         self._kinds = kinds
         self._fast = fast
         self.host: Host
@@ -116,6 +116,10 @@ class PlayedFleet(Fleet, Direct):
     @property
     def direct(self) -> Direct | None:
         return self if self._fast else None
+
+    @property
+    def workers(self) -> Any:
+        return self.played
 
     def open(self, host: Host) -> None:
         self.host = host
@@ -145,7 +149,7 @@ class PlayedFleet(Fleet, Direct):
     def _on_process(self, slot: int) -> None:
         worker = Worker(slot)
         worker.kinds = self._kinds
-        self.workers[slot] = worker
+        self.played[slot] = worker
         self.host.poller.handlers[worker.fd] = lambda _: self._on_readable(worker)
         self.host.happened(Started(slot), cast("Any", worker))
         self.host.happened(Ready(slot), cast("Any", worker))
@@ -157,21 +161,21 @@ class PlayedFleet(Fleet, Direct):
             self.host.happened(Died(worker.slot))
 
     def leave(self, slot: int) -> None:
-        self.workers[slot].dead = True
+        self.played[slot].dead = True
 
     def kill(self, slot: int, *, ask_stack: bool = False) -> None:
         del ask_stack
-        worker = self.workers[slot]
+        worker = self.played[slot]
         worker.dead = True
         event = Gone(slot, Evidence(worker.pid, 9, noted=worker.attempt))
         self.host.tell(News(functools.partial(self._on_gone, event), event))
 
     def _on_gone(self, event: Gone) -> None:
-        worker = self.workers[event.slot]
+        worker = self.played[event.slot]
         while worker.sent:
             self.hear(worker, worker.sent.pop(0))
         del self.host.poller.handlers[worker.fd]
-        del self.workers[event.slot]
+        del self.played[event.slot]
         self.host.happened(event, worker)
 
     def give_up(self, slot: int, error: BaseException) -> Gone:
@@ -187,11 +191,11 @@ class PlayedFleet(Fleet, Direct):
         return True
 
     def run(self, slot: int, attempt: int, content: Any) -> bool:
-        self.workers[slot].take(attempt, self._kinds[content])
+        self.played[slot].take(attempt, self._kinds[content])
         return True
 
     def channel_to(self, slot: int) -> Any:
-        return self.workers[slot]
+        return self.played[slot]
 
     def first_message(self, worker: Worker) -> Message | None:
         return worker.sent.pop(0) if worker.sent else None
@@ -272,7 +276,7 @@ class Play:
         """Be the poller: the script goes on until the dispatcher is woken."""
         self.check()
         while True:
-            workers = self.fleet.workers.values()
+            workers = self.fleet.played.values()
             ready = [(w.fd, select.POLLIN) for w in workers if w.sent or w.dead]
             if ready or self.rung or timeout == 0:
                 self.rung = False
@@ -292,7 +296,7 @@ class Play:
     def state(self) -> State:
         """What users see, and which workers have jobs."""
         jobs = [(job.status(), job.attempts, job.pid) for job in self.jobs]
-        busy = [(w.slot, w.attempt, w.job) for w in self.fleet.workers.values() if w.job]
+        busy = [(w.slot, w.attempt, w.job) for w in self.fleet.played.values() if w.job]
         return jobs, busy
 
     def end(self) -> State:
@@ -317,12 +321,12 @@ class Play:
             self.kinds[record.payload] = kind
             enlist(record)
 
-        before = {worker.attempt for worker in self.fleet.workers.values()}
+        before = {worker.attempt for worker in self.fleet.played.values()}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(self.engine, "enlist", noted)
             submit_to(job, self.engine, options)
         self.jobs.append(job)
-        self.handed += before != {worker.attempt for worker in self.fleet.workers.values()}
+        self.handed += before != {worker.attempt for worker in self.fleet.played.values()}
 
     def cancel(self, which: tuple[int, float]) -> None:
         number, grace = which
@@ -333,12 +337,12 @@ class Play:
         self.engine.ask_cancel_all(None)
 
     def answer(self, which: int) -> None:
-        busy = [worker for worker in self.fleet.workers.values() if worker.job]
+        busy = [worker for worker in self.fleet.played.values() if worker.job]
         if busy:
             busy[which % len(busy)].answer()
 
     def die(self, which: int) -> None:
-        workers = [*self.fleet.workers.values()]
+        workers = [*self.fleet.played.values()]
         if workers:
             workers[which % len(workers)].dead = True
             workers[which % len(workers)].job = None
@@ -399,6 +403,6 @@ def test_one_whose_caller_was_not_sure(kind: str) -> None:
     script: Script = [("submit", ""), ("submit", kind), *itertools.repeat(("answer", 0), 3)]
     play = Play(script, 1, 0, None).run(fast=True)
     assert [job.status() for job in play.jobs] == [JobStatus.DONE] * 2
-    assert [worker.attempt for worker in play.fleet.workers.values()] == [2]
-    assert play.fleet.workers[1].slot in play.engine._scheduler.slots
+    assert [worker.attempt for worker in play.fleet.played.values()] == [2]
+    assert play.fleet.played[1].slot in play.engine._scheduler.slots
     assert play.engine._scheduler.slots[1].state is not BUSY

@@ -233,14 +233,15 @@ def test_jobs_among_futures(function: Callable[[Any], Any], pool: JobPool) -> No
 
 
 def test_jobs_where_asyncio_waits() -> None:
-    async def main() -> None:
-        waits = asyncio.wait([pool.submit(time.sleep, 1000)], timeout=PATIENCE)  # type: ignore[type-var]
+    async def main(own: JobPool) -> None:
+        jobs: list[Any] = [own.submit(time.sleep, 1000)]
+        waits = asyncio.wait(jobs, timeout=PATIENCE)
         with pytest.raises(AttributeError, match="ensure_future"):
             await asyncio.wait_for(waits, 0.1)
 
-    with JobPool(1) as pool:  # of its own: it loses a worker
-        asyncio.run(main())
-        pool.cancel_all()
+    with JobPool(1) as own:  # which loses a worker
+        asyncio.run(main(own))
+        own.cancel_all()
 
 
 def test_an_error_inside_a_property_is_told_as_it_is() -> None:

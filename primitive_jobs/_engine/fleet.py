@@ -121,11 +121,9 @@ class Fleet(ABC):
     thread and never blocks. Where one raises, the engine gives up that worker alone: see `Fence`.
 
     Attributes:
-        workers: Those that have a process, by the number of their slot.
         pause: Seconds after which the engine has to call `look` again; None: it need not.
     """
 
-    workers: Mapping[int, Worker]
     pause: float | None = None
 
     # --- its own life ------------------------------------------------------------------------
@@ -155,6 +153,11 @@ class Fleet(ABC):
         """In a fork of the process: drop what belongs to the parent."""
 
     # --- workers -----------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def workers(self) -> Mapping[int, Worker]:
+        """Those that have a process, by the number of their slot: the same object each time."""
 
     @property
     @abstractmethod

@@ -58,7 +58,7 @@ class LocalFleet(Fleet, Direct):
     """
 
     def __init__(self, config: WorkerConfig) -> None:
-        self.workers: dict[int, WorkerProcess] = {}
+        self._processes: dict[int, WorkerProcess] = {}
         self.config = config
         self._late_senders: list[LateSender] = []
         self._unclosed: set[WorkerProcess] = set()  # gone, but in use by one of these
@@ -105,7 +105,7 @@ class LocalFleet(Fleet, Direct):
         step = self._host.step
         for process in self._given_up:
             step("ending it", process, process.end)
-        for process in {*self.workers.values(), *self._unclosed}:
+        for process in {*self._processes.values(), *self._unclosed}:
             step("closing", process, process.close)
         step("closing", None, self.config.close)
         step("closing", None, self._reaper.close)
@@ -124,6 +124,11 @@ class LocalFleet(Fleet, Direct):
     # --- workers -----------------------------------------------------------------------------
 
     @property
+    def workers(self) -> dict[int, WorkerProcess]:
+        """Those that have a process."""
+        return self._processes
+
+    @property
     def coming(self) -> bool:
         """Whether the spawner has orders that it has not reported yet."""
         return self._spawner.busy
@@ -138,15 +143,15 @@ class LocalFleet(Fleet, Direct):
 
     def leave(self, slot: int) -> None:
         """Ask an idle worker to end by itself."""
-        self._send(self.workers[slot], Kind.STOP)  # where it fails, its death is coming
+        self._send(self._processes[slot], Kind.STOP)  # where it fails, its death is coming
 
     def terminate(self, slot: int) -> None:
         """Send a worker SIGTERM."""
-        self.workers[slot].terminate()
+        self._processes[slot].terminate()
 
     def kill(self, slot: int, *, ask_stack: bool = False) -> None:
         """Hand a worker to the reaper, which kills it: see `Reaper`."""
-        process = self.workers[slot]
+        process = self._processes[slot]
         if ask_stack and not process.has_sent():
             # What it sends from now on may be the work of the signal that asks.
             process.heard_out = True
@@ -154,20 +159,20 @@ class LocalFleet(Fleet, Direct):
 
     def give_up(self, slot: int, error: BaseException) -> Gone:
         """Forget a worker; `close` tries once more to kill it."""
-        process = self.workers[slot]
+        process = self._processes[slot]
         with contextlib.suppress(OSError):
             os.kill(process.pid, signal.SIGKILL)  # nobody has reaped it
         self._given_up.add(process)
         self._unclosed.add(process)
         self._unwatch_death(process)
         self._unwatch(process.channel.fileno())
-        del self.workers[slot]
+        del self._processes[slot]
         left = f"worker {process.pid}: it could not be killed: {one_line(error)}"
         return Gone(slot, Evidence(process.pid, error=error, left=left))
 
     def put_down(self) -> None:
         """Hand all workers to the reaper."""
-        for process in self.workers.values():
+        for process in self._processes.values():
             self._reaper.take(process)
 
     # --- jobs --------------------------------------------------------------------------------
@@ -184,13 +189,13 @@ class LocalFleet(Fleet, Direct):
         True where that cannot be measured: the memory watch will report that.
         """
         try:
-            return resident(self.workers[slot].pid) <= room
+            return resident(self._processes[slot].pid) <= room
         except Unmeasurable:
             return True
 
     def run(self, slot: int, attempt: int, content: Content | None) -> bool:
         """Send a worker a job."""
-        process = self.workers[slot]
+        process = self._processes[slot]
         refers_to: Sequence[Any] = content.refers_to if isinstance(content, Parcel) else ()
         if refers_to and not self._share(process, refers_to):
             return False
@@ -198,7 +203,7 @@ class LocalFleet(Fleet, Direct):
 
     def watch(self, slot: int, attempt: int, limit: int) -> None:
         """Watch a worker's memory."""
-        self._memory_watch.watch(slot, attempt, limit, self.workers[slot].pid)
+        self._memory_watch.watch(slot, attempt, limit, self._processes[slot].pid)
 
     def unwatch(self, slot: int) -> None:
         """Stop watching it."""
@@ -240,7 +245,7 @@ class LocalFleet(Fleet, Direct):
 
     def channel_to(self, slot: int) -> PacketChannel | None:
         """Return a worker's channel, if what is sent there goes at once or not at all."""
-        channel = self.workers[slot].channel
+        channel = self._processes[slot].channel
         if isinstance(channel, PacketChannel) and not channel.wants_write:
             return channel
         return None
@@ -333,7 +338,7 @@ class LocalFleet(Fleet, Direct):
     def _on_process(self, process: WorkerProcess) -> None:
         slot = process.slot
         self._spawner.told(slot)
-        self.workers[slot] = process
+        self._processes[slot] = process
         fault: Exception | None = None
         try:
             fd = process.channel.fileno()
@@ -355,11 +360,11 @@ class LocalFleet(Fleet, Direct):
         self._host.tell(News(functools.partial(self._on_gone, event), event))
 
     def _on_gone(self, event: Gone) -> None:
-        process = self.workers[event.slot]
+        process = self._processes[event.slot]
         self._unwatch_death(process)
         self._drain(process)
         self._unwatch(process.channel.fileno())
-        del self.workers[event.slot]
+        del self._processes[event.slot]
         self._unclosed.add(process)
         self._close_what_is_unused()
         self._host.happened(event, process)
@@ -393,7 +398,7 @@ class LocalFleet(Fleet, Direct):
         return True
 
     def _on_forget(self, number: int) -> None:
-        for process in list(self.workers.values()):
+        for process in list(self._processes.values()):
             if number in process.shared:
                 process.shared.discard(number)
                 self._host.replan()  # its socket may be full

@@ -13,13 +13,13 @@ workers nor on how the pubs are put into parts.
 
 It is an adapter, which may use all but the workers' inside. Its modules:
 
-==========  =========================================================
-job         the job of a run, which has parts
-parts       pubs put into parts, and packed
-primitives  the sampler and the estimator
-remote      what a worker does with a part, and what comes back of it
-seeds       what each pub is seeded with
-==========  =========================================================
+======  =========================================================
+job     the job of a run, which has parts
+parts   pubs put into parts, and packed
+pooled  the sampler and the estimator
+remote  what a worker does with a part, and what comes back of it
+seeds   what each pub is seeded with
+======  =========================================================
 """
 
 # Qiskit need not be there where types are checked.
@@ -29,7 +29,7 @@ from __future__ import annotations
 
 try:
     from .job import PooledJob, combined_status
-    from .primitives import PooledEstimator, PooledSampler
+    from .pooled import PooledEstimator, PooledSampler
 except ModuleNotFoundError as error:
     raise ImportError(
         "primitive_jobs.qiskit needs Qiskit 2.0 or newer, which the extra `qiskit` installs: "
