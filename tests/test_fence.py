@@ -441,7 +441,7 @@ def calling_back(scene: Scene) -> None:
     scene.faults.append(fault)
     scene.engine.call_back(fault)
     called = threading.Event()
-    scene.submit(abs, -1).add_done_callback(lambda _: called.set())
+    scene.engine.call_back(called.set)  # on the same thread, afterwards
     assert called.wait(PATIENCE)
 
 
