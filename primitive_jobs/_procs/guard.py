@@ -326,6 +326,8 @@ def main(parent: int) -> None:
     poller.register(0, select.POLLIN)
     if listener.fd is not None:
         poller.register(listener.fd, select.POLLIN)
+        # First: when the parent has died, nobody can tell whose children the groups' leaders were.
+        guard.read()
         suspension.step(signalled=True)  # one may have come before there was a listener
     if hasattr(os, "pidfd_open"):
         with _Suppress(OSError):  # it is dead already
