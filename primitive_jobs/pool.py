@@ -200,7 +200,7 @@ class JobPool(BasePool):
     def snapshot(self) -> PoolSnapshot:
         """Return what the pool has at this moment: counts, unfinished jobs, workers; plain data.
 
-        All that was submitted or cancelled before is in it. It takes some 0.1 ms, and 3 us a job.
+        All that was submitted or cancelled before is in it. It takes 0.1 ms, and 3 to 7 us a job.
         Where the pool's thread does not answer within 0.5 s (a debugger may have stopped it), it is
         what can be seen without that, which may be late.
         """
