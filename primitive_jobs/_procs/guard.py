@@ -8,9 +8,10 @@ groups of the workers, and ``!PID SIGNAL``, a wish, with which a socket for the 
 that is an errno in decimals, 0 where the signal was sent. A negative PID is a group.
 
 When the parent dies it sends SIGKILL to the groups it knows then. The death is seen through a
-pidfd: the input's end may come late, while a fork of the parent has it open. Where the input ends,
-and groups are left, but the parent lives, that has called exec(3): nobody will say what becomes of
-these groups, so they are killed at once, before their numbers can be somebody else's.
+pidfd: the input's end may come late, while a fork of the parent has it open; and it may come early,
+since a process that dies closes its files first. Where the input ends, and groups are left, but the
+parent lives, that has called exec(3): nobody will say what becomes of these groups, so they are
+killed at once, before their numbers can be somebody else's.
 
 It may have more rights than the parent has by then. So it takes in no group but that of a child of
 the parent's, and signals nothing but these children, their groups, and what is below them.
@@ -45,6 +46,7 @@ _LATE_STOP_PAUSE = 0.25  # s between two later ones
 _ARRIVAL = 0.5  # s that a worker may take that was just being started when the parent stopped
 _END_PAUSE = 0.05  # s between two looks whether a stopped parent goes on
 _PASSES = 5  # over all processes, for those that were forked during the one before
+_PF_EXITING = 0x4  # in the flags of proc_pid_stat(5): <linux/sched.h>
 
 
 class _Suppress:
@@ -141,19 +143,19 @@ class Guard:
         return 0
 
     def kill_groups(self) -> None:
-        """End every process of the groups."""
+        """End every process of the groups, at the end of the parent or of the input.
+
+        While the parent lives one of the numbers may be another's by now: a number is nobody else's
+        while its group has a member, and a leader that is dead, but not reaped yet, is one. So only
+        one whose leader is no child of the parent's is another's. But if the parent is dying,
+        its children are taken from it one by one, and it reaps none of them.
+        """
+        parent = process_of(self.parent)  # first: what has died by now is nobody's parent
+        if os.getppid() == self.parent and parent is not None and not parent.exits:
+            self.groups = {g for g in self.groups if _parent_of(g) in (self.parent, None)}
         for group in self.groups:
             with _Suppress(ProcessLookupError, PermissionError):
                 os.killpg(group, signal.SIGKILL)
-
-    def kill_own_groups(self) -> None:
-        """The same while the parent lives, where one of the numbers may be another's by now.
-
-        A number is nobody else's while its group has a member, and a leader that is dead, but not
-        reaped yet, is one. So only one whose leader is no child of the parent's is another's.
-        """
-        self.groups = {g for g in self.groups if _parent_of(g) in (self.parent, None)}
-        self.kill_groups()
 
 
 # --- processes ------------------------------------------------------------------------------------
@@ -171,7 +173,7 @@ def _call_self(name: str) -> None:
 class Process:
     """What the system says of a process."""
 
-    __slots__ = ("began", "group", "name", "parent", "pid", "state")
+    __slots__ = ("began", "exits", "group", "name", "parent", "pid", "state")
 
     def __init__(self, pid: int, stat: bytes) -> None:
         head, _, tail = stat.rpartition(b")")  # its name may hold anything
@@ -180,6 +182,7 @@ class Process:
         self.name = head.partition(b"(")[2].decode(errors="replace")
         self.state = words[0].decode()
         self.parent, self.group = int(words[1]), int(words[2])
+        self.exits = bool(int(words[6]) & _PF_EXITING)  # it is dying, or dead
         self.began = int(words[19])  # with the pid it is nobody else's
 
     @property
@@ -343,10 +346,7 @@ def main(parent: int) -> None:
                 listener.end()
         suspension.step(signalled=bool(signals))
     guard.read()  # what it said last
-    if os.getppid() == parent:
-        guard.kill_own_groups()
-    else:
-        guard.kill_groups()
+    guard.kill_groups()
     suspension.step(signalled=False)  # what left those groups is not killed, nor stopped
     listener.end()
 
