@@ -6,6 +6,7 @@ Nor a signal that stays blocked: what a later test starts would inherit that.
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sys
 import threading
@@ -46,12 +47,28 @@ def _trackers_run() -> None:
     heap.BufferWrapper(8)
 
 
+def _below(pid: int) -> Iterator[int]:
+    """The processes below one. psutil looks through all of the machine for them, twice a test."""
+    try:
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            for child in map(int, (thread / "children").read_bytes().split()):
+                yield child
+                yield from _below(child)
+    except (FileNotFoundError, ProcessLookupError):  # it ended while we looked
+        return
+
+
 def _children() -> set[int]:
+    if not Path(f"/proc/self/task/{os.getpid()}/children").exists():  # not every kernel has it
+        below = [child.pid for child in psutil.Process().children(recursive=True)]
+    else:
+        # Those after one that is reaped meanwhile may be left out, so that we look twice.
+        below = [*_below(os.getpid()), *_below(os.getpid())]
     found = set()
-    for child in psutil.Process().children(recursive=True):
+    for pid in {*below}:
         try:
-            if not any(name in " ".join(child.cmdline()) for name in _TRACKERS):
-                found.add(child.pid)
+            if not any(name in " ".join(psutil.Process(pid).cmdline()) for name in _TRACKERS):
+                found.add(pid)
         except psutil.Error:  # it ended while we looked
             continue
     return found
