@@ -430,7 +430,7 @@ def class_attribute_by_the_argument(_: Any) -> tuple[Any, ...]:
 
 @by_value
 def class_attribute_by_a_late_argument(_: Any) -> tuple[Any, ...]:
-    return lambda item: item if item == 0 else item.count(), [0] * 15 + [Counted()] * 25
+    return lambda item: item if item == 0 else item.count(), [0] * 8 + [Counted()] * 12
 
 
 @case

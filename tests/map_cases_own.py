@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
-from map_table import CALLS, Case, main
+from map_table import BAD, CALLS, Case, main
 
 from primitive_jobs import share
 
@@ -226,7 +226,7 @@ def arguments_returned(_: Any) -> tuple[Any, ...]:
 @case
 def exceptions_of_the_program(_: Any) -> tuple[Any, ...]:
     def call(i: int) -> int:
-        if i == 25:
+        if i == BAD:
             raise Oops(i, Params(i))
         return i
 
@@ -319,13 +319,13 @@ def recursion(_: Any) -> tuple[Any, ...]:
 @case
 def an_argument_that_cannot(_: Any) -> tuple[Any, ...]:
     rows: list[Any] = [[i] for i in range(CALLS)]
-    rows[25] = threading.Lock()
+    rows[BAD] = threading.Lock()
     return lambda row: row, rows
 
 
 @case
 def a_result_that_cannot(_: Any) -> tuple[Any, ...]:
-    return lambda i: threading.Lock() if i == 25 else [i], range(CALLS)
+    return lambda i: threading.Lock() if i == BAD else [i], range(CALLS)
 
 
 def refuse(*_: object) -> None:
@@ -340,13 +340,13 @@ class Unloadable:
 @case
 def an_argument_that_does_not_arrive(_: Any) -> tuple[Any, ...]:
     rows: list[Any] = [[i] for i in range(CALLS)]
-    rows[25] = Unloadable()
+    rows[BAD] = Unloadable()
     return lambda row: row, rows
 
 
 @case
 def a_result_that_does_not_arrive(_: Any) -> tuple[Any, ...]:
-    return lambda i: Unloadable() if i == 25 else [i], range(CALLS)
+    return lambda i: Unloadable() if i == BAD else [i], range(CALLS)
 
 
 if __name__ == "__main__":
