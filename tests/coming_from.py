@@ -299,9 +299,12 @@ def of_joblib(**options: Any) -> Iterator[Side]:
 def cluster() -> Side:
     """A Dask client with workers on this machine, for everything: it takes seconds to start."""
     import dask
+
+    # Workers are forks of a server that has imported it: many start here, each after a harm.
+    forks = {"distributed.worker.multiprocessing-method": "forkserver"}
+    dask.config.set({"temporary-directory": str(FOLDER), **forks})
     from dask.distributed import Client
 
-    dask.config.set({"temporary-directory": str(FOLDER)})
     client = Client(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50)
     # Else the same call is made once only.
     return Side(client, partial(client.submit, pure=False))
