@@ -8,14 +8,17 @@ import multiprocessing
 import multiprocessing.synchronize
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable
+from ctypes.wintypes import POINT
 from functools import partial
 from multiprocessing.sharedctypes import RawArray, RawValue
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 from helpers import PATIENCE, descriptors, expect, meet
@@ -24,6 +27,9 @@ from primitive_jobs import InitializerError, JobExecutor, JobPool
 from primitive_jobs._procs.process import WorkerConfig
 from primitive_jobs._wire.channel import HAVE_PACKETS
 from primitive_jobs._wire.initializer import Initializer
+
+# Or each worker would import pytest and NumPy first.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 in_a_file = pytest.mark.skipif(not HAVE_PACKETS, reason="they are held as bytes here")
 CONTEXT = multiprocessing.get_context("spawn")
@@ -131,10 +137,6 @@ def write_value(value: Any) -> None:
     value.value = 5
 
 
-class Point(ctypes.Structure):
-    _fields_ = (("x", ctypes.c_int), ("y", ctypes.c_int))
-
-
 def write_field(point: Any) -> None:
     point.x = 5
 
@@ -155,7 +157,7 @@ SHARED: dict[str, tuple[Callable[[], Any], Callable[[Any], Any], Callable[[Any],
     "Array": (lambda: CONTEXT.Array("i", 3), write_item, lambda array: array[:] == [0, 5, 0]),
     "RawArray": (lambda: RawArray("i", 3), write_item, lambda array: array[:] == [0, 5, 0]),
     "RawValue": (lambda: RawValue("d"), write_value, lambda value: value.value == 5),
-    "Structure": (lambda: CONTEXT.Value(Point), write_field, lambda point: point.x == 5),
+    "Structure": (lambda: CONTEXT.Value(POINT), write_field, lambda point: point.x == 5),
     "Condition": (CONTEXT.Condition, lambda c: c.acquire(), lambda c: not c.acquire(block=False)),
     "RLock": (CONTEXT.RLock, lambda lock: lock.acquire(), lambda lock: not lock.acquire(False)),
     "of forkserver": (

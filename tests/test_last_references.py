@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-import joblib
 import pytest
 from helpers import PATIENCE, be_neighbour, double, expect, fail, hold, until
 
@@ -34,7 +33,6 @@ from primitive_jobs import (
     gather,
     wait,
 )
-from primitive_jobs import joblib as joblib_backend
 from primitive_jobs._engine.record import Callback
 
 pytestmark = pytest.mark.filterwarnings("ignore::primitive_jobs.JobFailuresWarning")
@@ -90,14 +88,6 @@ class Unpicklable:
 
 def raise_noted(kind: str) -> NoReturn:
     raise Noted(kind)
-
-
-def refuse(_: object) -> Any:
-    raise ValueError("on purpose")
-
-
-def die() -> NoReturn:
-    os._exit(3)
 
 
 @pytest.fixture(autouse=True)
@@ -158,7 +148,7 @@ def end(kind: str, pool: JobPool, folder: Path) -> Any:
     if kind == "failed":
         return submit(pool, fail)
     if kind == "died":
-        return submit(pool, die)
+        return submit(pool, os._exit, 3)
     if kind == "timed out":
         return submit(pool, hold, gate, timeout=0.05)
     if kind == "out of memory":
@@ -376,6 +366,10 @@ def test_futures(two: JobPool, way: str) -> None:
 
 
 def test_joblib_batches(two: JobPool) -> None:
+    import joblib  # here: workers import this module for what is its own
+
+    from primitive_jobs import joblib as joblib_backend
+
     joblib_backend.register()
     own = ours(two)
     for _ in range(5):
@@ -392,6 +386,9 @@ def test_joblib_batches(two: JobPool) -> None:
 def test_parts_of_a_job_of_qiskits(one: JobPool, submitted: int) -> None:
     pytest.importorskip("qiskit.primitives")
     from primitive_jobs.qiskit import PooledJob
+
+    def refuse(_: object) -> Any:  # here, so that it travels by value: each has a worker die
+        raise ValueError("on purpose")
 
     own = ours(one)
     for _ in range(10):
@@ -410,10 +407,6 @@ def test_parts_of_a_job_of_qiskits(one: JobPool, submitted: int) -> None:
 # --- what workers are started with ----------------------------------------------------------------
 
 
-def prepare(*_: object) -> None:
-    pass
-
-
 class Marked(type(multiprocessing.get_context("spawn").Lock())):  # type: ignore[misc]
     """A lock, which each start of a worker pickles; here with something in it."""
 
@@ -425,7 +418,9 @@ class Marked(type(multiprocessing.get_context("spawn").Lock())):  # type: ignore
 @pytest.mark.parametrize("drop", ["shutdown", "the pool"])
 @pytest.mark.parametrize("kind", [Mark, Marked])
 def test_initargs(drop: str, kind: type[Any]) -> None:
-    pool = JobPool(1, initializer=prepare, initargs=(kind(*(["initarg"] * (kind is Mark))),))
+    initargs = (kind(*(["initarg"] * (kind is Mark))),)
+    pool = JobPool(1, initializer=lambda *_: None, initargs=initargs)
+    del initargs
     own = ours(pool)
     engine = pool._engine
     assert pool.submit(double, 1).result(PATIENCE) == 2
