@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -83,6 +84,7 @@ def room_of(module: str) -> str:
     return "programs" if name in ("demo", "__main__") else "held"
 
 
+@functools.cache
 def modules() -> dict[str, Path]:
     """The files of the package, by what follows the package's own name."""
     paths = (path for path in PACKAGE.rglob("*.py") if path.stem != "__init__")
@@ -109,6 +111,7 @@ def imports_of(module: str, path: Path) -> Iterator[str]:
         yield from (".".join(parts) for parts in names if ".".join(parts) in known)
 
 
+@functools.cache
 def graph() -> dict[str, set[str]]:
     return {module: set(imports_of(module, path)) for module, path in modules().items()}
 
