@@ -11,7 +11,7 @@ from typing import Any
 
 import cloudpickle
 import pytest
-from helpers import PATIENCE, hold, until, wait_for
+from helpers import PATIENCE, SOAK, hold, until, wait_for
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -395,8 +395,17 @@ class Tokens(RuleBasedStateMachine):
         self.tell(ShutDown())
 
 
-Tokens.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+Tokens.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestTokens = Tokens.TestCase
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(SOAK)
+class TestManyTokens(Tokens.TestCase):  # type: ignore[misc, valid-type]
+    pass
+
+
+TestManyTokens.settings = settings(max_examples=1000, stateful_step_count=40, deadline=None)
 
 
 # --- end to end -----------------------------------------------------------------------------------

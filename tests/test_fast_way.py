@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import pytest
+from helpers import SOAK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -364,14 +365,31 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=400, deadline=None)
-@given(
+PLAYS = given(
     st.lists(STEPS, min_size=5, max_size=60),
     st.integers(1, 3),
     st.integers(0, 1),
     st.sampled_from([None, 2]),
 )
+
+
+@settings(max_examples=150, deadline=None)
+@PLAYS
 def test_both_come_to_the_same(script: Script, workers: int, spares: int, most: int | None) -> None:
+    compare(script, workers, spares, most)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(SOAK)
+@settings(max_examples=4000, deadline=None)
+@PLAYS
+def test_both_come_to_the_same_often(
+    script: Script, workers: int, spares: int, most: int | None
+) -> None:
+    compare(script, workers, spares, most)
+
+
+def compare(script: Script, workers: int, spares: int, most: int | None) -> None:
     fast, plain = (Play(script, workers, spares, most).run(fast=way) for way in (True, False))
     for place, (one, other) in enumerate(zip(fast.states, plain.states, strict=True)):
         assert one == other, f"before step {place} of {script}"

@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from helpers import SOAK
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -1207,5 +1208,14 @@ class World(RuleBasedStateMachine):
         assert sum(self.ends.values()) == self.jobs
 
 
-World.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+World.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestWorld = World.TestCase
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(SOAK)
+class TestManyWorlds(World.TestCase):  # type: ignore[misc, valid-type]
+    pass
+
+
+TestManyWorlds.settings = settings(max_examples=1000, stateful_step_count=40, deadline=None)
