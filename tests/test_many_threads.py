@@ -39,10 +39,10 @@ from primitive_jobs import (
     wait,
 )
 
-SHORT, LONG = 3.0, 300.0  # s
+SHORT, LONG = 2.0, 300.0  # s
 THREADS = 8
 RECENT = 40  # jobs that all threads have to do with
-LIFE = 2.0  # s of a pool
+LIFE = 1.3  # s of a pool
 LARGE = 200_000  # bytes, of arguments and results
 
 pytestmark = pytest.mark.filterwarnings("ignore::primitive_jobs.JobFailuresWarning")

@@ -17,8 +17,8 @@ import pytest
 from helpers import descriptors
 from storm import Storm
 
-SHORT, LONG = 6.0, 600.0  # s
-WARM = 2.0  # s, before anything is counted
+SHORT, LONG = 3.0, 600.0  # s
+WARM = 1.0  # s, before anything is counted
 HAPPENS = ["CANCELLED", "DONE", "ERROR", "JobMemoryError"]
 with contextlib.suppress(OSError):  # refused: nobody else's process can be signalled for certain
     os.close(os.pidfd_open(os.getpid()))
