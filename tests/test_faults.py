@@ -1,4 +1,4 @@
-"""Each call to the operating system fails once: the first, the third, and so on to the last.
+"""Each call to the operating system fails once: the first, the fourth, and so on to the last.
 
 Under soak the others do, too.
 
@@ -117,7 +117,7 @@ PLACES: dict[str, tuple[Any, str, Exception]] = {
 
 
 @pytest.mark.parametrize("what", PLACES)
-@sampled(2)
+@sampled(3)
 def test_a_call_that_fails_once(
     what: str,
     stride: int,

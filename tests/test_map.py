@@ -760,7 +760,7 @@ def test_the_rest_is_cancelled(one: JobPool, tmp_path: Path, end: str) -> None:
     assert all(job.cancelled() for job in jobs)
 
 
-@sampled(97)
+@sampled(193)
 def test_interrupts(
     two: JobPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stride: int
 ) -> None:

@@ -738,7 +738,7 @@ def interrupt_at(place: int, call: Callable[[], object]) -> int:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@sampled(31)
+@sampled(61)
 def test_an_interrupt_anywhere_in_run_leaves_nothing_queued(
     own: JobPool, marks: Path, stride: int
 ) -> None:
