@@ -57,7 +57,7 @@ def fail(n):
 """
 
 SWEEP = """
-with JobPool(2) as pool:
+with JobPool(1) as pool:
     jobs = [pool.submit(pow, n, 2) for n in range(10)] + [pool.submit(fail, 3)]
     gone = pool.submit(hold, 1)
     gone.cancel()
@@ -81,7 +81,7 @@ with JobPool(2) as pool:
 """
 
 RAISING = """
-pool = JobPool(2)
+pool = JobPool(1)
 jobs = [pool.submit(pow, n, 2) for n in range(4)]
 loop = track(jobs, "sweep")
 sys.held = [loop]
@@ -91,7 +91,7 @@ for job in loop:
 """
 
 DROPPED = """
-with JobPool(2) as pool:
+with JobPool(1) as pool:
     jobs = [pool.submit(pow, n, 2) for n in range(4)]
     for job in track(jobs, "outer"):
         for inner in track(jobs, "inner"):
@@ -461,29 +461,31 @@ def test_what_a_job_prints_has_a_line_of_its_own(view: str, tmp_path: Path) -> N
 # --- over a map -----------------------------------------------------------------------------------
 
 MAPPING = """
-def double(n):
-    while n > 1 and not go.exists():
+def double(n, gate):
+    while n > 1 and not gate.exists():
         time.sleep(0.01)
     return 2 * n
 
 with JobPool(2) as pool:
-    numbers = range(4) if "unsized" not in sys.argv[2] else (n for n in range(4))
-    print(*track(pool.map(double, numbers, chunksize=1), "sweep"))
+    for kind, numbers in ("range", range(4)), ("generator", (n for n in range(4))):
+        call = lambda n, gate=go.with_name(kind): double(n, gate)
+        print(kind, *track(pool.map(call, numbers, chunksize=1), kind))
 """
 
 
 @pytest.mark.parametrize("view", HIDE)
-@pytest.mark.parametrize("kind", ["sized", "unsized"])
-def test_a_map_is_shown(view: str, kind: str, tmp_path: Path) -> None:
-    folder = tmp_path / kind
-    folder.mkdir()
-    terminal = Terminal(MAPPING, view, folder, both=False)
-    if view != "lines":
-        terminal.read_until("2/4, 2 running" if kind == "sized" else " 2, 2 running")
-    terminal.go.touch()
-    assert terminal.end() == "0 2 4 6\n"
-    last = plain(terminal.shown).rstrip().splitlines()[-1].rsplit("\r", 1)[-1]
-    assert re.search(r"sweep.*4/4, .*in 0:0\d", last), last
+def test_a_map_is_shown(view: str, tmp_path: Path) -> None:
+    terminal = Terminal(MAPPING, view, tmp_path, both=False)
+    kinds = {"range": "2/4, 2 running", "generator": " 2, 2 running"}
+    for kind, shown in kinds.items():
+        if view != "lines":
+            terminal.read_until(shown)
+        (tmp_path / kind).touch()
+    assert terminal.end() == "range 0 2 4 6\ngenerator 0 2 4 6\n"
+    lines = plain(terminal.shown).splitlines()
+    for kind in kinds:
+        last = [line for line in lines if kind in line][-1]
+        assert re.search(r"4/4, .*in 0:0\d", last), last
 
 
 def test_a_map_that_is_tracked_is_as_it_was(
@@ -679,7 +681,7 @@ def ctrl_c(call: Callable[[], object], place: int) -> bool:
 
 
 @pytest.mark.parametrize("view", ["rich", "tqdm"])
-@sampled(23)
+@sampled(47)
 def test_ctrl_c_at_any_time_leaves_a_clean_terminal(
     view: str,
     stride: int,
