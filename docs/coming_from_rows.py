@@ -304,9 +304,52 @@ _DASK = Peer(
     ),
 )
 
+_RAY = Peer(
+    "Ray",
+    "2.60.0",
+    (
+        Row(
+            """\
+import ray
+
+result = ray.get(ray.remote(simulate).remote(3))""",
+            """\
+from primitive_jobs import run
+
+result = run(simulate, 3).result()""",
+            ("a call whose worker died is started again",),
+        ),
+        Row(
+            "ray.get([ray.remote(simulate).remote(x) for x in grid])",
+            "list(pool.map(simulate, grid))",
+        ),
+        Row(
+            "ray.get(ray.remote(endless).remote(), timeout=0.1)",
+            "pool.options(timeout=0.1).submit(endless).result()",
+            ("only the waiting ends, the call goes on",),
+        ),
+        Row(
+            "ray.cancel(ref)",
+            "job.cancel()",
+            (
+                "a call that catches the KeyboardInterrupt goes on",
+                "what the call has started goes on",
+            ),
+        ),
+        Row(
+            """\
+data = ray.put(3)
+result = ray.get(ray.remote(simulate).remote(data))""",
+            """\
+data = share(3)
+result = pool.submit(simulate, data).result()""",
+        ),
+    ),
+)
+
 PEERS: Mapping[str, Peer] = {
     peer.name: peer
-    for peer in (_FUTURES, _LOKY, _PEBBLE, _MULTIPROCESSING, _JOBLIB, _QISKIT, _DASK)
+    for peer in (_FUTURES, _LOKY, _PEBBLE, _MULTIPROCESSING, _JOBLIB, _QISKIT, _DASK, _RAY)
 }
 
 

@@ -98,6 +98,14 @@ def hold_and_tell(mark: Path, gate: Path) -> None:
     gate.with_suffix(".ended").touch()
 
 
+def hold_through_interrupts(mark: Path, gate: Path) -> None:
+    tell(mark, os.getpid())
+    while not gate.exists():
+        with contextlib.suppress(KeyboardInterrupt):
+            time.sleep(0.002)
+    gate.with_suffix(".ended").touch()
+
+
 def crash_and_count(file: Path) -> None:
     with file.open("a") as opened:
         opened.write("x")
@@ -172,6 +180,12 @@ class Side(NamedTuple):
 
     def is_ours(self) -> bool:
         return isinstance(self.pool, JobPool)
+
+    def cancel(self, handle: Any) -> bool:
+        """Cancel a call; whether it is said to be. Ray has a function, which says nothing."""
+        if hasattr(handle, "cancel"):
+            return bool(handle.cancel())
+        return self.pool.cancel(handle) is None
 
     def vain_or_not(self) -> float:
         """Seconds to wait for what a peer does, and we do not."""
@@ -316,6 +330,28 @@ def of_dask() -> Iterator[Side]:
     cluster().pool.restart()  # what was cancelled goes on, and would keep its worker
 
 
+@functools.cache
+def ray_of_its_own() -> Side:
+    """Ray on this machine, for everything; what was cancelled goes on, so that it has many CPUs."""
+    os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}  # no file at home
+    import ray
+
+    ray.init(
+        num_cpus=16, include_dashboard=False, log_to_driver=False, _temp_dir=str(FOLDER / "ray")
+    )
+    stack.callback(ray.shutdown)
+
+    def submit(function: Callable[..., Any], *args: Any) -> Any:
+        return ray.remote(lambda: function(*args)).remote()
+
+    return Side(ray, submit, lambda handle, timeout: ray.get(handle, timeout=timeout))
+
+
+@contextlib.contextmanager
+def of_ray() -> Iterator[Side]:
+    yield ray_of_its_own()
+
+
 @contextlib.contextmanager
 def of_jobs(module: str) -> Iterator[Side]:
     """Qiskit's class or ours, on the default pool."""
@@ -446,7 +482,7 @@ def cancel_returns_early(side: Side) -> bool:
 
 def children_live_on(side: Side) -> bool:
     handle, child = side.begun(begin_with_child)
-    assert handle.cancel()
+    assert side.cancel(handle)
     alive = not until(lambda: gone(child), IN_VAIN)
     if alive:
         psutil.Process(child).kill()
@@ -555,6 +591,16 @@ def cancelled_goes_on(side: Side) -> bool:
     handle, pid = side.begun(hold_and_tell, gate)
     handle.cancel()
     assert handle.cancelled()
+    if gone(pid):
+        return False
+    gate.touch()
+    return until(gate.with_suffix(".ended").exists)
+
+
+def interrupted_goes_on(side: Side) -> bool:
+    gate = new_mark()
+    handle, pid = side.begun(hold_through_interrupts, gate)
+    assert side.cancel(handle)
     if gone(pid):
         return False
     gate.touch()
@@ -690,6 +736,17 @@ def claims_of_dask() -> dict[str, Claim]:
     }
 
 
+def claims_of_ray() -> dict[str, Claim]:
+    return {
+        "a call whose worker died is started again": Claim(death_starts_again, of_ray),
+        "only the waiting ends, the call goes on": Claim(
+            call_outlives_timeout, of_ray, partial(ours, timeout=0.2, preload=NEEDED), (0.2,)
+        ),
+        "a call that catches the KeyboardInterrupt goes on": Claim(interrupted_goes_on, of_ray),
+        "what the call has started goes on": Claim(children_live_on, of_ray),
+    }
+
+
 # The table of all peers: what each column's shortcoming is shown by.
 SHOWN_BY = {
     "stops a running call": running_goes_on,
@@ -753,6 +810,7 @@ PEERS = {
     "joblib": Peer(claims_of_joblib, of_joblib, "joblib"),
     "Qiskit": Peer(claims_of_qiskit, partial(of_jobs, "qiskit.primitives"), "qiskit.primitives"),
     "Dask": Peer(claims_of_dask, of_dask, "dask.distributed"),
+    "Ray": Peer(claims_of_ray, of_ray, "work"),  # `from ray import *` wants pandas
 }
 
 HARMFUL = ("cancel", "crash", "shutdown", "terminate", "endless", "slow")  # to a pool
@@ -797,8 +855,8 @@ def values(cells: Sequence[str], module: str, opens: Mapping[str, Open]) -> list
     def call(name: str) -> Any:
         return side(name).begun()[0]
 
-    names = {name: partial(pool, name) for name in ("pool", "executor", "client")}
-    names |= {name: partial(call, name) for name in ("future", "job")}
+    names = {name: partial(pool, name) for name in ("pool", "executor", "client", "ray")}
+    names |= {name: partial(call, name) for name in ("future", "ref", "job")}
     for code in cells:
         found.append(value_of(code, module, names))
         if any(word in code for word in HARMFUL):
@@ -810,7 +868,8 @@ def values(cells: Sequence[str], module: str, opens: Mapping[str, Open]) -> list
 
 def main(name: str) -> None:
     peer = PEERS[name]
-    of_peer = dict.fromkeys(["pool", "executor", "client", "future", "job"], peer.open)
+    kinds = ["pool", "executor", "client", "ray", "future", "ref", "job"]
+    of_peer = dict.fromkeys(kinds, peer.open)
     of_us: dict[str, Open] = {
         "pool": ours,
         "job": our_jobs if name == "Qiskit" else ours,
