@@ -410,6 +410,8 @@ def main(parent: int) -> None:
     # From the guard of a program that this one's is a worker of.
     signal.signal(signal.SIGUSR1, lambda *_: guard.suspended())
     signal.signal(signal.SIGUSR2, lambda *_: guard.continued())
+    # Any thread of the parent may have started it; most of those of a pool block all signals.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGUSR1, signal.SIGUSR2))
     _call_self(NAME)
     suspension = Suspension(guard)
     poller = select.poll()
