@@ -328,6 +328,31 @@ def test_the_guard_has_a_name() -> None:
     assert shutil.which("sleep")
 
 
+def test_whoever_starts_the_guard_it_hears_signals() -> None:
+    """A thread of a pool, which blocks them all, may be the one that fulfils the wish."""
+    from primitive_jobs._procs.guardian import Guard
+
+    guard = Guard()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        guard.open("test")
+        guard.be_there()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        assert guard._process is not None
+        status = Path(f"/proc/{guard._process.pid}/status")
+
+        def blocked() -> list[signal.Signals]:
+            mask = int(status.read_text().split("SigBlk:")[1].split()[0], 16)
+            signals = signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM
+            return [number for number in signals if mask >> (number - 1) & 1]
+
+        until(lambda: not blocked(), "that it hears them")
+    finally:
+        guard.release("test")
+
+
 # --- its lock, and a finalizer or a signal handler that makes a pool -----------------------------
 
 

@@ -232,6 +232,29 @@ def test_the_time_does_not_count(tmp_path: Path) -> None:
         assert started.finish() == (0, "DONE\nDONE\nJobTimeoutError\n")
 
 
+def test_a_lease_ends_meanwhile(tmp_path: Path) -> None:
+    source = """
+    from primitive_jobs._engine.fleet import News
+    from primitive_jobs._procs.guard import lease_clock
+
+    with JobPool(1, spare_workers=0) as pool:
+        job = pool.submit(hold, "job")
+        wait_for("go on")
+        fleet = pool._engine._fleet
+        fleet._host.tell(News(lambda: (fleet.lease(lease_clock() + 2), note("leased"))))
+        error = job.exception()
+        print(type(error).__name__, error.exitcode)
+    """
+    with program(tmp_path, source) as started:
+        pid = started.pid("job")
+        (tmp_path / "go on").touch()
+        started.pid("leased")
+        started.suspend(pid)
+        until(lambda: gone(pid), "the end of the lease")
+        started.resume()
+        assert started.finish() == (0, "WorkerDiedError -9\n")
+
+
 def test_who_was_stopped_before_stays_so(tmp_path: Path) -> None:
     source = """
     with JobPool(2) as pool:

@@ -66,6 +66,7 @@ class LocalFleet(Fleet, Direct):
         self._hidden: set[WorkerProcess] = set()  # whose death may not show: see look
         self._next_look = 0.0  # at those
         self._stops = 0  # by Ctrl-Z, that have been told
+        self._lease_end: float | None = None  # s of `guard.lease_clock`
         self._ended = False
 
     # --- its own life ------------------------------------------------------------------------
@@ -174,6 +175,14 @@ class LocalFleet(Fleet, Direct):
         """Hand all workers to the reaper."""
         for process in self._processes.values():
             self._reaper.take(process)
+
+    def lease(self, deadline: float) -> None:
+        """Have the guard kill all workers, and those that come later, when the deadline has passed.
+
+        Another call moves it; see `guardian.Guard.lease`. Without any call there is none.
+        """
+        self._lease_end = deadline
+        the_guard.lease([process.pid for process in self._processes.values()], deadline)
 
     # --- jobs --------------------------------------------------------------------------------
 
@@ -341,6 +350,8 @@ class LocalFleet(Fleet, Direct):
         self._processes[slot] = process
         fault: Exception | None = None
         try:
+            if self._lease_end is not None:
+                the_guard.lease([process.pid], self._lease_end)
             fd = process.channel.fileno()
             self._poller.watch(fd, functools.partial(self._on_socket, process))
             if process.channel.wants_write:  # its initializer

@@ -4,14 +4,20 @@ sends the signals that the pool's process has lost the right to send (after a ``
 Run as a script of its own (``python -I -S guard.py PARENT_PID``), in a session of its own or, for
 the sake of Ctrl-Z, in the parent's group; imports nothing of the package.
 Standard input is a stream socket. It reads lines from it: ``+GROUP`` and ``-GROUP``, the process
-groups of the workers, and ``!PID SIGNAL``, a wish, with which a socket for the answer may come:
-that is an errno in decimals, 0 where the signal was sent. A negative PID is a group.
+groups of the workers; ``=GROUP NANOSECONDS``, until when such a group has a lease; and
+``!PID SIGNAL``, a wish, with which a socket for the answer may come: that is an errno in decimals,
+0 where the signal was sent. A negative PID is a group.
 
 When the parent dies it sends SIGKILL to the groups it knows then. The death is seen through a
 pidfd: the input's end may come late, while a fork of the parent has it open; and it may come early,
 since a process that dies closes its files first. Where the input ends, and groups are left, but the
 parent lives, that has called exec(3): nobody will say what becomes of these groups, so they are
 killed at once, before their numbers can be somebody else's.
+
+A group whose lease ends is killed with all that is below it, whatever the parent does: it may be
+stopped, or hang. The moment is one of `lease_clock`. A later line moves it, as long as it has not
+come. The group stays known until ``-GROUP``, which removes its lease, too; without a lease there is
+no such moment.
 
 It may have more rights than the parent has by then. So it takes in no group but that of a child of
 the parent's, and signals nothing but these children, their groups, and what is below them.
@@ -46,6 +52,8 @@ _LATE_STOP_PAUSE = 0.25  # s between two later ones
 _ARRIVAL = 0.5  # s that a worker may take that was just being started when the parent stopped
 _END_PAUSE = 0.05  # s between two looks whether a stopped parent goes on
 _PASSES = 5  # over all processes, for those that were forked during the one before
+_LEASE_LOOK = 0.5  # s at most between two looks at leases: poll(2) does not count a machine's sleep
+_PURSUIT = 1.0  # s in which those are followed that fork faster than they can be stopped
 _PF_EXITING = 0x4  # in the flags of proc_pid_stat(5): <linux/sched.h>
 
 
@@ -72,6 +80,7 @@ class Guard:
 
     def __init__(self, parent: int, link: _socket.socket) -> None:
         self.groups: set[int] = set()
+        self.leases: dict[int, int] = {}  # by group, until when: ns of the clock for leases
         self.at_end = False  # of the input
         self.parent = parent
         self._link = link
@@ -126,6 +135,11 @@ class Guard:
                 self.groups.add(number)
         elif line[:1] == b"-":
             self.groups.discard(number)
+            self.leases.pop(number, None)
+        elif line[:1] == b"=":
+            self.end_leases()  # what has ended does not come back
+            if number in self.groups:
+                self.leases[number] = int(words[1])
         else:
             return self._signal(number, int(words[1]))
         return 0
@@ -142,6 +156,27 @@ class Guard:
             return error.errno or errno.EPERM
         return 0
 
+    def patience(self) -> float | None:
+        """Return in how many milliseconds `end_leases` is due; None: there is no lease."""
+        if not self.leases:
+            return None
+        left = min(self.leases.values()) - time.clock_gettime_ns(_LEASE_CLOCK)
+        return max(0.0, min(left / 1e6, _LEASE_LOOK * 1000))
+
+    def end_leases(self) -> None:
+        """Kill the groups whose leases have ended, and all that is below them.
+
+        One whose leader is no child of the parent's is left out: its number is another's by now, or
+        the parent is dying, and `kill_groups` follows.
+        """
+        now = time.clock_gettime_ns(_LEASE_CLOCK)
+        over = [group for group, end in self.leases.items() if end <= now]
+        for group in over:
+            del self.leases[group]
+        groups = {group for group in over if _parent_of(group) in (self.parent, None)}
+        if groups:
+            kill_trees(groups)
+
     def kill_groups(self) -> None:
         """End every process of the groups, at the end of the parent or of the input.
 
@@ -153,9 +188,32 @@ class Guard:
         parent = process_of(self.parent)  # first: what has died by now is nobody's parent
         if os.getppid() == self.parent and parent is not None and not parent.exits:
             self.groups = {g for g in self.groups if _parent_of(g) in (self.parent, None)}
-        for group in self.groups:
-            with _Suppress(ProcessLookupError, PermissionError):
-                os.killpg(group, signal.SIGKILL)
+        _send_groups(self.groups, signal.SIGKILL)
+
+
+# --- the clock for leases -------------------------------------------------------------------------
+
+
+def _find_lease_clock() -> int:
+    number: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    try:
+        time.clock_gettime(number)
+    except OSError:
+        return time.CLOCK_MONOTONIC
+    return number
+
+
+# It counts the time in which this machine sleeps, as CLOCK_MONOTONIC does not: that time passes for
+# whoever waits on another machine until the lease must have ended.
+_LEASE_CLOCK = _find_lease_clock()
+
+
+def lease_clock() -> float:
+    """Return the time of the clock for leases, in seconds since the machine was started.
+
+    That is CLOCK_BOOTTIME, and CLOCK_MONOTONIC where Python or the system does not have it.
+    """
+    return time.clock_gettime(_LEASE_CLOCK)
 
 
 # --- processes ------------------------------------------------------------------------------------
@@ -214,11 +272,11 @@ def is_stopped(pid: int) -> bool:
     return False
 
 
-def below(parent: int, groups: set[int]) -> list[Process]:
+def below(parent: int | None, groups: set[int]) -> list[Process]:
     """Return the workers of a program and all that is below them.
 
     Args:
-        parent: The program.
+        parent: The program; None: only what is in, or below, these groups.
         groups: Those of its workers that are known; others go by their name.
     """
     with _Suppress(OSError):
@@ -238,6 +296,29 @@ def below(parent: int, groups: set[int]) -> list[Process]:
 def _parent_of(pid: int) -> int | None:
     process = process_of(pid)
     return None if process is None else process.parent
+
+
+def kill_trees(groups: set[int]) -> None:
+    """Send SIGKILL to groups and to all that is below them, whatever its group or session is.
+
+    All of them are stopped first: what is stopped forks nothing, and as long as nothing has died
+    nothing that is below has another parent than before.
+    """
+    _send_groups(groups, signal.SIGSTOP)
+    found: list[Process] = []
+    known: set[tuple[int, int]] = set()
+    end = time.monotonic() + _PURSUIT
+    while time.monotonic() < end:
+        new = [p for p in below(None, groups) if (p.pid, p.began) not in known]
+        for process in new:
+            known.add((process.pid, process.began))
+            _send(process, signal.SIGSTOP)
+        found += new
+        if not new:
+            break
+    for process in found:  # each by itself, too: killpg(2) succeeds if it has killed one
+        _send(process, signal.SIGKILL)
+    _send_groups(groups, signal.SIGKILL)
 
 
 class Suspension:
@@ -314,6 +395,12 @@ def _send(process: Process, number: int) -> None:
             os.kill(process.pid, number)
 
 
+def _send_groups(groups: set[int], number: int) -> None:
+    for group in groups:
+        with _Suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, number)
+
+
 def main(parent: int) -> None:
     """Watch until the parent dies, or closes our input."""
     listener = Listener()
@@ -323,6 +410,8 @@ def main(parent: int) -> None:
     # From the guard of a program that this one's is a worker of.
     signal.signal(signal.SIGUSR1, lambda *_: guard.suspended())
     signal.signal(signal.SIGUSR2, lambda *_: guard.continued())
+    # Any thread of the parent may have started it; most of those of a pool block all signals.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGUSR1, signal.SIGUSR2))
     _call_self(NAME)
     suspension = Suspension(guard)
     poller = select.poll()
@@ -336,8 +425,10 @@ def main(parent: int) -> None:
         with _Suppress(OSError):  # it is dead already
             poller.register(os.pidfd_open(parent), select.POLLIN)
     while os.getppid() == parent and not guard.at_end:
-        ready = [fd for fd, _ in poller.poll(suspension.patience())]
+        due = [when for when in (suspension.patience(), guard.patience()) if when is not None]
+        ready = [fd for fd, _ in poller.poll(min(due, default=None))]
         guard.read()
+        guard.end_leases()
         signals = b""
         if listener.fd is not None and listener.fd in ready:
             signals = os.read(listener.fd, _ROOM)

@@ -45,6 +45,7 @@ class Guard:
         self._wishes: collections.deque[Callable[[], None]] = collections.deque()
         self._users: dict[object, Report] = {}  # each with what it logs by
         self._groups: set[int] = set()
+        self._leases: dict[int, int] = {}  # by group, until when: ns of `guard.lease_clock`
         self._process: subprocess.Popen[bytes] | None = None
         self._link: socket.socket | None = None  # to it; with `_process`
         self._unstartable: OSError | None = None  # why the system does not execute it
@@ -75,6 +76,24 @@ class Guard:
     def remove(self, group: int) -> None:
         """A worker is gone."""
         self._wish(lambda: self._remove(group))
+
+    def lease(self, groups: Iterable[int], deadline: float) -> None:
+        """Have it kill workers' groups, with all below them, when the deadline has passed.
+
+        It does so by itself, even if this process is stopped. A later deadline, or an earlier one,
+        takes the place of one that has not passed yet. A guard that somebody has killed keeps no
+        lease; the next one, which the next worker's start makes, has them all again.
+
+        Args:
+            groups: Those of workers; others, and those of workers that are gone, are left out.
+            deadline: In seconds of `guard.lease_clock`; one in the past has them killed at once.
+
+        Raises:
+            OverflowError, ValueError: The deadline is not finite.
+        """
+        end = int(deadline * 1e9)
+        leases = dict.fromkeys(groups, end)
+        self._wish(lambda: self._lease(leases))
 
     def signal(self, pid: int, number: int, *, wait: bool = True) -> None:
         """Have it send a signal to a worker, one of their groups (a negative ``pid``), or to what
@@ -168,14 +187,22 @@ class Guard:
 
     def _remove(self, group: int) -> None:
         self._groups.discard(group)
+        self._leases.pop(group, None)
         if self._process is not None:
             self._tell(f"-{group}\n")
+
+    def _lease(self, leases: dict[int, int]) -> None:
+        leases = {group: end for group, end in leases.items() if group in self._groups}
+        self._leases.update(leases)
+        if self._process is not None:
+            self._tell(_lease_lines(leases))
 
     def _tell(self, line: str) -> None:
         try:
             if self._process is None:
                 self._start()
                 line = "".join(f"+{group}\n" for group in self._groups)
+                line += _lease_lines(self._leases)
             assert self._link is not None
             self._link.sendall(line.encode(), _QUIET)
         except (BrokenPipeError, ConnectionResetError):
@@ -226,6 +253,10 @@ class Guard:
         if self._process is not None:
             self._process.returncode = 0  # not ours to wait for
         self.__init__()  # type: ignore[misc]
+
+
+def _lease_lines(leases: dict[int, int]) -> str:
+    return "".join(f"={group} {end}\n" for group, end in leases.items())
 
 
 # What a terminal, or its end, sends to the group that the guard is in at first.
