@@ -378,6 +378,14 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
         return self._tracker.pid
 
     @property
+    def node(self) -> str | None:
+        """Address of the Dask worker on whose machine the job runs now.
+
+        None where no worker has it, and where that is on this machine.
+        """
+        return self._tracker.node
+
+    @property
     def attempts(self) -> int:
         """How often a worker has begun with the job: more than 1 only with ``retries``."""
         return self._tracker.attempts

@@ -28,7 +28,8 @@ def card_of(job: Any, tracker: StatusTracker) -> str:
         ]
     pid = job.pid
     if pid is not None:
-        rows.append(("worker", f"process {pid}"))
+        node = job.node
+        rows.append(("worker", f"process {pid}" if node is None else f"process {pid} on {node}"))
     failure = tracker.failure(job)
     state = last.name if failure is None else f"ERROR {failure}"
     return table(type(job).__name__, job.name, state, rows)

@@ -16,6 +16,7 @@ from scheduler_events import Answered, Submitted, Told, tell
 from primitive_jobs._engine.events import (
     Action,
     Assign,
+    Begin,
     CancelAllAsked,
     CancelAsked,
     Cancelled,
@@ -43,6 +44,7 @@ from primitive_jobs._engine.events import (
     Started,
     StartFailed,
     Suspended,
+    Taken,
     Terminate,
     Tick,
     TimedOut,
@@ -76,8 +78,9 @@ class Script:
         idle_timeout: float | None = None,
         max_jobs: int | None = None,
         spares: int = 0,
+        **ways: bool,
     ) -> None:
-        self.scheduler = Scheduler(max_workers, idle_timeout, max_jobs, spares)
+        self.scheduler = Scheduler(max_workers, idle_timeout, max_jobs, spares, **ways)
         self.now = 0.0
         self.settled: list[int] = []  # jobs, in the order of their ends
 
@@ -758,6 +761,7 @@ EVENTS: list[Told] = [
     Answered(1, 1, RETURNED),
     Answered(1, 1, RAISED),
     NotTaken(1, 1),
+    Taken(1, 1),
     OverMemory(1, 1, 10),
     Died(1),
     Faulted(1, OSError("no")),
@@ -769,10 +773,11 @@ EVENTS: list[Told] = [
 ]
 
 
+@pytest.mark.parametrize("remote", [False, True])
 @pytest.mark.parametrize("event", EVENTS, ids=repr)
 @pytest.mark.parametrize("state", STATES)
-def test_every_event_in_every_state(state: SlotState, event: Told) -> None:
-    play = Script()
+def test_every_event_in_every_state(state: SlotState, event: Told, remote: bool) -> None:
+    play = Script(confirms=remote)
     play(Submitted(1), *STATES[state])
     assert play.scheduler.slots[1].state is state
     fates = settled(play(event))
@@ -780,6 +785,71 @@ def test_every_event_in_every_state(state: SlotState, event: Told) -> None:
     for slot in list(play.scheduler.slots.values()):
         if slot.state is SlotState.DYING and slot.was is not SlotState.STARTING:
             play(Gone(slot.number, Evidence(1, -9, noted=slot.attempt)))
+
+
+# --- workers that confirm ------------------------------------------------------------------------
+
+
+def test_a_job_that_was_sent_begins_when_its_worker_says_so() -> None:
+    play = Script(confirms=True)
+    assert Assign(1, 1, 1) in play(Submitted(1, timeout=5.0), Started(1), Ready(1))
+    slot = play.scheduler.slots[1]
+    assert not play.scheduler.runs(slot)
+    play.now = 7.0
+    assert play(Tick()) == [], "it is on its way, which takes none of its time"
+    assert play.scheduler.next_deadline() is None
+    assert play(Taken(1, 2), Taken(2, 1), Taken(7, 1)) == [], "none of them is its attempt"
+    assert play(Taken(1, 1)) == [Begin(1, 1)]
+    assert play.scheduler.runs(slot)
+    assert play.scheduler.next_deadline() == 12.0
+    play.now = 8.0
+    assert play(Taken(1, 1)) == [], "a second time it is no news"
+    assert play.scheduler.next_deadline() == 12.0
+    play.now = 12.0
+    assert play(Tick()) == [Kill(1, ask_stack=True)]
+    assert play(Taken(1, 1)) == []
+    assert play(Gone(1, Evidence(1, -9, 1))) == [Settle(1, TimedOut(5.0))]
+
+
+def test_what_begins_in_the_grace_of_a_cancel_has_the_time_of_that() -> None:
+    play = Script(confirms=True)
+    play(Submitted(1, timeout=5.0), Started(1), Ready(1))
+    assert play(CancelAsked(1, 3.0)) == [Terminate(1)]
+    assert play(Taken(1, 1)) == [Begin(1, 1)]
+    assert play.scheduler.next_deadline() == 3.0
+
+
+@pytest.mark.parametrize("stop", [None, CancelAsked(1), CancelAsked(1, 3.0)], ids=repr)
+def test_an_outcome_says_that_the_worker_had_the_job(stop: CancelAsked | None) -> None:
+    play = Script(confirms=True)
+    play(Submitted(1, timeout=5.0), Started(1), Ready(1), *([stop] if stop else []))
+    actions = play(Answered(1, 1, RETURNED))
+    assert actions[:2] == [Begin(1, 1), Settle(1, RETURNED)]
+    assert play(Taken(1, 1)) == []
+
+
+def test_a_job_that_no_worker_has_confirmed_is_killed_with_its_worker() -> None:
+    play = Script(confirms=True)
+    play(Submitted(1), Started(1), Ready(1))
+    assert play(CancelAsked(1)) == [Kill(1)]
+    assert play(Taken(1, 1)) == []
+    assert play(Gone(1, Evidence(1, -9, 0))) == [Settle(1, Cancelled())]
+
+
+def test_what_a_worker_is_too_large_for_goes_back_to_the_queue() -> None:
+    play = Script(confirms=True)
+    play.warm()
+    assert play(Submitted(1, memory_limit=100))[0] == Assign(1, 1, 2, 100)
+    assert play(NotTaken(1, 2, unfit=True)) == [Unwatch(1), Leave(1), Spawn(2)]
+    play(Died(1), Gone(1, Evidence(1, 0)), Started(2))
+    assert Assign(2, 1, 3) in play(Ready(2))
+    assert play(Taken(2, 3)) == [Begin(2, 1)]
+
+
+def test_where_workers_do_not_confirm_nothing_begins() -> None:
+    play = Script()
+    actions = play(Submitted(1, timeout=5.0), Started(1), Ready(1), Answered(1, 1, RETURNED))
+    assert not [action for action in actions if isinstance(action, Begin)]
 
 
 # --- spares --------------------------------------------------------------------------------------

@@ -158,13 +158,20 @@ class InitFailed(Fact):
 class NotTaken(Fact):
     """A job did not reach its worker: the sending failed, or the worker refused it.
 
-    `unfit` says that nothing was sent, nor told to the job, since the worker holds more memory
-    than the job may.
+    `unfit` says that the worker never had it, since it holds more memory than the job may; the
+    worker itself is well.
     """
 
     slot: int
     attempt: int
     unfit: bool = False
+
+
+class Taken(Fact):
+    """A worker has a job that was sent to it; only fleets that confirm report it."""
+
+    slot: int
+    attempt: int
 
 
 class OverMemory(Fact):
@@ -239,6 +246,7 @@ Event = (
     | Ready
     | InitFailed
     | NotTaken
+    | Taken
     | OverMemory
     | Died
     | Faulted
@@ -287,6 +295,13 @@ class Assign(Fact):
             self.job = job
             self.attempt = attempt
             self.room = room
+
+
+class Begin(Fact):
+    """Tell a job that it runs: the worker that it was sent to has it."""
+
+    slot: int
+    job: int
 
 
 class Watch(Fact):
@@ -351,6 +366,7 @@ Action = (
     | Postpone
     | Unspawn
     | Assign
+    | Begin
     | Watch
     | Unwatch
     | Requeue

@@ -9,6 +9,7 @@ from .._wire.evidence import Evidence
 from .._wire.messages import Kind, Message
 from .events import (
     Assign,
+    Begin,
     Cancelled,
     Fate,
     Lost,
@@ -32,17 +33,21 @@ class JobTable:
     Args:
         roster: The pool's workers.
         max_jobs_per_worker: Jobs after which a worker is asked to leave; None: never.
+        confirms: Whether `Taken` is told of each job: see `Fleet`.
 
     Attributes:
         jobs: All that have not ended, by number.
         queue: Those that wait.
     """
 
-    def __init__(self, roster: Roster, max_jobs_per_worker: int | None) -> None:
+    def __init__(
+        self, roster: Roster, max_jobs_per_worker: int | None, *, confirms: bool = False
+    ) -> None:
         self.jobs: dict[int, Job] = {}
         self.queue = JobQueue()
         self._roster = roster
         self._max_jobs_per_worker = max_jobs_per_worker
+        self._confirms = confirms
 
     # --- which one is next -----------------------------------------------------------------------
 
@@ -78,7 +83,7 @@ class JobTable:
     def _assign(self, slot: Slot, job: Job) -> None:
         roster = self._roster
         roster.give(slot, job)
-        if job.timeout is not None:
+        if job.timeout is not None and not self._confirms:
             roster.limit(slot, roster.now + job.timeout)
         if job.memory_limit is None:
             roster.actions.append(Assign(slot.number, job.number, slot.attempt))
@@ -88,6 +93,16 @@ class JobTable:
         roster.actions.append(Assign(slot.number, job.number, slot.attempt, room))
         slot.watched = True
         roster.actions.append(Watch(slot.number, slot.attempt, job.memory_limit))
+
+    def taken(self, slot: Slot, job: Job) -> None:
+        """Begin a job that was sent to a worker: that has it now."""
+        self._begin(slot, job)
+        if slot.state is BUSY and job.timeout is not None:
+            self._roster.limit(slot, self._roster.now + job.timeout)
+
+    def _begin(self, slot: Slot, job: Job) -> None:
+        slot.taken = slot.attempt
+        self._roster.actions.append(Begin(slot.number, job.number))
 
     # --- how they end ----------------------------------------------------------------------------
 
@@ -110,6 +125,8 @@ class JobTable:
     def answered(self, slot: Slot, message: Message) -> bool:
         """End a busy worker's job; return whether it gets the next one. Else it idles or leaves."""
         roster = self._roster
+        if self._confirms:
+            self._begin_at_last(slot)
         self.settle(slot, message)
         if slot.deadline is not None:
             roster.limit(slot, None)
@@ -127,6 +144,8 @@ class JobTable:
 
     def answered_late(self, slot: Slot, message: Message) -> None:
         """Take in the answer of a worker that was sent SIGTERM, or is being killed."""
+        if self._confirms:
+            self._begin_at_last(slot)
         # In the grace only a result ends a cancelled job; and a limit that was passed stays passed.
         counts = message.kind == Kind.RETURNED and slot.reason is Reason.CANCEL
         if slot.state is GRACE:
@@ -137,6 +156,11 @@ class JobTable:
         elif slot.was is not GRACE or counts:
             # DYING: it was faster than the kill
             self.settle(slot, message)
+
+    def _begin_at_last(self, slot: Slot) -> None:
+        """Begin a job whose outcome is there: a worker that is being killed does not say more."""
+        if slot.job is not None and slot.taken != slot.attempt:
+            self._begin(slot, slot.job)
 
     def worker_gone(self, slot: Slot, job: Job, evidence: Evidence) -> None:
         """End, give back or try again the job of a worker of which nothing is left."""

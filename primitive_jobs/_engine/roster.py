@@ -54,7 +54,7 @@ class Roster:
         slots: All slots that are not gone, by number.
         idle: The slots that are ready for a job, the longest idle first; the last one is used next.
         running: Jobs that some slot has. One whose worker is being killed counts until its end is
-            known: until then it holds its memory, and is RUNNING. May be read on any thread.
+            known: until then it holds its memory. May be read on any thread.
         busy: Slots that have a job, without those that are being killed.
         attempts: The number of the last attempt.
         warm: A job has ended: spares may be started.

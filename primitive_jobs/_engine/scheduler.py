@@ -39,6 +39,7 @@ from .events import (
     Started,
     StartFailed,
     Suspended,
+    Taken,
     Tick,
     TurnedAway,
     Withdrawn,
@@ -72,6 +73,8 @@ class Scheduler:
         max_jobs_per_worker: Jobs after which a worker is replaced; None: never.
         spare_workers: Idle workers beyond `max_workers` that stand ready while all those have
             jobs, from the day the first job has ended.
+        confirms: Whether `Taken` is told of each job: see `Fleet`. The time that a job may take
+            is counted from then, and it is sent till then, but does not run.
 
     Attributes:
         jobs: All that have not ended, by number.
@@ -88,13 +91,16 @@ class Scheduler:
         idle_timeout: float | None,
         max_jobs_per_worker: int | None = None,
         spare_workers: int = 0,
+        *,
+        confirms: bool = False,
     ) -> None:
         self.max_jobs_per_worker = max_jobs_per_worker
         self.closed = False
         self.steady = False
         self._cancelling = False  # it was shut down with everything cancelled
         self._roster = Roster(max_workers, idle_timeout, spare_workers)
-        self._table = JobTable(self._roster, max_jobs_per_worker)
+        self._table = JobTable(self._roster, max_jobs_per_worker, confirms=confirms)
+        self._confirms = confirms
         self._queue = self._table.queue
         self.jobs = self._table.jobs
         self.slots = self._roster.slots
@@ -108,6 +114,7 @@ class Scheduler:
             Ready: self._on_ready,
             InitFailed: self._on_init_failed,
             NotTaken: self._on_not_taken,
+            Taken: self._on_taken,
             OverMemory: self._on_over_memory,
             Died: self._on_died,
             Faulted: self._on_faulted,
@@ -145,6 +152,10 @@ class Scheduler:
     def closing(self) -> bool:
         """No job comes any more."""
         return self._roster.closing
+
+    def runs(self, slot: Slot) -> bool:
+        """Whether a slot's job is RUNNING: its worker has it, as far as that is told."""
+        return slot.job is not None and (not self._confirms or slot.taken == slot.attempt)
 
     # --- what happens; each returns what to do, in order. ``now`` is monotonic, in s -------------
 
@@ -300,6 +311,12 @@ class Scheduler:
         if slot.state is BUSY:
             self._table.give_back(slot, slot.job, Evidence())
         roster.kill(slot)
+
+    def _on_taken(self, event: Taken) -> None:
+        slot = self._roster.with_attempt(event.slot, event.attempt)
+        if slot is not None and slot.state in (BUSY, GRACE) and slot.taken != slot.attempt:
+            assert slot.job is not None, "it has one"
+            self._table.taken(slot, slot.job)
 
     def _on_over_memory(self, event: OverMemory) -> None:
         slot = self._roster.with_attempt(event.slot, event.attempt)

@@ -74,6 +74,7 @@ class Slot:
         "served",
         "spare",
         "state",
+        "taken",
         "trial",
         "unclear",
         "was",
@@ -92,6 +93,7 @@ class Slot:
         self.moves = deque([(STARTING, cause)], _REMEMBERED)
         self.job: Job | None = None
         self.attempt = 0
+        self.taken = 0  # the last attempt that the worker has confirmed
         self.reason: Reason | None = None  # the first one recorded stays
         self.died = False  # by itself, not by the pool's kill
         self.fault: BaseException | None = None  # an error in the pool about it: it is killed

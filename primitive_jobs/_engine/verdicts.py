@@ -116,11 +116,17 @@ def _died(job: JobRecord, evidence: Evidence) -> WorkerDiedError:
         failure.__cause__ = error
         return failure
     ran: float | None = None
+    worker = _worker(evidence)
     if job.tracker.status is JobStatus.RUNNING:
         ran = job.tracker.seconds_in_status()
-        what = f"its worker process {evidence.pid} died after {ran:.3g} s: {_how(evidence)}"
+        what = f"its worker process {worker} died after {ran:.3g} s: {_how(evidence)}"
+    elif evidence.noted == 0 or evidence.error is not None:
+        what = f"worker process {worker} died, not ready for a job: {_how(evidence, '')}"
     else:
-        what = f"worker process {evidence.pid} died, not ready for a job: {_how(evidence, '')}"
+        what = (
+            f"worker process {worker} died as the job was sent to it, so that it is not known "
+            f"whether it had begun: {_how(evidence, '')}"
+        )
     failure = WorkerDiedError(
         f"{label}: {what}",
         pid=evidence.pid,
@@ -128,6 +134,7 @@ def _died(job: JobRecord, evidence: Evidence) -> WorkerDiedError:
         stack=evidence.stack,
         ran=ran,
         peak_memory=evidence.peak_memory,
+        node=evidence.node,
     )
     failure.__cause__ = evidence.error
     return failure
@@ -152,13 +159,18 @@ def _megabytes(count: int) -> str:
 
 def _died_initializing(job: JobRecord, evidence: Evidence) -> InitializerError:
     return InitializerError(
-        f"job {job.name}: worker {evidence.pid} died in the pool's preload or initializer: "
+        f"job {job.name}: worker {_worker(evidence)} died in the pool's preload or initializer: "
         f"{_how(evidence, '')}",
         pid=evidence.pid,
         exitcode=evidence.exitcode,
         stack=evidence.stack,
         peak_memory=evidence.peak_memory,
+        node=evidence.node,
     )
+
+
+def _worker(evidence: Evidence) -> str:
+    return f"{evidence.pid}" if evidence.node is None else f"{evidence.pid} on {evidence.node}"
 
 
 def cause_of_death(evidence: Evidence, when: str = " in the middle of the job") -> str:
@@ -166,6 +178,8 @@ def cause_of_death(evidence: Evidence, when: str = " in the middle of the job") 
     code = evidence.exitcode
     if evidence.error is not None:
         return f"the pool could not use it any more: {one_line(evidence.error)}"
+    if evidence.node_lost is not None:
+        return f"its node {evidence.node} was lost: {evidence.node_lost}"
     if evidence.cut_off:
         return "the job closed or broke its link to the pool, and was killed"
     if code is None:
