@@ -13,9 +13,9 @@ from typing import Any, cast
 
 import pytest
 
-from primitive_jobs import JobOptions, JobStatus, PrimitiveJob
+from primitive_jobs import ClusterError, JobOptions, JobStatus, PrimitiveJob
 from primitive_jobs._engine.engine import Engine
-from primitive_jobs._engine.events import Died, Gone, NotTaken, Ready, Started, Taken
+from primitive_jobs._engine.events import Broken, Died, Gone, NotTaken, Ready, Started, Taken
 from primitive_jobs._engine.fleet import Direct, Fleet, FleetThread, Host, LateSender, News
 from primitive_jobs._engine.look import look_at
 from primitive_jobs._engine.record import JobRecord
@@ -294,7 +294,7 @@ class Play:
         if self.engine._hand_off.offer is not None:  # it slept at the end of the script
             dispatcher._take_offer_back([])
         try:
-            while True:
+            while not self.engine._scheduler.closed:
                 dispatcher._turn()
                 self.engine._scheduler.check()
         except Asleep:
@@ -356,6 +356,10 @@ class Play:
         job: PrimitiveJob[Any] = PrimitiveJob(abs, number)
         options = next((LIMITS[word] for word in kind.split() if word in LIMITS), DEFAULT_OPTIONS)
 
+        if self.engine.broken is not None:
+            with pytest.raises(ClusterError, match=r"^the scheduler was lost: closed$"):
+                submit_to(job, self.engine, options)
+            return
         enlist = self.engine.enlist
 
         def noted(record: JobRecord) -> None:
@@ -405,5 +409,10 @@ class Play:
             workers[which % len(workers)].dead = True
             workers[which % len(workers)].job = None
 
+    def break_down(self, _: object) -> None:
+        """No worker can be reached any more."""
+        self.fleet.host.tell(Broken(ConnectionError("the scheduler was lost: closed")))
+
     def restart(self, _: object) -> None:
-        self.engine.restart_workers()
+        if self.engine.accepting:
+            self.engine.restart_workers()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from played import LIMITS, NODE, Play, Script
 
-from primitive_jobs import JobStatus, WorkerDiedError
+from primitive_jobs import ClusterError, JobStatus, WorkerDiedError
 from primitive_jobs._engine.look import look_at, look_from_outside, snapshot_of
 from primitive_jobs._engine.slots import BUSY, GRACE
 from primitive_jobs.job import record_of
@@ -69,7 +69,7 @@ STEPS = st.one_of(
     st.tuples(st.sampled_from(["confirm", "confirm", "answer"]), NUMBERS),
     st.tuples(st.sampled_from(["confirm_again", "refuse", "die"]), NUMBERS),
     st.tuples(st.just("cancel"), st.tuples(NUMBERS, st.sampled_from([0.0, 1e6]))),
-    st.tuples(st.sampled_from(["restart", "cancel_all"]), st.none()),
+    st.tuples(st.sampled_from(["restart", "cancel_all", "break_down"]), st.none()),
 )
 
 
@@ -89,6 +89,29 @@ def test_a_job_runs_from_its_confirmation_to_its_end(
         walk = [status for status, _ in job.history()]
         if job.status() is JobStatus.DONE:
             assert walk[-2] is JobStatus.RUNNING
+    assert play.engine._scheduler.closed == (play.engine.broken is not None)
+
+
+def test_when_the_cluster_is_lost_each_job_says_so() -> None:
+    script: Script = [
+        ("submit", "slow retries"),
+        ("confirm", 0),
+        ("submit", "slow"),
+        ("submit", ""),
+    ]
+    script += [("break_down", None)]
+    play = ConfirmedPlay(script, 2, 0, None, confirms=True).run(fast=True)
+    for job in play.jobs:
+        error = job.exception()
+        assert type(error) is ClusterError
+        assert str(error) == f"job {job.name} ({job.job_id()}): the scheduler was lost: closed"
+    assert [job.attempts for job in play.jobs] == [1, 0, 0]
+    errors = [job.exception() for job in play.jobs]
+    nodes = [error.node for error in errors if isinstance(error, ClusterError)]
+    assert nodes == [NODE, NODE, None], "where it was, or was to be"
+    assert not play.engine.accepting
+    with pytest.raises(ClusterError, match=r"^the scheduler was lost: closed$"):
+        play.engine.check_open()
 
 
 @pytest.mark.parametrize("began", [False, True])

@@ -17,6 +17,7 @@ from primitive_jobs._engine.events import (
     Action,
     Assign,
     Begin,
+    Broken,
     CancelAllAsked,
     CancelAsked,
     Cancelled,
@@ -35,6 +36,8 @@ from primitive_jobs._engine.events import (
     OverMemory,
     Postpone,
     Ready,
+    Reclaimed,
+    Refuse,
     Requeue,
     Resized,
     RestartAsked,
@@ -49,6 +52,7 @@ from primitive_jobs._engine.events import (
     Tick,
     TimedOut,
     TurnedAway,
+    Unreachable,
     Unspawn,
     Unwatch,
     Watch,
@@ -768,6 +772,8 @@ EVENTS: list[Told] = [
     Tick(),
     Resized(3),
     RestartAsked(),
+    Reclaimed(1),
+    Broken(OSError("lost")),
     ShutDown(),
     ShutDown(cancel=True),
 ]
@@ -777,7 +783,7 @@ EVENTS: list[Told] = [
 @pytest.mark.parametrize("event", EVENTS, ids=repr)
 @pytest.mark.parametrize("state", STATES)
 def test_every_event_in_every_state(state: SlotState, event: Told, remote: bool) -> None:
-    play = Script(confirms=remote)
+    play = Script(confirms=remote, slow_starts=remote)
     play(Submitted(1), *STATES[state])
     assert play.scheduler.slots[1].state is state
     fates = settled(play(event))
@@ -850,6 +856,100 @@ def test_where_workers_do_not_confirm_nothing_begins() -> None:
     play = Script()
     actions = play(Submitted(1, timeout=5.0), Started(1), Ready(1), Answered(1, 1, RETURNED))
     assert not [action for action in actions if isinstance(action, Begin)]
+
+
+# --- places that others want, and their end ------------------------------------------------------
+
+
+def test_a_place_that_others_want_is_left() -> None:
+    play = Script(3)
+    play.warm(3)
+    play(Submitted(1), Submitted(2, timeout=5.0))
+    assert play(Reclaimed(1)) == [Leave(1)], "it was idle"
+    assert play(Reclaimed(1), Reclaimed(7)) == []
+    assert play(Reclaimed(3)) == []
+    assert play(Submitted(3)) == [Spawn(4)], "another place"
+    assert play(Answered(3, 4, RETURNED)) == [Settle(1, RETURNED), Leave(3)]
+    assert play(Died(3)) == [Kill(3)]
+    assert play(Reclaimed(3), Gone(3, Evidence(3, 0))) == []
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_who_comes_to_a_place_that_others_want_leaves_after_one_job(ready: bool) -> None:
+    play = Script(2)
+    play(Submitted(1), Submitted(2), Submitted(3), *([Started(1)] if ready else []))
+    assert play(Reclaimed(1)) == []
+    assert play(*([] if ready else [Started(1)]), Ready(1)) == [Assign(1, 1, 1)]
+    assert play(Answered(1, 1, RETURNED)) == [Settle(1, RETURNED), Leave(1), Spawn(3)]
+
+
+def test_who_comes_to_a_place_that_others_want_leaves_if_nobody_waits() -> None:
+    play = Script(2)
+    play(Submitted(1), Submitted(2), Started(1), Started(2), Reclaimed(1), Reclaimed(2))
+    assert play(Ready(2)) == [Assign(2, 1, 1)]
+    play(CancelAsked(2))
+    assert play(Ready(1)) == [Leave(1)]
+    assert not play.scheduler._roster.reclaimed
+
+
+def test_starts_that_may_take_long_are_called_off_when_nobody_waits_for_them() -> None:
+    play = Script(4, slow_starts=True)
+    play(*(Submitted(job) for job in range(1, 6)))
+    play(Started(2), Ready(2))
+    assert play(CancelAsked(2)) == [Settle(2, Cancelled())], "three wait for three"
+    assert play(CancelAsked(3)) == [Settle(3, Cancelled()), Unspawn(4)]
+    assert play(Answered(2, 1, RETURNED))[2:] == [Unspawn(3)], "the next job has this worker"
+    assert play(Started(3)) == [Kill(3)], "too late"
+    assert play(StartFailed(4, Evidence())) == []
+    assert play(Answered(2, 2, RETURNED)) == [Settle(4, RETURNED), Assign(2, 5, 3), Unspawn(1)]
+    assert play(Submitted(6)) == [Spawn(5)]
+    assert play(Resized(1)) == [Unspawn(5)]
+
+
+def test_starts_that_take_no_time_are_not_called_off() -> None:
+    play = Script(2)
+    play(Submitted(1))
+    assert play(CancelAsked(1)) == [Settle(1, Cancelled())]
+
+
+def test_when_no_worker_can_be_reached_everything_ends() -> None:
+    play = Script(6, spares=1)
+    play.warm(4)
+    play(*(Submitted(job, retries=3) for job in range(1, 4)), CancelAsked(1), Died(3))
+    play(*(Submitted(job, grace=5.0) for job in (5, 6, 7)), CancelAsked(5, 5.0), Started(5))
+    slots = {slot.number: slot.state.name for slot in play.scheduler.slots.values()}
+    assert {*slots.values()} == {"STARTING", "WARMING", "BUSY", "GRACE", "DYING"}, slots
+    error = OSError("lost")
+    actions = play(Broken(error))
+    assert actions[0] == Refuse(error)
+    waiting = [action.job for action in actions if isinstance(action, Settle)]
+    assert {action.slot for action in actions if isinstance(action, (Kill, Unspawn))} == {
+        number for number, state in slots.items() if state != "DYING"
+    }
+    assert play(Broken(OSError("again")), Tick(), NotTaken(2, 6)) == []
+    assert settled(play(Submitted(9))) == {9: Unreachable(error)}
+    fates: dict[int, Any] = dict.fromkeys(waiting, Unreachable(error))
+    for slot in list(play.scheduler.slots.values()):
+        if slot.was is SlotState.STARTING:
+            assert settled(play(StartFailed(slot.number, Evidence()))) == {}
+            continue
+        evidence = Evidence(slot.number, -9, slot.attempt)
+        number = None if slot.job is None else slot.job.number
+        ends = play(Gone(slot.number, evidence))
+        if number is not None:
+            fates |= settled(ends)
+            cancelled = number in (1, 5)
+            assert fates[number] == (Cancelled() if cancelled else Unreachable(error, evidence))
+    assert fates.keys() == {1, 2, 3, 5, 6, 7}
+    assert play.scheduler.closed
+
+
+def test_an_outcome_that_was_faster_than_the_end_of_the_cluster_counts() -> None:
+    play = Script()
+    play(Submitted(1), Started(1), Ready(1))
+    assert play(Broken(OSError("lost")))[1:] == [Kill(1)]
+    assert play(Answered(1, 1, RETURNED)) == [Settle(1, RETURNED)]
+    assert play(Gone(1, Evidence(1, -9, 1))) == [Close()]
 
 
 # --- spares --------------------------------------------------------------------------------------
@@ -998,11 +1098,14 @@ class World(RuleBasedStateMachine):
         self.watched: set[int] = set()
         self.ends: Counter[int] = Counter()
         self.closes = 0
+        self.broken = self.remote = False
         self.actions: list[Action] = []  # of the last event
 
-    @initialize(spares=st.integers(0, 2))
-    def have_spares(self, spares: int) -> None:
-        self.scheduler = Scheduler(2, 30.0, 3, spares)
+    @initialize(spares=st.integers(0, 2), remote=st.booleans())
+    def have_spares(self, spares: int, remote: bool) -> None:
+        ways = {"confirms": remote, "slow_starts": remote}
+        self.scheduler = Scheduler(2, 30.0, 3, spares, **ways)
+        self.remote = remote
 
     def tell(self, event: Told) -> int:
         """Do what the scheduler says; return how many actions that were."""
@@ -1014,6 +1117,7 @@ class World(RuleBasedStateMachine):
                 case Assign(slot=slot, job=job, attempt=attempt):
                     assert self.processes[slot] in ("ready", "dead")
                     assert slot not in self.killed
+                    assert not self.broken
                     assert slot not in self.running
                     assert job not in [other for other, _ in self.running.values()]
                     assert not self.ends[job], "a job that ended starts again"
@@ -1022,6 +1126,7 @@ class World(RuleBasedStateMachine):
                     self.shown.add(job)
                     assert len(self.shown) <= self.scheduler.max_workers, "too many run"
                 case Requeue(job=job):
+                    assert not self.broken
                     self.shown.discard(job)
                     for slot, (other, _) in list(self.running.items()):
                         if other == job:
@@ -1074,7 +1179,7 @@ class World(RuleBasedStateMachine):
         assert not lines_up or not self.scheduler.needs_wake(), "it changes nothing"
         assert_nothing_is_left_to_do(self.scheduler)
 
-    @precondition(lambda self: self.scheduler.offer())
+    @precondition(lambda self: not self.remote and self.scheduler.offer())
     @rule(priority=st.integers(-1, 1), retries=st.integers(0, 2))
     def hand_over(self, priority: int, retries: int) -> None:
         offer = self.scheduler.offer()
@@ -1090,7 +1195,7 @@ class World(RuleBasedStateMachine):
         done = self.tell(HandedOver(self.jobs, slot, attempt, priority, retries))
         assert not done, "an offer is made only where nothing else is to be done"
 
-    @precondition(lambda self: self.scheduler.offer())
+    @precondition(lambda self: not self.remote and self.scheduler.offer())
     @rule(seconds=st.floats(0.0, 40.0))
     def serve(self, seconds: float) -> None:
         """The short way comes to the same as the long one, or is not taken."""
@@ -1136,6 +1241,25 @@ class World(RuleBasedStateMachine):
         slot = self.pick(data, self.watched)
         _, attempt = self.running[slot]
         self.tell(OverMemory(slot, attempt, 150))
+
+    @precondition(lambda self: self.running and self.remote)
+    @rule(data=st.data())
+    def be_taken(self, data: st.DataObject) -> None:
+        slot = self.pick(data, self.running)
+        self.tell(Taken(slot, self.running[slot][1]))
+        begun = [action for action in self.actions if isinstance(action, Begin)]
+        assert begun in ([], [Begin(slot, self.running[slot][0])])
+
+    @precondition(lambda self: self.scheduler.slots)
+    @rule(data=st.data())
+    def reclaim(self, data: st.DataObject) -> None:
+        self.tell(Reclaimed(self.pick(data, self.scheduler.slots)))
+
+    @rule(really=st.sampled_from([False] * 9 + [True]))
+    def break_down(self, really: bool) -> None:
+        if really:
+            self.broken = True
+            self.tell(Broken(OSError("lost")))
 
     @rule()
     def restart(self) -> None:
@@ -1260,7 +1384,14 @@ class World(RuleBasedStateMachine):
         assert set(self.scheduler.slots) == self.starting | set(self.processes)
         assert self.watched <= self.running.keys(), "memory is watched while a job runs"
         assert self.scheduler.running == len(self.shown)
+        if self.remote:
+            states = [slot.state for slot in self.scheduler.slots.values()]
+            may_be = self.scheduler.max_workers + self.scheduler.spare_workers
+            room = max(0, may_be - self.scheduler._roster.busy)
+            needed = min(room, max(self.scheduler.waiting, self.scheduler.spare_workers))
+            assert states.count(SlotState.STARTING) <= needed, "starts that nobody waits for"
         for slot in self.scheduler.slots.values():
+            assert not (slot.reclaimed and slot.state is SlotState.IDLE)
             walk = [state for state, _ in slot.moves]
             assert all(after in MOVES[before] for before, after in itertools.pairwise(walk))
 

@@ -46,6 +46,7 @@ from .events import (
     NotTaken,
     OutOfMemory,
     Postpone,
+    Refuse,
     Requeue,
     RestartAsked,
     Settle,
@@ -86,6 +87,7 @@ class Dispatcher:
         jobs: The records of the unfinished jobs.
         inbox: Where callers and other threads put commands.
         rest: Calls what it is given soon, on a thread where users' code may run.
+        refuse: Called where no worker can be reached any more, with why: no job is taken then.
         report: Logs.
 
     Attributes:
@@ -102,10 +104,12 @@ class Dispatcher:
         jobs: JobRegistry,
         inbox: Inbox,
         rest: Callable[[Callable[[], object]], object],
+        refuse: Callable[[BaseException], object],
         report: Report,
     ) -> None:
         self.report = report
         self._rest = rest
+        self._refuse = refuse
         self._scheduler = scheduler
         self._fleet = fleet
         self._jobs = jobs
@@ -435,6 +439,9 @@ class Dispatcher:
             case Kill(slot=slot, ask_stack=ask_stack):
                 log.killed(self._workers[slot])
                 fleet.kill(slot, ask_stack=ask_stack)
+            case Refuse(error=error):
+                log.broken(error)
+                self._refuse(error)
             case Close():
                 pass  # seen by run
         return None

@@ -122,15 +122,20 @@ class Fleet(ABC):
     """The workers of one pool. Unless a method says otherwise, it is called on the dispatcher's
     thread and never blocks. Where one raises, the engine gives up that worker alone: see `Fence`.
 
+    A fleet whose workers stand where others have a say may also report `Reclaimed`, and `Broken`.
+
     Attributes:
         pause: Seconds after which the engine has to call `look` again; None: it need not.
         confirms: Whether it reports `Taken` for each job that was sent, as soon as the worker has
             it, and before the outcome. Until then the job is QUEUED, and callers cannot send to
             its workers by themselves (`direct`). Else a job runs as soon as it is sent.
+        slow_starts: Whether a start may wait for long, for a place where others have theirs. Then
+            those that no job waits for any more are called off.
     """
 
     pause: float | None = None
     confirms: bool = False
+    slow_starts: bool = False
 
     # --- its own life ------------------------------------------------------------------------
 

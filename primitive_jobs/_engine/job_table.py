@@ -19,7 +19,9 @@ from .events import (
     Settle,
     Terminate,
     TimedOut,
+    TurnedAway,
     Unkilled,
+    Unreachable,
     Watch,
 )
 from .queue import Job, JobQueue
@@ -38,12 +40,14 @@ class JobTable:
     Attributes:
         jobs: All that have not ended, by number.
         queue: Those that wait.
+        broken: Why no worker can be reached any more; None: they can.
     """
 
     def __init__(
         self, roster: Roster, max_jobs_per_worker: int | None, *, confirms: bool = False
     ) -> None:
         self.jobs: dict[int, Job] = {}
+        self.broken: BaseException | None = None
         self.queue = JobQueue()
         self._roster = roster
         self._max_jobs_per_worker = max_jobs_per_worker
@@ -122,6 +126,20 @@ class JobTable:
         while self.queue.count:
             self._settle_waiting(self.queue.first(), fate)
 
+    def turn_away(self, number: int) -> None:
+        """End a job that came too late."""
+        fate = TurnedAway() if self.broken is None else Unreachable(self.broken)
+        self._roster.actions.append(Settle(number, fate))
+
+    def give_up(self, error: BaseException) -> None:
+        """End all jobs: no worker can be reached. Those that have one end when that is gone."""
+        self.broken = error
+        self.fail_waiting(Unreachable(error))
+        for job in self.jobs.values():
+            if job.slot is not None:
+                slot = self._roster.slots[job.slot]
+                slot.reason = slot.reason or Reason.BROKEN
+
     def answered(self, slot: Slot, message: Message) -> bool:
         """End a busy worker's job; return whether it gets the next one. Else it idles or leaves."""
         roster = self._roster
@@ -171,6 +189,8 @@ class JobTable:
         elif slot.reason is Reason.MEMORY:
             limit = job.memory_limit or 0
             self.settle(slot, OutOfMemory(limit, slot.peak, evidence.stack, evidence.left))
+        elif self.broken is not None:
+            self.settle(slot, Unreachable(self.broken, evidence))
         elif evidence.left is not None:  # neither given back nor tried again
             self.settle(slot, Lost(evidence))
         elif evidence.noted not in (None, slot.attempt):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .._wire.evidence import Evidence
 from .events import (
     Actions,
+    Broken,
     CancelAllAsked,
     CancelAsked,
     Close,
@@ -32,16 +33,16 @@ from .events import (
     OverMemory,
     Ready,
     Reason,
+    Reclaimed,
+    Refuse,
     Resized,
     RestartAsked,
-    Settle,
     ShutDown,
     Started,
     StartFailed,
     Suspended,
     Taken,
     Tick,
-    TurnedAway,
     Withdrawn,
 )
 from .job_table import JobTable
@@ -75,6 +76,7 @@ class Scheduler:
             jobs, from the day the first job has ended.
         confirms: Whether `Taken` is told of each job: see `Fleet`. The time that a job may take
             is counted from then, and it is sent till then, but does not run.
+        slow_starts: Whether starts that no job waits for any more are called off.
 
     Attributes:
         jobs: All that have not ended, by number.
@@ -93,12 +95,13 @@ class Scheduler:
         spare_workers: int = 0,
         *,
         confirms: bool = False,
+        slow_starts: bool = False,
     ) -> None:
         self.max_jobs_per_worker = max_jobs_per_worker
         self.closed = False
         self.steady = False
         self._cancelling = False  # it was shut down with everything cancelled
-        self._roster = Roster(max_workers, idle_timeout, spare_workers)
+        self._roster = Roster(max_workers, idle_timeout, spare_workers, slow_starts=slow_starts)
         self._table = JobTable(self._roster, max_jobs_per_worker, confirms=confirms)
         self._confirms = confirms
         self._queue = self._table.queue
@@ -123,6 +126,8 @@ class Scheduler:
             Resized: self._on_resized,
             Suspended: self._on_suspended,
             RestartAsked: self._on_restart,
+            Reclaimed: self._on_reclaimed,
+            Broken: self._on_broken,
             ShutDown: self._on_shut_down,
         }
 
@@ -172,7 +177,7 @@ class Scheduler:
         roster = self._roster
         actions = roster.begin("submitted", now)
         if roster.closing:
-            actions.append(Settle(number, TurnedAway()))
+            self._table.turn_away(number)
         else:
             self._table.add(Job(number, *limits))
         if roster.busy < roster.max_workers:  # else it waits, and that is all
@@ -193,8 +198,10 @@ class Scheduler:
                 unlimited = slot.deadline is None and roster.pause.until is None
                 if self._table.answered(slot, message) and roster.warm and not roster.closing:
                     # As many run, are idle and wait for their start as before: no more is due.
-                    fill = False
-                    self.steady = unlimited and slot.deadline is None and len(actions) == 2
+                    fill = roster.slow_starts  # else there is one job less that waits for one
+                    self.steady = (
+                        not fill and unlimited and slot.deadline is None and len(actions) == 2
+                    )
             else:
                 self._table.answered_late(slot, message)
             roster.warm = True
@@ -230,6 +237,8 @@ class Scheduler:
         if roster.idle:
             roster.trim()
             self._table.fill()
+            if roster.reclaimed:
+                roster.dismiss_reclaimed()
         roster.fill_up(self._queue.count)
         if roster.closing and not self._queue.count:
             self._close()
@@ -401,6 +410,18 @@ class Scheduler:
     def _on_restart(self, event: RestartAsked) -> None:
         del event
         self._roster.restart()
+
+    def _on_reclaimed(self, event: Reclaimed) -> None:
+        self._roster.reclaim(event.slot)
+
+    def _on_broken(self, event: Broken) -> None:
+        roster = self._roster
+        if self._table.broken is None:
+            roster.closing = True
+            roster.actions.append(Refuse(event.error))  # first: then everybody sees why
+            self._table.give_up(event.error)
+            for slot in list(self.slots.values()):
+                roster.kill(slot)
 
     def _on_shut_down(self, event: ShutDown) -> None:
         self._roster.closing = True

@@ -70,6 +70,7 @@ class Slot:
         "number",
         "peak",
         "reason",
+        "reclaimed",
         "retiring",
         "served",
         "spare",
@@ -102,7 +103,8 @@ class Slot:
         self.limited_at = 0.0  # when that was set
         self.idle_since = 0.0
         self.served = 0  # jobs that it answered
-        self.retiring = False  # it is replaced, after its present job
+        self.retiring = False  # it leaves after its present job
+        self.reclaimed = False  # for others want its place, not in order to be replaced
         self.watched = False  # somebody watches its memory
         self.peak: int | None = 0  # bytes, where that was too much, or cannot be told
 

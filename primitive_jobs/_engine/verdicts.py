@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import signal
 
-from .._common.naming import one_line
+from .._common.naming import message_of, one_line, type_name
 from .._wire.evidence import Evidence
 from .._wire.messages import Kind, Message
 from ..errors import (
+    ClusterError,
     InitializerError,
     JobError,
     JobMemoryError,
@@ -30,6 +31,7 @@ from .events import (
     TimedOut,
     TurnedAway,
     Unkilled,
+    Unreachable,
 )
 from .record import JobRecord
 from .tracker import Outcome, Unstopped, cancelled
@@ -83,6 +85,8 @@ def outcome_of(job: JobRecord, fate: Fate) -> Outcome:
                 return Outcome(JobStatus.ERROR, message)
             assert evidence is not None
             error = _died_initializing(job, evidence)
+        case Unreachable(error=cause, evidence=evidence):
+            error = _unreachable(job, cause, evidence)
         case TurnedAway():
             error = PoolClosedError(f"job {job.name}: the pool was shut down meanwhile")
     return Outcome(JobStatus.ERROR, error)
@@ -95,6 +99,27 @@ def _unkilled(job: JobRecord, evidence: Evidence) -> JobError:
     )
     error.__cause__ = evidence.error
     return error
+
+
+def why_unreachable(error: BaseException) -> str:
+    """What is said where no worker can be reached any more: the text of the error that says so."""
+    return " ".join(message_of(error).split()) or type_name(error)
+
+
+def _unreachable(job: JobRecord, cause: BaseException, evidence: Evidence | None) -> ClusterError:
+    label = f"job {job.name} ({job.job_id()})"
+    why = why_unreachable(cause)
+    if evidence is None:
+        return ClusterError(f"{label}: {why}")
+    running = job.tracker.status is JobStatus.RUNNING
+    return ClusterError(
+        f"{label}: {why}{_but(evidence.left)}",
+        pid=evidence.pid,
+        exitcode=evidence.exitcode,
+        ran=job.tracker.seconds_in_status() if running else None,
+        peak_memory=evidence.peak_memory,
+        node=evidence.node,
+    )
 
 
 def _but(left: str | None) -> str:
@@ -199,4 +224,4 @@ def cause_of_death(evidence: Evidence, when: str = " in the middle of the job") 
     return f"killed by signal {name}"
 
 
-__all__ = ["cause_of_death", "finished", "outcome_of"]
+__all__ = ["cause_of_death", "finished", "outcome_of", "why_unreachable"]

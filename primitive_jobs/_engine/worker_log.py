@@ -177,7 +177,9 @@ class WorkerLog:
         """It was asked to end by itself."""
         slot = self._scheduler.slots[worker.slot]
         why = self._leaving.pop(slot.number, None)
-        if slot.retiring:
+        if slot.reclaimed:
+            why = "is in a place that others want"
+        elif slot.retiring:
             why = "was to be replaced (restart_workers)"
         elif slot.served == self._scheduler.max_jobs_per_worker:
             why = f"had done {slot.served} jobs (max_jobs_per_worker)"
@@ -286,6 +288,12 @@ class WorkerLog:
                 job=job,
             )
 
+    @_unfailing
+    def broken(self, error: BaseException) -> None:
+        """No worker can be reached any more."""
+        text = "the pool's workers cannot be reached any more, so all its jobs end: %s"
+        self._report(logging.ERROR, text, Later(one_line, error))
+
     # --- helpers -----------------------------------------------------------------------------
 
     def _job(self, slot: Slot) -> JobRecord | None:
@@ -300,6 +308,7 @@ _REASONS = {
     Reason.CANCEL: "was cancelled",
     Reason.TIMEOUT: "passed its timeout",
     Reason.MEMORY: "passed its memory_limit",
+    Reason.BROKEN: "has lost its cluster",
 }
 _WITHOUT_JOB = {
     SlotState.WARMING: "while it was starting",
