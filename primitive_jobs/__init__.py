@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from .base_job import BasePrimitiveJob
     from .base_pool import BasePool
     from .errors import (
+        ClusterError,
         InitializerError,
         JobCancelledError,
         JobError,
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "errors": (
+        "ClusterError",
         "InitializerError",
         "JobCancelledError",
         "JobError",
@@ -123,6 +125,7 @@ __all__ = [
     "FINAL_STATES",
     "BasePool",
     "BasePrimitiveJob",
+    "ClusterError",
     "InitializerError",
     "JobCancelledError",
     "JobError",

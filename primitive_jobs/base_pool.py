@@ -44,6 +44,7 @@ class Submitter(Hinted, ABC):
 
         Raises:
             PoolClosedError: The pool was shut down, or the interpreter is going down.
+            ClusterError: The cluster of a pool on one is lost.
             TypeError: ``function`` cannot be called, or is an async or generator function.
         """
         link = self._link
@@ -172,6 +173,7 @@ class Submitter(Hinted, ABC):
         Raises:
             ResultTimeoutError: From the iterator, when the time is over.
             PoolClosedError: The pool was shut down, or the interpreter is going down.
+            ClusterError: The cluster of a pool on one is lost.
             TypeError, ValueError: An argument is wrong; the message names it.
         """
         check_callable("function", function)

@@ -8,7 +8,8 @@
     ├── JobTimeoutError          also TimeoutError: the job passed its limit and was killed
     ├── JobMemoryError           also MemoryError: the job passed its limit and was killed
     ├── WorkerDiedError          also concurrent.futures.process.BrokenProcessPool
-    │   └── InitializerError     the worker's initializer raised or died
+    │   ├── InitializerError     the worker's initializer raised or died
+    │   └── ClusterError         the Dask cluster's scheduler was lost, or never reached
     ├── SerializationError       also pickle.PicklingError
     └── PoolClosedError          also RuntimeError
     JobFailuresWarning(RuntimeWarning)  failures that nobody looked at
@@ -26,19 +27,44 @@ import pickle
 import signal as _signal
 import sys
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+
+def _anew(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> Any:
+    """Make an exception anew; its class may have any arguments of its own."""
+    error = kind.__new__(kind, *args)
+    error.args = args
+    vars(error).update(attributes)
+    return error
+
+
+def _reduce(error: BaseException) -> tuple[Any, ...]:
+    """Pickle and copy an exception: class, message and attributes.
+
+    Libraries (`tblib`, which `distributed` uses) would make it with the message alone, where it has
+    no way of its own.
+    """
+    return _anew, (type(error), error.args, vars(error).copy())
+
 
 if sys.version_info >= (3, 11):
 
     class _WaitTimeout(TimeoutError):
         """The base that both kinds of timeout share with the standard library."""
+
+        __reduce__ = _reduce
 else:
 
     class _WaitTimeout(concurrent.futures.TimeoutError, TimeoutError):
         """On 3.10 the timeout of concurrent.futures is not yet the built-in one."""
 
+        __reduce__ = _reduce
+
 
 class JobError(Exception):
     """Something went wrong with a job; the base of all errors here."""
+
+    __reduce__ = _reduce
 
 
 class JobCancelledError(JobError, concurrent.futures.CancelledError):
@@ -96,6 +122,8 @@ class WorkerDiedError(JobError, BrokenProcessPool):
         ran: Seconds that the job had been running; None if it never began.
         peak_memory: Most resident memory that the process had in all its life, in bytes; None
             where that was less than this program had itself, whose peak a child inherits.
+        node: The address of the Dask worker on whose machine the process was; None: it was on this
+            machine, or no process was started.
     """
 
     def __init__(
@@ -107,6 +135,7 @@ class WorkerDiedError(JobError, BrokenProcessPool):
         stack: str | None = None,
         ran: float | None = None,
         peak_memory: int | None = None,
+        node: str | None = None,
     ) -> None:
         super().__init__(message)
         self.pid = pid
@@ -115,10 +144,18 @@ class WorkerDiedError(JobError, BrokenProcessPool):
         self.stack = stack
         self.ran = ran
         self.peak_memory = peak_memory
+        self.node = node
 
 
 class InitializerError(WorkerDiedError):
     """The pool's initializer raised (its traceback is the cause) or died."""
+
+
+class ClusterError(WorkerDiedError):
+    """The scheduler of the pool's Dask cluster was lost, or never reached.
+
+    All unfinished jobs of the pool end by it, and what is submitted later raises it.
+    """
 
 
 class SerializationError(JobError, pickle.PicklingError):
@@ -139,6 +176,8 @@ class JobFailuresWarning(RuntimeWarning):
     `exception`, ``await``, `gather` or `race`, from `status`, `done` or `history`, or as the job's
     repr, card or pickle. A callback, `as_completed`, `wait` and `track` only hand out jobs.
     """
+
+    __reduce__ = _reduce
 
 
 def signal_of(exitcode: int | None) -> _signal.Signals | None:

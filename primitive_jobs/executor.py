@@ -24,6 +24,7 @@ from ._wire.failures import load_exception
 from ._wire.rows import RowPacker
 from ._wire.seeding import child
 from .base_pool import BasePool, PoolView, link_of, options_of, worker_count
+from .engine_pool import engine_of
 from .errors import PoolClosedError
 from .futures import JobFuture, Settler
 from .job import PrimitiveJob, ask_cancel, record_of, submit_to
@@ -36,7 +37,7 @@ from .options import (
     check_seconds,
     shown,
 )
-from .pool import JobPool, engine_of
+from .pool import JobPool
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from collections.abc import Callable, Generator
 from operator import attrgetter
 from types import FunctionType, MethodType
@@ -378,6 +379,14 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
         return self._tracker.pid
 
     @property
+    def node(self) -> str | None:
+        """Address of the Dask worker on whose machine the job runs now.
+
+        None where no worker has it, and where that is on this machine.
+        """
+        return self._tracker.node
+
+    @property
     def attempts(self) -> int:
         """How often a worker has begun with the job: more than 1 only with ``retries``."""
         return self._tracker.attempts
@@ -397,9 +406,7 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        from .job_card import card_of
-
-        return card_of(self, self._tracker)
+        return _card_of(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Wait for the end; then everything but function and arguments travels."""
@@ -455,6 +462,34 @@ def _rebuild(cls: type[PrimitiveJob[Any]], state: tuple[Any, ...]) -> PrimitiveJ
     job._record = past.record
     job._tracker = past.record.tracker
     return job
+
+
+def _card_of(job: PrimitiveJob[Any]) -> str:
+    """Return a job as HTML: its name, state and times."""
+    from ._common.markup import seconds, table
+
+    tracker = job._tracker
+    walk, spans = tracker.history(), tracker.spans()
+    spent = dict.fromkeys(JobStatus, 0.0)  # s
+    for status, lasted in spans:
+        spent[status] += lasted
+    last = walk[-1][0]
+    rows = [("id", job.job_id())]
+    if len(walk) > 1 and walk[1][0] is not JobStatus.CANCELLED:
+        submitted = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(walk[1][1]))
+        rows += [
+            ("submitted", submitted),
+            ("waited", seconds(spent[JobStatus.QUEUED])),
+            ("ran", seconds(spent[JobStatus.RUNNING])),
+            ("took", seconds(sum(lasted for _, lasted in spans[1:]))),
+        ]
+    pid = job.pid
+    if pid is not None:
+        node = job.node
+        rows.append(("worker", f"process {pid}" if node is None else f"process {pid} on {node}"))
+    failure = tracker.failure(job)
+    state = last.name if failure is None else f"ERROR {failure}"
+    return table(type(job).__name__, job.name, state, rows)
 
 
 # --- for the rest of the package ------------------------------------------------------------------

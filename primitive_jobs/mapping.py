@@ -33,7 +33,7 @@ from ._wire.chunk import CHECKED, FRESH, KEPT, NUMBERS, Unpacker, all_plain, is_
 from ._wire.failures import load_exception
 from ._wire.pickling import let_frames_go
 from ._wire.rows import RowPacker, Rows
-from .errors import PoolClosedError, ResultTimeoutError, SerializationError
+from .errors import ClusterError, PoolClosedError, ResultTimeoutError, SerializationError
 from .job import PrimitiveJob, ask_cancel, check_may_wait, record_of, submit_to
 from .options import JobOptions
 from .status import JobStatus
@@ -446,7 +446,7 @@ class MapRun:
         self._running[start] = chunk  # first, so that an interrupt leaves nothing unseen
         try:
             submit_to(job, self._link, self._lenient if may_be_cut else self._options)
-        except PoolClosedError as error:
+        except (PoolClosedError, ClusterError) as error:
             del self._running[start]
             let_frames_go(error)
             self._fail(start, error)

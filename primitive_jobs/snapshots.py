@@ -11,7 +11,7 @@ class Counts(NamedTuple):
     """How many there are of each kind.
 
     Attributes:
-        queued: Jobs that wait for a worker.
+        queued: Jobs that wait for a worker, or are on their way to one.
         running: Jobs that a worker has; one that is being killed counts until nothing of it is
             left.
         done: Jobs that have returned, since the pool was made.
@@ -40,6 +40,8 @@ class JobInfo(NamedTuple):
         seconds: How long it has had this status.
         attempts: How often a worker was given it.
         pid: Process id of the worker that has it; None while it waits.
+        node: Address of the Dask worker on whose machine that is; None while it waits, and where
+            it is this machine.
     """
 
     id: str
@@ -48,6 +50,7 @@ class JobInfo(NamedTuple):
     seconds: float
     attempts: int
     pid: int | None
+    node: str | None = None
 
 
 class WorkerInfo(NamedTuple):
@@ -57,12 +60,15 @@ class WorkerInfo(NamedTuple):
         pid: Its process id; None before the process is there.
         state: "starting" until it is ready; "idle"; "busy" with a job; "ending" while it is asked
             to leave, or is being killed.
-        job: The id of the job that it has; None: it has none.
+        job: The id of the job that it has, or that is on its way to it; None: it has none.
+        node: Address of the Dask worker on whose machine it is; None: it is on this machine, or
+            the process is not there yet.
     """
 
     pid: int | None
     state: Literal["starting", "idle", "busy", "ending"]
     job: str | None
+    node: str | None = None
 
 
 class PoolSnapshot(NamedTuple):

@@ -17,6 +17,8 @@ from scheduler_events import Answered, Submitted, Told, tell
 from primitive_jobs._engine.events import (
     Action,
     Assign,
+    Begin,
+    Broken,
     CancelAllAsked,
     CancelAsked,
     Cancelled,
@@ -35,6 +37,8 @@ from primitive_jobs._engine.events import (
     OverMemory,
     Postpone,
     Ready,
+    Reclaimed,
+    Refuse,
     Requeue,
     Resized,
     RestartAsked,
@@ -44,10 +48,12 @@ from primitive_jobs._engine.events import (
     Started,
     StartFailed,
     Suspended,
+    Taken,
     Terminate,
     Tick,
     TimedOut,
     TurnedAway,
+    Unreachable,
     Unspawn,
     Unwatch,
     Watch,
@@ -77,8 +83,9 @@ class Script:
         idle_timeout: float | None = None,
         max_jobs: int | None = None,
         spares: int = 0,
+        **ways: bool,
     ) -> None:
-        self.scheduler = Scheduler(max_workers, idle_timeout, max_jobs, spares)
+        self.scheduler = Scheduler(max_workers, idle_timeout, max_jobs, spares, **ways)
         self.now = 0.0
         self.settled: list[int] = []  # jobs, in the order of their ends
 
@@ -759,21 +766,25 @@ EVENTS: list[Told] = [
     Answered(1, 1, RETURNED),
     Answered(1, 1, RAISED),
     NotTaken(1, 1),
+    Taken(1, 1),
     OverMemory(1, 1, 10),
     Died(1),
     Faulted(1, OSError("no")),
     Tick(),
     Resized(3),
     RestartAsked(),
+    Reclaimed(1),
+    Broken(OSError("lost")),
     ShutDown(),
     ShutDown(cancel=True),
 ]
 
 
+@pytest.mark.parametrize("remote", [False, True])
 @pytest.mark.parametrize("event", EVENTS, ids=repr)
 @pytest.mark.parametrize("state", STATES)
-def test_every_event_in_every_state(state: SlotState, event: Told) -> None:
-    play = Script()
+def test_every_event_in_every_state(state: SlotState, event: Told, remote: bool) -> None:
+    play = Script(confirms=remote, slow_starts=remote)
     play(Submitted(1), *STATES[state])
     assert play.scheduler.slots[1].state is state
     fates = settled(play(event))
@@ -781,6 +792,165 @@ def test_every_event_in_every_state(state: SlotState, event: Told) -> None:
     for slot in list(play.scheduler.slots.values()):
         if slot.state is SlotState.DYING and slot.was is not SlotState.STARTING:
             play(Gone(slot.number, Evidence(1, -9, noted=slot.attempt)))
+
+
+# --- workers that confirm ------------------------------------------------------------------------
+
+
+def test_a_job_that_was_sent_begins_when_its_worker_says_so() -> None:
+    play = Script(confirms=True)
+    assert Assign(1, 1, 1) in play(Submitted(1, timeout=5.0), Started(1), Ready(1))
+    slot = play.scheduler.slots[1]
+    assert not play.scheduler.runs(slot)
+    play.now = 7.0
+    assert play(Tick()) == [], "it is on its way, which takes none of its time"
+    assert play.scheduler.next_deadline() is None
+    assert play(Taken(1, 2), Taken(2, 1), Taken(7, 1)) == [], "none of them is its attempt"
+    assert play(Taken(1, 1)) == [Begin(1, 1)]
+    assert play.scheduler.runs(slot)
+    assert play.scheduler.next_deadline() == 12.0
+    play.now = 8.0
+    assert play(Taken(1, 1)) == [], "a second time it is no news"
+    assert play.scheduler.next_deadline() == 12.0
+    play.now = 12.0
+    assert play(Tick()) == [Kill(1, ask_stack=True)]
+    assert play(Taken(1, 1)) == []
+    assert play(Gone(1, Evidence(1, -9, 1))) == [Settle(1, TimedOut(5.0))]
+
+
+def test_what_begins_in_the_grace_of_a_cancel_has_the_time_of_that() -> None:
+    play = Script(confirms=True)
+    play(Submitted(1, timeout=5.0), Started(1), Ready(1))
+    assert play(CancelAsked(1, 3.0)) == [Terminate(1)]
+    assert play(Taken(1, 1)) == [Begin(1, 1)]
+    assert play.scheduler.next_deadline() == 3.0
+
+
+@pytest.mark.parametrize("stop", [None, CancelAsked(1), CancelAsked(1, 3.0)], ids=repr)
+def test_an_outcome_says_that_the_worker_had_the_job(stop: CancelAsked | None) -> None:
+    play = Script(confirms=True)
+    play(Submitted(1, timeout=5.0), Started(1), Ready(1), *([stop] if stop else []))
+    actions = play(Answered(1, 1, RETURNED))
+    assert actions[:2] == [Begin(1, 1), Settle(1, RETURNED)]
+    assert play(Taken(1, 1)) == []
+
+
+def test_a_job_that_no_worker_has_confirmed_is_killed_with_its_worker() -> None:
+    play = Script(confirms=True)
+    play(Submitted(1), Started(1), Ready(1))
+    assert play(CancelAsked(1)) == [Kill(1)]
+    assert play(Taken(1, 1)) == []
+    assert play(Gone(1, Evidence(1, -9, 0))) == [Settle(1, Cancelled())]
+
+
+def test_what_a_worker_is_too_large_for_goes_back_to_the_queue() -> None:
+    play = Script(confirms=True)
+    play.warm()
+    assert play(Submitted(1, memory_limit=100))[0] == Assign(1, 1, 2, 100)
+    assert play(NotTaken(1, 2, unfit=True)) == [Unwatch(1), Leave(1), Spawn(2)]
+    play(Died(1), Gone(1, Evidence(1, 0)), Started(2))
+    assert Assign(2, 1, 3) in play(Ready(2))
+    assert play(Taken(2, 3)) == [Begin(2, 1)]
+
+
+def test_where_workers_do_not_confirm_nothing_begins() -> None:
+    play = Script()
+    actions = play(Submitted(1, timeout=5.0), Started(1), Ready(1), Answered(1, 1, RETURNED))
+    assert not [action for action in actions if isinstance(action, Begin)]
+
+
+# --- places that others want, and their end ------------------------------------------------------
+
+
+def test_a_place_that_others_want_is_left() -> None:
+    play = Script(3)
+    play.warm(3)
+    play(Submitted(1), Submitted(2, timeout=5.0))
+    assert play(Reclaimed(1)) == [Leave(1)], "it was idle"
+    assert play(Reclaimed(1), Reclaimed(7)) == []
+    assert play(Reclaimed(3)) == []
+    assert play(Submitted(3)) == [Spawn(4)], "another place"
+    assert play(Answered(3, 4, RETURNED)) == [Settle(1, RETURNED), Leave(3)]
+    assert play(Died(3)) == [Kill(3)]
+    assert play(Reclaimed(3), Gone(3, Evidence(3, 0))) == []
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_who_comes_to_a_place_that_others_want_leaves_after_one_job(ready: bool) -> None:
+    play = Script(2)
+    play(Submitted(1), Submitted(2), Submitted(3), *([Started(1)] if ready else []))
+    assert play(Reclaimed(1)) == []
+    assert play(*([] if ready else [Started(1)]), Ready(1)) == [Assign(1, 1, 1)]
+    assert play(Answered(1, 1, RETURNED)) == [Settle(1, RETURNED), Leave(1), Spawn(3)]
+
+
+def test_who_comes_to_a_place_that_others_want_leaves_if_nobody_waits() -> None:
+    play = Script(2)
+    play(Submitted(1), Submitted(2), Started(1), Started(2), Reclaimed(1), Reclaimed(2))
+    assert play(Ready(2)) == [Assign(2, 1, 1)]
+    play(CancelAsked(2))
+    assert play(Ready(1)) == [Leave(1)]
+    assert not play.scheduler._roster.reclaimed
+
+
+def test_starts_that_may_take_long_are_called_off_when_nobody_waits_for_them() -> None:
+    play = Script(4, slow_starts=True)
+    play(*(Submitted(job) for job in range(1, 6)))
+    play(Started(2), Ready(2))
+    assert play(CancelAsked(2)) == [Settle(2, Cancelled())], "three wait for three"
+    assert play(CancelAsked(3)) == [Settle(3, Cancelled()), Unspawn(4)]
+    assert play(Answered(2, 1, RETURNED))[2:] == [Unspawn(3)], "the next job has this worker"
+    assert play(Started(3)) == [Kill(3)], "too late"
+    assert play(StartFailed(4, Evidence())) == []
+    assert play(Answered(2, 2, RETURNED)) == [Settle(4, RETURNED), Assign(2, 5, 3), Unspawn(1)]
+    assert play(Submitted(6)) == [Spawn(5)]
+    assert play(Resized(1)) == [Unspawn(5)]
+
+
+def test_starts_that_take_no_time_are_not_called_off() -> None:
+    play = Script(2)
+    play(Submitted(1))
+    assert play(CancelAsked(1)) == [Settle(1, Cancelled())]
+
+
+def test_when_no_worker_can_be_reached_everything_ends() -> None:
+    play = Script(6, spares=1)
+    play.warm(4)
+    play(*(Submitted(job, retries=3) for job in range(1, 4)), CancelAsked(1), Died(3))
+    play(*(Submitted(job, grace=5.0) for job in (5, 6, 7)), CancelAsked(5, 5.0), Started(5))
+    slots = {slot.number: slot.state.name for slot in play.scheduler.slots.values()}
+    assert {*slots.values()} == {"STARTING", "WARMING", "BUSY", "GRACE", "DYING"}, slots
+    error = OSError("lost")
+    actions = play(Broken(error))
+    assert actions[0] == Refuse(error)
+    waiting = [action.job for action in actions if isinstance(action, Settle)]
+    assert {action.slot for action in actions if isinstance(action, (Kill, Unspawn))} == {
+        number for number, state in slots.items() if state != "DYING"
+    }
+    assert play(Broken(OSError("again")), Tick(), NotTaken(2, 6)) == []
+    assert settled(play(Submitted(9))) == {9: Unreachable(error)}
+    fates: dict[int, Any] = dict.fromkeys(waiting, Unreachable(error))
+    for slot in list(play.scheduler.slots.values()):
+        if slot.was is SlotState.STARTING:
+            assert settled(play(StartFailed(slot.number, Evidence()))) == {}
+            continue
+        evidence = Evidence(slot.number, -9, slot.attempt)
+        number = None if slot.job is None else slot.job.number
+        ends = play(Gone(slot.number, evidence))
+        if number is not None:
+            fates |= settled(ends)
+            cancelled = number in (1, 5)
+            assert fates[number] == (Cancelled() if cancelled else Unreachable(error, evidence))
+    assert fates.keys() == {1, 2, 3, 5, 6, 7}
+    assert play.scheduler.closed
+
+
+def test_an_outcome_that_was_faster_than_the_end_of_the_cluster_counts() -> None:
+    play = Script()
+    play(Submitted(1), Started(1), Ready(1))
+    assert play(Broken(OSError("lost")))[1:] == [Kill(1)]
+    assert play(Answered(1, 1, RETURNED)) == [Settle(1, RETURNED)]
+    assert play(Gone(1, Evidence(1, -9, 1))) == [Close()]
 
 
 # --- spares --------------------------------------------------------------------------------------
@@ -929,11 +1099,14 @@ class World(RuleBasedStateMachine):
         self.watched: set[int] = set()
         self.ends: Counter[int] = Counter()
         self.closes = 0
+        self.broken = self.remote = False
         self.actions: list[Action] = []  # of the last event
 
-    @initialize(spares=st.integers(0, 2))
-    def have_spares(self, spares: int) -> None:
-        self.scheduler = Scheduler(2, 30.0, 3, spares)
+    @initialize(spares=st.integers(0, 2), remote=st.booleans())
+    def have_spares(self, spares: int, remote: bool) -> None:
+        ways = {"confirms": remote, "slow_starts": remote}
+        self.scheduler = Scheduler(2, 30.0, 3, spares, **ways)
+        self.remote = remote
 
     def tell(self, event: Told) -> int:
         """Do what the scheduler says; return how many actions that were."""
@@ -945,6 +1118,7 @@ class World(RuleBasedStateMachine):
                 case Assign(slot=slot, job=job, attempt=attempt):
                     assert self.processes[slot] in ("ready", "dead")
                     assert slot not in self.killed
+                    assert not self.broken
                     assert slot not in self.running
                     assert job not in [other for other, _ in self.running.values()]
                     assert not self.ends[job], "a job that ended starts again"
@@ -953,6 +1127,7 @@ class World(RuleBasedStateMachine):
                     self.shown.add(job)
                     assert len(self.shown) <= self.scheduler.max_workers, "too many run"
                 case Requeue(job=job):
+                    assert not self.broken
                     self.shown.discard(job)
                     for slot, (other, _) in list(self.running.items()):
                         if other == job:
@@ -1005,7 +1180,7 @@ class World(RuleBasedStateMachine):
         assert not lines_up or not self.scheduler.needs_wake(), "it changes nothing"
         assert_nothing_is_left_to_do(self.scheduler)
 
-    @precondition(lambda self: self.scheduler.offer())
+    @precondition(lambda self: not self.remote and self.scheduler.offer())
     @rule(priority=st.integers(-1, 1), retries=st.integers(0, 2))
     def hand_over(self, priority: int, retries: int) -> None:
         offer = self.scheduler.offer()
@@ -1021,7 +1196,7 @@ class World(RuleBasedStateMachine):
         done = self.tell(HandedOver(self.jobs, slot, attempt, priority, retries))
         assert not done, "an offer is made only where nothing else is to be done"
 
-    @precondition(lambda self: self.scheduler.offer())
+    @precondition(lambda self: not self.remote and self.scheduler.offer())
     @rule(seconds=st.floats(0.0, 40.0))
     def serve(self, seconds: float) -> None:
         """The short way comes to the same as the long one, or is not taken."""
@@ -1067,6 +1242,25 @@ class World(RuleBasedStateMachine):
         slot = self.pick(data, self.watched)
         _, attempt = self.running[slot]
         self.tell(OverMemory(slot, attempt, 150))
+
+    @precondition(lambda self: self.running and self.remote)
+    @rule(data=st.data())
+    def be_taken(self, data: st.DataObject) -> None:
+        slot = self.pick(data, self.running)
+        self.tell(Taken(slot, self.running[slot][1]))
+        begun = [action for action in self.actions if isinstance(action, Begin)]
+        assert begun in ([], [Begin(slot, self.running[slot][0])])
+
+    @precondition(lambda self: self.scheduler.slots)
+    @rule(data=st.data())
+    def reclaim(self, data: st.DataObject) -> None:
+        self.tell(Reclaimed(self.pick(data, self.scheduler.slots)))
+
+    @rule(really=st.sampled_from([False] * 9 + [True]))
+    def break_down(self, really: bool) -> None:
+        if really:
+            self.broken = True
+            self.tell(Broken(OSError("lost")))
 
     @rule()
     def restart(self) -> None:
@@ -1191,7 +1385,14 @@ class World(RuleBasedStateMachine):
         assert set(self.scheduler.slots) == self.starting | set(self.processes)
         assert self.watched <= self.running.keys(), "memory is watched while a job runs"
         assert self.scheduler.running == len(self.shown)
+        if self.remote:
+            states = [slot.state for slot in self.scheduler.slots.values()]
+            may_be = self.scheduler.max_workers + self.scheduler.spare_workers
+            room = max(0, may_be - self.scheduler._roster.busy)
+            needed = min(room, max(self.scheduler.waiting, self.scheduler.spare_workers))
+            assert states.count(SlotState.STARTING) <= needed, "starts that nobody waits for"
         for slot in self.scheduler.slots.values():
+            assert not (slot.reclaimed and slot.state is SlotState.IDLE)
             walk = [state for state, _ in slot.moves]
             assert all(after in MOVES[before] for before, after in itertools.pairwise(walk))
 

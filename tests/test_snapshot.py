@@ -17,7 +17,7 @@ from helpers import PATIENCE, hold, hold_and_tell, until
 from primitive_jobs import JobPool, JobStatus, PrimitiveJob
 from primitive_jobs._engine.dispatcher import Dispatcher
 from primitive_jobs._engine.events import Ask
-from primitive_jobs.snapshots import Counts, PoolSnapshot
+from primitive_jobs.snapshots import Counts, PoolSnapshot, WorkerInfo
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_what_is_in_it(single: JobPool, tmp_path: Path) -> None:
     assert [job.id for job in others] == [job.job_id() for job in queued]
     for job in others:
         assert (job.name, job.status, job.attempts, job.pid) == ("abs", JobStatus.QUEUED, 0, None)
-    assert shot.workers == ((pid, "busy", running.job_id()),)
+    assert shot.workers == (WorkerInfo(pid, "busy", running.job_id(), None),)
     assert shot.counts == Counts(3, 1, 2, 0, 0, 0, 0)
     assert pickle.loads(pickle.dumps(shot)) == shot
     assert repr(single) == "<JobPool max_workers=1 open: 3 queued, 1 running, 2 done>"

@@ -75,7 +75,7 @@ submitted       VALIDATING   !          !         -         -
 serialized      !            QUEUED     !         !         QUEUED
 take            INITIALIZING VALIDATING QUEUED    QUEUED    RUNNING
 assigned        !            !          RUNNING   RUNNING   !
-requeued        !            QUEUED     !         !         QUEUED
+requeued        !            QUEUED     QUEUED    QUEUED    QUEUED
 cancelled_early CANCELLED    CANCELLED  CANCELLED -         -
 failed_early    !            ERROR      ERROR     -         -
 done            !            !          !         !         DONE
@@ -237,6 +237,34 @@ def test_pid_is_there_while_it_runs() -> None:
     assert tracker.attempts == 2
     settle(tracker, done())
     assert tracker.pid is None
+
+
+def test_what_is_sent_is_queued_until_a_worker_has_it() -> None:
+    tracker = in_state("QUEUED")
+    assert tracker.take()
+    before = tracker.history()
+    assert not tracker.end_early(cancelled()), "it is the dispatcher's"
+    tracker.requeued(began=False)
+    tracker.requeued(began=True)
+    assert seen(tracker) == ("QUEUED", None, 0, "QUEUED")
+    assert tracker.history() == before
+    assert tracker.take()
+    tracker.assigned(42, "tcp://node:1")
+    assert (*seen(tracker), tracker.node) == ("RUNNING", 42, 1, "RUNNING", "tcp://node:1")
+    tracker.requeued(began=True)
+    assert (tracker.pid, tracker.node, tracker.attempts) == (None, None, 1)
+    tracker.assigned(43, "tcp://node:2")
+    settle(tracker, done())
+    assert (tracker.pid, tracker.node) == (None, None)
+
+
+@pytest.mark.parametrize("end", ["failed", "cancelled"])
+def test_what_was_sent_may_end_before_a_worker_has_it(end: str) -> None:
+    tracker = in_state("QUEUED")
+    assert tracker.take()
+    assert STEPS[end](tracker)
+    assert tracker.attempts == 0
+    assert [status.name for status, _ in tracker.history()][-2] == "QUEUED"
 
 
 def test_waiters_are_called_once() -> None:

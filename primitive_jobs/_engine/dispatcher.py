@@ -27,20 +27,18 @@ from .._wire.evidence import Evidence
 from .._wire.messages import Message
 from ..errors import JobError
 from ..logs import Report
-from ..status import JobStatus
 from .events import (
     Action,
     Actions,
     Ask,
     Assign,
+    Begin,
     CancelAsked,
     CancelJob,
     Close,
     Event,
     FailedEarly,
     Faulted,
-    Gone,
-    InitFailed,
     Kill,
     Leave,
     Lost,
@@ -48,14 +46,12 @@ from .events import (
     NotTaken,
     OutOfMemory,
     Postpone,
-    Ready,
+    Refuse,
     Requeue,
     RestartAsked,
     Settle,
     ShutDown,
     Spawn,
-    Started,
-    StartFailed,
     Terminate,
     ThreadDied,
     Tick,
@@ -91,6 +87,7 @@ class Dispatcher:
         jobs: The records of the unfinished jobs.
         inbox: Where callers and other threads put commands.
         rest: Calls what it is given soon, on a thread where users' code may run.
+        refuse: Called where no worker can be reached any more, with why: no job is taken then.
         report: Logs.
 
     Attributes:
@@ -107,16 +104,19 @@ class Dispatcher:
         jobs: JobRegistry,
         inbox: Inbox,
         rest: Callable[[Callable[[], object]], object],
+        refuse: Callable[[BaseException], object],
         report: Report,
     ) -> None:
         self.report = report
         self._rest = rest
+        self._refuse = refuse
         self._scheduler = scheduler
         self._fleet = fleet
         self._jobs = jobs
         self._inbox = inbox
         self._unfinished = jobs.unfinished
         self._workers = fleet.workers
+        self._confirms = fleet.confirms
         self._log = WorkerLog(report, scheduler, jobs.unfinished)
         self.fence = Fence(fleet, jobs, report)
         self.step = self.fence.step
@@ -341,23 +341,8 @@ class Dispatcher:
 
     def happened(self, event: Event, worker: Worker | None = None) -> None:
         """Log what became of a worker, and tell the scheduler."""
-        self.step("logging", worker, lambda: self._log_event(event, worker))
+        self.step("logging", worker, lambda: self._log.happened(event, worker))
         self.feed(event)
-
-    def _log_event(self, event: Event, worker: Worker | None) -> None:
-        match event:
-            case StartFailed(slot=slot, evidence=evidence):
-                self._log.not_started(slot, evidence.error)
-            case Started() if worker is not None:
-                self._log.started(worker)
-            case Ready() if worker is not None:
-                self._log.ready(worker)
-            case InitFailed(message=message) if worker is not None:
-                self._log.not_initialized(worker, message)
-            case Gone(evidence=evidence) if worker is not None:
-                self._log.gone(worker, evidence)
-            case _:
-                pass
 
     def replan(self) -> None:
         """Plan again: a worker's channel has become free, or full."""
@@ -428,14 +413,15 @@ class Dispatcher:
                 return self._assign(action)
             case Settle(job=number, fate=fate):
                 self._jobs.settle(number, fate)
+            case Begin(slot=slot, job=number):
+                worker = self._workers[slot]
+                self._unfinished[number].tracker.assigned(worker.pid, worker.node)
             case Watch(slot=slot, attempt=attempt, limit=limit):
                 fleet.watch(slot, attempt, limit)
             case Unwatch(slot=slot):
                 fleet.unwatch(slot)
             case Requeue(job=number, began=began):
-                tracker = self._unfinished[number].tracker
-                if tracker.status is JobStatus.RUNNING:  # else it did not come to that
-                    tracker.requeued(began=began)
+                self._unfinished[number].tracker.requeued(began=began)
                 log.requeued(number, began=began)
             case Spawn(slot=slot):
                 log.ordered(slot)
@@ -453,6 +439,9 @@ class Dispatcher:
             case Kill(slot=slot, ask_stack=ask_stack):
                 log.killed(self._workers[slot])
                 fleet.kill(slot, ask_stack=ask_stack)
+            case Refuse(error=error):
+                log.broken(error)
+                self._refuse(error)
             case Close():
                 pass  # seen by run
         return None
@@ -461,14 +450,15 @@ class Dispatcher:
         slot, attempt = action.slot, action.attempt
         job, worker = self._unfinished[action.job], self._workers[slot]
         if action.room is not None and not self._fleet.fits(slot, action.room):
-            self._log.unfit(worker, job)
+            self._log.unfit(worker)
             return NotTaken(slot, attempt, unfit=True)
         if not job.tracker.take():
             self._jobs.withdrawn(action.job)
             return Withdrawn(slot, attempt)
-        # Before the sending: whatever the job does, somebody who sees it sees RUNNING too.
-        job.tracker.assigned(worker.pid)
-        if self._fleet.run(slot, attempt, job.payload):
+        if not self._confirms:
+            # Before the sending: whatever the job does, somebody who sees it sees RUNNING too.
+            job.tracker.assigned(worker.pid, worker.node)
+        if self._fleet.run(slot, attempt, job.payload, action.room):
             return None
         return NotTaken(slot, attempt)
 

@@ -29,7 +29,7 @@ from .._common.lock_free import members
 from .._common.threads import make_thread
 from .._common.unpatched import check_unpatched
 from .._wire.channel import Content, Parcel
-from ..errors import JobError, PoolClosedError
+from ..errors import ClusterError, JobError, PoolClosedError
 from ..logs import Report
 from ..snapshots import Counts, PoolSnapshot
 from . import lifetime
@@ -47,6 +47,7 @@ from .events import (
     ShutDown,
     ThreadDied,
     TurnedAway,
+    Unreachable,
 )
 from .fleet import Fleet, News
 from .hand_over import give
@@ -57,7 +58,7 @@ from .registry import ENDS, JobRegistry
 from .scheduler import Scheduler
 from .tracker import of_the_parent
 from .unseen import Unseen
-from .verdicts import outcome_of
+from .verdicts import outcome_of, why_unreachable
 
 if TYPE_CHECKING:
     from .._wire.seeding import Seeds
@@ -80,10 +81,14 @@ class Engine:
 
     Attributes:
         accepting: Whether it takes jobs.
+        broken: Why no worker can be reached any more; None: they can. The dispatcher writes it,
+            before `accepting`, so that whoever sees that the one is False knows the other.
         owner: The process that it works in.
         of_parent: Whether this is a fork of that process.
         unseen: The failures that nobody has looked at.
     """
+
+    broken: BaseException | None = None
 
     def __init__(
         self,
@@ -117,8 +122,9 @@ class Engine:
         self._inbox = Inbox(self._refuse)
         self._tell = self._inbox.tell
         try:
+            rest, report = self._callbacks.call, self._report
             self._dispatcher = Dispatcher(
-                scheduler, fleet, self._jobs, self._inbox, self._callbacks.call, self._report
+                scheduler, fleet, self._jobs, self._inbox, rest, self._give_up, report
             )
         except BaseException:
             self._inbox.bell.close()
@@ -196,15 +202,22 @@ class Engine:
         self._tick = tick
 
     def check_open(self) -> None:
-        """Raise `PoolClosedError` unless jobs are accepted."""
+        """Raise `PoolClosedError`, or `ClusterError`, unless jobs are accepted."""
         if self.of_parent:
             raise PoolClosedError(
                 f"the pool belongs to process {self.owner}, of which this one is a fork: use "
                 "default_pool() here, or make a JobPool"
             )
+        if self.broken is not None:
+            raise ClusterError(why_unreachable(self.broken))
         if not self.accepting:
             raise PoolClosedError("the pool was shut down: it takes no job any more")
         lifetime.check_not_exiting()
+
+    def _give_up(self, error: BaseException) -> None:
+        """Take no job any more, since no worker can be reached; on the dispatcher's thread."""
+        self.broken = error
+        self.accepting = False
 
     def ask_cancel(self, record: JobRecord, grace: float) -> None:
         """Ask for the cancel of a job; returns at once."""
@@ -390,7 +403,9 @@ class Engine:
         """Answer a command that came after the pool's end; on any thread."""
         match command:
             case JobRecord():
-                outcome = outcome_of(command, TurnedAway())
+                broken = self.broken
+                fate = TurnedAway() if broken is None else Unreachable(broken)
+                outcome = outcome_of(command, fate)
                 self.unseen.note(command, outcome)
                 if command.tracker.end_early(outcome):
                     command.drop_payload()

@@ -31,6 +31,7 @@ class Reason(enum.Enum):
     CANCEL = "cancel"
     TIMEOUT = "timeout"
     MEMORY = "memory"
+    BROKEN = "broken"
 
 
 # --- fates: how a job ends, as the scheduler decides it; a worker's own message is one too -------
@@ -83,7 +84,24 @@ class TurnedAway(Fact):
     """It came after the pool was shut down."""
 
 
-Fate = Message | Cancelled | Unkilled | TimedOut | OutOfMemory | Lost | NotInitialized | TurnedAway
+class Unreachable(Fact):
+    """The fleet has no way to any worker; `evidence` is of the one that had the job, if any had."""
+
+    error: BaseException
+    evidence: Evidence | None = None
+
+
+Fate = (
+    Message
+    | Cancelled
+    | Unkilled
+    | TimedOut
+    | OutOfMemory
+    | Lost
+    | NotInitialized
+    | TurnedAway
+    | Unreachable
+)
 
 # --- events: what happened; jobs that come in, and answers, are told by methods of the scheduler --
 
@@ -158,13 +176,20 @@ class InitFailed(Fact):
 class NotTaken(Fact):
     """A job did not reach its worker: the sending failed, or the worker refused it.
 
-    `unfit` says that nothing was sent, nor told to the job, since the worker holds more memory
-    than the job may.
+    `unfit` says that the worker never had it, since it holds more memory than the job may; the
+    worker itself is well.
     """
 
     slot: int
     attempt: int
     unfit: bool = False
+
+
+class Taken(Fact):
+    """A worker has a job that was sent to it; only fleets that confirm report it."""
+
+    slot: int
+    attempt: int
 
 
 class OverMemory(Fact):
@@ -219,6 +244,21 @@ class RestartAsked(Fact):
     """Every worker that is there now shall be replaced, a busy one after its job."""
 
 
+class Reclaimed(Fact):
+    """Others want the place of a worker: it shall leave, a busy one after its job."""
+
+    slot: int
+
+
+class Broken(Fact):
+    """The fleet has no way to any worker left, for good: everything ends. The error's text is told.
+
+    Each `Kill` is still answered by `Gone`, and each `Unspawn` by `StartFailed`.
+    """
+
+    error: BaseException
+
+
 class ShutDown(Fact):
     """No job comes any more; `cancel` also ends those that are there, each after its own grace.
 
@@ -239,6 +279,7 @@ Event = (
     | Ready
     | InitFailed
     | NotTaken
+    | Taken
     | OverMemory
     | Died
     | Faulted
@@ -247,6 +288,8 @@ Event = (
     | Resized
     | Suspended
     | RestartAsked
+    | Reclaimed
+    | Broken
     | ShutDown
 )
 
@@ -287,6 +330,13 @@ class Assign(Fact):
             self.job = job
             self.attempt = attempt
             self.room = room
+
+
+class Begin(Fact):
+    """Tell a job that it runs: the worker that it was sent to has it."""
+
+    slot: int
+    job: int
 
 
 class Watch(Fact):
@@ -342,6 +392,12 @@ class Kill(Fact):
     ask_stack: bool = False  # where its job is: first
 
 
+class Refuse(Fact):
+    """Take no job any more: no worker can be reached."""
+
+    error: BaseException
+
+
 class Close(Fact):
     """Nothing is left to do, ever."""
 
@@ -351,6 +407,7 @@ Action = (
     | Postpone
     | Unspawn
     | Assign
+    | Begin
     | Watch
     | Unwatch
     | Requeue
@@ -358,6 +415,7 @@ Action = (
     | Leave
     | Terminate
     | Kill
+    | Refuse
     | Close
 )
 

@@ -22,6 +22,7 @@ from ..logs import Report
 from .events import (
     Action,
     Assign,
+    Begin,
     Event,
     Faulted,
     Kill,
@@ -66,7 +67,7 @@ class Fence:
                 return StartFailed(action.slot, Evidence(noted=0, error=bare(error)))
             case Kill() if worker is not None:
                 return self._kill_again(worker)
-            case Assign() | Watch() | Leave() | Terminate():
+            case Assign() | Begin() | Watch() | Leave() | Terminate():
                 return Faulted(action.slot, bare(error))
             case _:
                 pass  # nothing depends on it that the next event would not set right
@@ -99,6 +100,7 @@ class Fence:
 
 _NAMES: dict[type, str] = {
     Assign: "giving it a job",
+    Begin: "noting that it has its job",
     Watch: "watching its memory",
     Leave: "asking it to leave",
     Terminate: "sending it SIGTERM",

@@ -30,11 +30,13 @@ class Worker(Protocol):
     Attributes:
         slot: The number of its slot.
         pid: Its process id, where it runs.
+        node: The address of the Dask worker on whose machine it is; None: it is on this machine.
         report: Logs what happens to it.
     """
 
     slot: int
     pid: int
+    node: str | None
     report: Report
 
 
@@ -120,11 +122,20 @@ class Fleet(ABC):
     """The workers of one pool. Unless a method says otherwise, it is called on the dispatcher's
     thread and never blocks. Where one raises, the engine gives up that worker alone: see `Fence`.
 
+    A fleet whose workers stand where others have a say may also report `Reclaimed`, and `Broken`.
+
     Attributes:
         pause: Seconds after which the engine has to call `look` again; None: it need not.
+        confirms: Whether it reports `Taken` for each job that was sent, as soon as the worker has
+            it, and before the outcome. Until then the job is QUEUED, and callers cannot send to
+            its workers by themselves (`direct`). Else a job runs as soon as it is sent.
+        slow_starts: Whether a start may wait for long, for a place where others have theirs. Then
+            those that no job waits for any more are called off.
     """
 
     pause: float | None = None
+    confirms: bool = False
+    slow_starts: bool = False
 
     # --- its own life ------------------------------------------------------------------------
 
@@ -209,11 +220,15 @@ class Fleet(ABC):
 
     @abstractmethod
     def fits(self, slot: int, room: int) -> bool:
-        """Whether an idle worker holds at most ``room`` bytes of memory."""
+        """Whether an idle worker holds at most ``room`` bytes; True also where `run` finds out."""
 
     @abstractmethod
-    def run(self, slot: int, attempt: int, content: Content | None) -> bool:
-        """Send a worker a job, after the data that the job refers to; False: it was not sent."""
+    def run(self, slot: int, attempt: int, content: Content | None, room: int | None) -> bool:
+        """Send a worker a job, after the data that the job refers to; False: it was not sent.
+
+        Of a fleet whose `fits` cannot know, a worker that holds more than ``room`` bytes must not
+        begin with the job: it reports `NotTaken` then, with ``unfit``. None: any worker may.
+        """
 
     @abstractmethod
     def watch(self, slot: int, attempt: int, limit: int) -> None:

@@ -141,7 +141,7 @@ class HandOff:
         self._scheduler = scheduler
         self._jobs = jobs
         self._fleet = fleet
-        self._direct = fleet.direct
+        self._direct = None if fleet.confirms else fleet.direct
         self._feed = feed
         self._failed = failed
 
@@ -199,7 +199,7 @@ class HandOff:
         self._jobs.register(job)
         slot, (priority, _, _, retries, grace) = offer.worker.slot, job.limits
         self._feed(HandedOver(job.number, slot, offer.attempt, priority, retries, grace))
-        if not offer.sent and not self._fleet.run(slot, offer.attempt, job.payload):
+        if not offer.sent and not self._fleet.run(slot, offer.attempt, job.payload, None):
             # It may be because the caller has sent it, and the job has ended its worker already:
             # what that has noted tells whether the job began.
             self._feed(Died(slot))

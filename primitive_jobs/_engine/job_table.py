@@ -9,6 +9,7 @@ from .._wire.evidence import Evidence
 from .._wire.messages import Kind, Message
 from .events import (
     Assign,
+    Begin,
     Cancelled,
     Fate,
     Lost,
@@ -18,7 +19,9 @@ from .events import (
     Settle,
     Terminate,
     TimedOut,
+    TurnedAway,
     Unkilled,
+    Unreachable,
     Watch,
 )
 from .queue import Job, JobQueue
@@ -32,17 +35,23 @@ class JobTable:
     Args:
         roster: The pool's workers.
         max_jobs_per_worker: Jobs after which a worker is asked to leave; None: never.
+        confirms: Whether `Taken` is told of each job: see `Fleet`.
 
     Attributes:
         jobs: All that have not ended, by number.
         queue: Those that wait.
+        broken: Why no worker can be reached any more; None: they can.
     """
 
-    def __init__(self, roster: Roster, max_jobs_per_worker: int | None) -> None:
+    def __init__(
+        self, roster: Roster, max_jobs_per_worker: int | None, *, confirms: bool = False
+    ) -> None:
         self.jobs: dict[int, Job] = {}
+        self.broken: BaseException | None = None
         self.queue = JobQueue()
         self._roster = roster
         self._max_jobs_per_worker = max_jobs_per_worker
+        self._confirms = confirms
 
     # --- which one is next -----------------------------------------------------------------------
 
@@ -78,7 +87,7 @@ class JobTable:
     def _assign(self, slot: Slot, job: Job) -> None:
         roster = self._roster
         roster.give(slot, job)
-        if job.timeout is not None:
+        if job.timeout is not None and not self._confirms:
             roster.limit(slot, roster.now + job.timeout)
         if job.memory_limit is None:
             roster.actions.append(Assign(slot.number, job.number, slot.attempt))
@@ -88,6 +97,16 @@ class JobTable:
         roster.actions.append(Assign(slot.number, job.number, slot.attempt, room))
         slot.watched = True
         roster.actions.append(Watch(slot.number, slot.attempt, job.memory_limit))
+
+    def taken(self, slot: Slot, job: Job) -> None:
+        """Begin a job that was sent to a worker: that has it now."""
+        self._begin(slot, job)
+        if slot.state is BUSY and job.timeout is not None:
+            self._roster.limit(slot, self._roster.now + job.timeout)
+
+    def _begin(self, slot: Slot, job: Job) -> None:
+        slot.taken = slot.attempt
+        self._roster.actions.append(Begin(slot.number, job.number))
 
     # --- how they end ----------------------------------------------------------------------------
 
@@ -107,9 +126,25 @@ class JobTable:
         while self.queue.count:
             self._settle_waiting(self.queue.first(), fate)
 
+    def turn_away(self, number: int) -> None:
+        """End a job that came too late."""
+        fate = TurnedAway() if self.broken is None else Unreachable(self.broken)
+        self._roster.actions.append(Settle(number, fate))
+
+    def give_up(self, error: BaseException) -> None:
+        """End all jobs: no worker can be reached. Those that have one end when that is gone."""
+        self.broken = error
+        self.fail_waiting(Unreachable(error))
+        for job in self.jobs.values():
+            if job.slot is not None:
+                slot = self._roster.slots[job.slot]
+                slot.reason = slot.reason or Reason.BROKEN
+
     def answered(self, slot: Slot, message: Message) -> bool:
         """End a busy worker's job; return whether it gets the next one. Else it idles or leaves."""
         roster = self._roster
+        if self._confirms:
+            self._begin_at_last(slot)
         self.settle(slot, message)
         if slot.deadline is not None:
             roster.limit(slot, None)
@@ -127,6 +162,8 @@ class JobTable:
 
     def answered_late(self, slot: Slot, message: Message) -> None:
         """Take in the answer of a worker that was sent SIGTERM, or is being killed."""
+        if self._confirms:
+            self._begin_at_last(slot)
         # In the grace only a result ends a cancelled job; and a limit that was passed stays passed.
         counts = message.kind == Kind.RETURNED and slot.reason is Reason.CANCEL
         if slot.state is GRACE:
@@ -138,6 +175,11 @@ class JobTable:
             # DYING: it was faster than the kill
             self.settle(slot, message)
 
+    def _begin_at_last(self, slot: Slot) -> None:
+        """Begin a job whose outcome is there: a worker that is being killed does not say more."""
+        if slot.job is not None and slot.taken != slot.attempt:
+            self._begin(slot, slot.job)
+
     def worker_gone(self, slot: Slot, job: Job, evidence: Evidence) -> None:
         """End, give back or try again the job of a worker of which nothing is left."""
         if slot.reason is Reason.CANCEL:
@@ -147,6 +189,8 @@ class JobTable:
         elif slot.reason is Reason.MEMORY:
             limit = job.memory_limit or 0
             self.settle(slot, OutOfMemory(limit, slot.peak, evidence.stack, evidence.left))
+        elif self.broken is not None:
+            self.settle(slot, Unreachable(self.broken, evidence))
         elif evidence.left is not None:  # neither given back nor tried again
             self.settle(slot, Lost(evidence))
         elif evidence.noted not in (None, slot.attempt):

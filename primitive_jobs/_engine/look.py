@@ -29,7 +29,12 @@ _STATES: dict[SlotState, Literal["starting", "idle", "busy", "ending"]] = {
 }
 
 
-_SlotLook = tuple[int | None, SlotState, int | None]  # pid, state, and the number of the job
+class _SlotLook(NamedTuple):
+    pid: int | None
+    node: str | None
+    state: SlotState
+    job: int | None  # its number
+    runs: bool  # the job does: the worker has it
 
 
 class Look(NamedTuple):
@@ -39,7 +44,7 @@ class Look(NamedTuple):
         at: When, in s of the monotonic clock.
         counts: How many jobs and workers.
         records: The unfinished jobs, in order.
-        slots: Of each worker, the oldest first: its pid, its state, the number of its job.
+        slots: Of each worker, the oldest first: what is shown of it.
     """
 
     at: float
@@ -51,7 +56,9 @@ class Look(NamedTuple):
 def look_at(scheduler: Scheduler, jobs: JobRegistry, fleet: Fleet) -> Look:
     """Look at a pool; on the dispatcher's thread, or once that has ended."""
     slots = _slots(scheduler, fleet)
-    counts = _counts(scheduler.waiting, scheduler.running, jobs.ended, slots)
+    sent = sum(slot.job is not None and not slot.runs for slot in slots)  # and QUEUED still
+    queued, running = scheduler.waiting + sent, scheduler.running - sent
+    counts = _counts(queued, running, jobs.ended, slots)
     return Look(time.monotonic(), counts, list(jobs.unfinished.values()), slots)
 
 
@@ -81,14 +88,15 @@ def _slots(scheduler: Scheduler, fleet: Fleet) -> list[_SlotLook]:
     found = []
     for slot in list(scheduler.slots.values()):
         worker, job = fleet.workers.get(slot.number), slot.job
-        pid = None if worker is None else worker.pid
-        found.append((pid, slot.state, None if job is None else job.number))
+        pid, node = (None, None) if worker is None else (worker.pid, worker.node)
+        number = None if job is None else job.number
+        found.append(_SlotLook(pid, node, slot.state, number, scheduler.runs(slot)))
     return found
 
 
 def _counts(queued: int, running: int, ended: list[int], slots: list[_SlotLook]) -> Counts:
     done, failed, cancelled = ended
-    states = [state for _, state, _ in slots]
+    states = [slot.state for slot in slots]
     starting = states.count(SlotState.STARTING) + states.count(SlotState.WARMING)
     idle = states.count(SlotState.IDLE)
     return Counts(queued, running, done, failed, cancelled, idle, starting)
@@ -96,25 +104,27 @@ def _counts(queued: int, running: int, ended: list[int], slots: list[_SlotLook])
 
 def snapshot_of(look: Look) -> PoolSnapshot:
     """Return a look as plain data."""
-    pids = {job: pid for pid, _, job in look.slots if job is not None}
+    workers_of = {slot.job: slot for slot in look.slots if slot.job is not None and slot.runs}
     ids = {record.number: record.job_id() for record in look.records}
-    jobs = tuple(_job_info(record, look.at, pids) for record in look.records)
+    jobs = tuple(_job_info(record, look.at, workers_of) for record in look.records)
     workers = tuple(
-        WorkerInfo(pid, _STATES[state], None if job is None else ids.get(job))
-        for pid, state, job in look.slots
+        WorkerInfo(pid, _STATES[state], None if job is None else ids.get(job), node)
+        for pid, node, state, job, _ in look.slots
     )
     return PoolSnapshot(look.counts, jobs, workers)
 
 
-def _job_info(record: JobRecord, at: float, pids: dict[int, int | None]) -> JobInfo:
+def _job_info(record: JobRecord, at: float, workers: dict[int, _SlotLook]) -> JobInfo:
     # What its tracker says now may be later than the look; it counts where the job has no number
     # yet, since only its caller and a worker know of it.
-    running = record.number in pids if record.number else record.tracker.status is JobStatus.RUNNING
+    worker, tracker = workers.get(record.number), record.tracker
+    running = worker is not None if record.number else tracker.status is JobStatus.RUNNING
     status = JobStatus.RUNNING if running else JobStatus.QUEUED
-    entered = [since for each, _, since in record.tracker.steps() if each is status]
+    entered = [since for each, _, since in tracker.steps() if each is status]
     seconds = max(0.0, at - entered[-1]) if entered else 0.0
-    pid = pids.get(record.number)
-    return JobInfo(record.job_id(), record.name, status, seconds, record.tracker.attempts, pid)
+    pid, node = (None, None) if worker is None else (worker.pid, worker.node)
+    name, attempts = record.name, tracker.attempts
+    return JobInfo(record.job_id(), name, status, seconds, attempts, pid, node)
 
 
 __all__ = ["Look", "look_at", "look_from_outside", "snapshot_of"]

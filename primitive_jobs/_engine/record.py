@@ -50,7 +50,7 @@ class PoolLink(Protocol):
         """Where jobs get the keys of their randomness; None: it has no seed."""
 
     def check_open(self) -> None:
-        """Raise `PoolClosedError` unless jobs are accepted."""
+        """Raise `PoolClosedError`, or `ClusterError`, unless jobs are accepted."""
 
     def fail_early(self, record: JobRecord, failure: BaseException) -> None:
         """End a job that cannot be enlisted; returns at once."""

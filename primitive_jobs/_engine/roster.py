@@ -49,24 +49,37 @@ class Roster:
         idle_timeout: Seconds after which an idle worker is asked to leave; None: never.
         spare_workers: Idle workers beyond `max_workers` that stand ready while all those have
             jobs, from the end of the first job on.
+        slow_starts: Whether starts that no job waits for any more are called off.
 
     Attributes:
         slots: All slots that are not gone, by number.
         idle: The slots that are ready for a job, the longest idle first; the last one is used next.
         running: Jobs that some slot has. One whose worker is being killed counts until its end is
-            known: until then it holds its memory, and is RUNNING. May be read on any thread.
+            known: until then it holds its memory. May be read on any thread.
         busy: Slots that have a job, without those that are being killed.
         attempts: The number of the last attempt.
         warm: A job has ended: spares may be started.
         closing: No job comes any more, and no spare is started.
+        reclaimed: Slots whose place others wanted before their worker was ready: it leaves as soon
+            as it is idle.
+        slow_starts: As the argument.
         pause: Before the next start of a worker that jobs wait for, after failed ones.
         now: The time of the event at hand.
         actions: What is to be done about it; whoever decides something appends to it.
     """
 
-    def __init__(self, max_workers: int, idle_timeout: float | None, spare_workers: int) -> None:
+    def __init__(
+        self,
+        max_workers: int,
+        idle_timeout: float | None,
+        spare_workers: int,
+        *,
+        slow_starts: bool = False,
+    ) -> None:
         self.max_workers = max_workers
         self.spare_workers = spare_workers
+        self.slow_starts = slow_starts
+        self.reclaimed: set[Slot] = set()
         self.slots: dict[int, Slot] = {}
         self.idle: list[Slot] = []
         self.running = 0
@@ -177,6 +190,7 @@ class Roster:
     def forget(self, number: int) -> Slot:
         """Remove a slot: nothing is left of its worker, or it did not start."""
         slot = self.slots.pop(number)
+        self.reclaimed.discard(slot)
         self.limit(slot, None)
         self.move(slot, GONE)
         self._live -= slot.unclear
@@ -293,6 +307,29 @@ class Roster:
             elif slot.state in _COMING:  # it may have begun to import what has changed since
                 self.kill(slot)
 
+    def reclaim(self, number: int) -> None:
+        """Have a worker leave whose place others want: an idle one now, a busy one after its job.
+
+        One that is coming has jobs that wait for it: it leaves after the first of them, or when it
+        is idle.
+        """
+        slot = self.slots.get(number)
+        if slot is None or slot.state in (LEAVING, DYING):
+            return
+        slot.retiring = slot.reclaimed = True
+        if slot.state is IDLE:
+            self.ask_to_leave(slot)
+        elif slot.state in _COMING:
+            self.reclaimed.add(slot)
+
+    def dismiss_reclaimed(self) -> None:
+        """Ask workers to leave that have found no job, and whose place others want."""
+        for slot in sorted(self.reclaimed, key=lambda slot: slot.number):
+            if slot.state is IDLE:
+                self.ask_to_leave(slot)
+            if slot.state not in _COMING:
+                self.reclaimed.discard(slot)
+
     def empty(self) -> None:
         """Ask every worker without a job to leave, and kill those that are not ready yet."""
         while self.idle:
@@ -316,6 +353,19 @@ class Roster:
         self._full = self.running >= self.max_workers
         if self._live < self._most():
             self._spawn(waiting)
+        if self.slow_starts:
+            self._call_off(waiting)
+
+    def _call_off(self, waiting: int) -> None:
+        """Call off the newest starts, of workers that no job waits for."""
+        slots = list(self.slots.values())
+        starting = [slot for slot in slots if slot.state is STARTING]
+        if not starting:
+            return
+        unclear = sum(slot.unclear for slot in slots)  # these count as live, but will have no job
+        surplus = -self.missing(waiting, self.busy) - unclear
+        for slot in reversed(starting[-surplus:] if surplus > 0 else []):
+            self.kill(slot)
 
     def _most(self) -> int:
         """How many workers there may be."""
@@ -329,7 +379,7 @@ class Roster:
         elif self.warm and not self.closing:
             wanted = self.spare_workers
         else:
-            return 0
+            wanted = 0
         return wanted - (self._live - busy)
 
     def to_start(self, waiting: int, busy: int) -> int:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .._wire.evidence import Evidence
 from .events import (
     Actions,
+    Broken,
     CancelAllAsked,
     CancelAsked,
     Close,
@@ -32,15 +33,16 @@ from .events import (
     OverMemory,
     Ready,
     Reason,
+    Reclaimed,
+    Refuse,
     Resized,
     RestartAsked,
-    Settle,
     ShutDown,
     Started,
     StartFailed,
     Suspended,
+    Taken,
     Tick,
-    TurnedAway,
     Withdrawn,
 )
 from .job_table import JobTable
@@ -72,6 +74,9 @@ class Scheduler:
         max_jobs_per_worker: Jobs after which a worker is replaced; None: never.
         spare_workers: Idle workers beyond `max_workers` that stand ready while all those have
             jobs, from the day the first job has ended.
+        confirms: Whether `Taken` is told of each job: see `Fleet`. The time that a job may take
+            is counted from then, and it is sent till then, but does not run.
+        slow_starts: Whether starts that no job waits for any more are called off.
 
     Attributes:
         jobs: All that have not ended, by number.
@@ -88,13 +93,17 @@ class Scheduler:
         idle_timeout: float | None,
         max_jobs_per_worker: int | None = None,
         spare_workers: int = 0,
+        *,
+        confirms: bool = False,
+        slow_starts: bool = False,
     ) -> None:
         self.max_jobs_per_worker = max_jobs_per_worker
         self.closed = False
         self.steady = False
         self._cancelling = False  # it was shut down with everything cancelled
-        self._roster = Roster(max_workers, idle_timeout, spare_workers)
-        self._table = JobTable(self._roster, max_jobs_per_worker)
+        self._roster = Roster(max_workers, idle_timeout, spare_workers, slow_starts=slow_starts)
+        self._table = JobTable(self._roster, max_jobs_per_worker, confirms=confirms)
+        self._confirms = confirms
         self._queue = self._table.queue
         self.jobs = self._table.jobs
         self.slots = self._roster.slots
@@ -108,6 +117,7 @@ class Scheduler:
             Ready: self._on_ready,
             InitFailed: self._on_init_failed,
             NotTaken: self._on_not_taken,
+            Taken: self._on_taken,
             OverMemory: self._on_over_memory,
             Died: self._on_died,
             Faulted: self._on_faulted,
@@ -116,6 +126,8 @@ class Scheduler:
             Resized: self._on_resized,
             Suspended: self._on_suspended,
             RestartAsked: self._on_restart,
+            Reclaimed: self._on_reclaimed,
+            Broken: self._on_broken,
             ShutDown: self._on_shut_down,
         }
 
@@ -146,6 +158,10 @@ class Scheduler:
         """No job comes any more."""
         return self._roster.closing
 
+    def runs(self, slot: Slot) -> bool:
+        """Whether a slot's job is RUNNING: its worker has it, as far as that is told."""
+        return slot.job is not None and (not self._confirms or slot.taken == slot.attempt)
+
     # --- what happens; each returns what to do, in order. ``now`` is monotonic, in s -------------
 
     def handle(self, event: Event, now: float) -> Actions:
@@ -161,7 +177,7 @@ class Scheduler:
         roster = self._roster
         actions = roster.begin("submitted", now)
         if roster.closing:
-            actions.append(Settle(number, TurnedAway()))
+            self._table.turn_away(number)
         else:
             self._table.add(Job(number, *limits))
         if roster.busy < roster.max_workers:  # else it waits, and that is all
@@ -182,8 +198,10 @@ class Scheduler:
                 unlimited = slot.deadline is None and roster.pause.until is None
                 if self._table.answered(slot, message) and roster.warm and not roster.closing:
                     # As many run, are idle and wait for their start as before: no more is due.
-                    fill = False
-                    self.steady = unlimited and slot.deadline is None and len(actions) == 2
+                    fill = roster.slow_starts  # else there is one job less that waits for one
+                    self.steady = (
+                        not fill and unlimited and slot.deadline is None and len(actions) == 2
+                    )
             else:
                 self._table.answered_late(slot, message)
             roster.warm = True
@@ -219,6 +237,8 @@ class Scheduler:
         if roster.idle:
             roster.trim()
             self._table.fill()
+            if roster.reclaimed:
+                roster.dismiss_reclaimed()
         roster.fill_up(self._queue.count)
         if roster.closing and not self._queue.count:
             self._close()
@@ -300,6 +320,12 @@ class Scheduler:
         if slot.state is BUSY:
             self._table.give_back(slot, slot.job, Evidence())
         roster.kill(slot)
+
+    def _on_taken(self, event: Taken) -> None:
+        slot = self._roster.with_attempt(event.slot, event.attempt)
+        if slot is not None and slot.state in (BUSY, GRACE) and slot.taken != slot.attempt:
+            assert slot.job is not None, "it has one"
+            self._table.taken(slot, slot.job)
 
     def _on_over_memory(self, event: OverMemory) -> None:
         slot = self._roster.with_attempt(event.slot, event.attempt)
@@ -384,6 +410,18 @@ class Scheduler:
     def _on_restart(self, event: RestartAsked) -> None:
         del event
         self._roster.restart()
+
+    def _on_reclaimed(self, event: Reclaimed) -> None:
+        self._roster.reclaim(event.slot)
+
+    def _on_broken(self, event: Broken) -> None:
+        roster = self._roster
+        if self._table.broken is None:
+            roster.closing = True
+            roster.actions.append(Refuse(event.error))  # first: then everybody sees why
+            self._table.give_up(event.error)
+            for slot in list(self.slots.values()):
+                roster.kill(slot)
 
     def _on_shut_down(self, event: ShutDown) -> None:
         self._roster.closing = True

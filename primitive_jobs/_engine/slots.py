@@ -70,10 +70,12 @@ class Slot:
         "number",
         "peak",
         "reason",
+        "reclaimed",
         "retiring",
         "served",
         "spare",
         "state",
+        "taken",
         "trial",
         "unclear",
         "was",
@@ -92,6 +94,7 @@ class Slot:
         self.moves = deque([(STARTING, cause)], _REMEMBERED)
         self.job: Job | None = None
         self.attempt = 0
+        self.taken = 0  # the last attempt that the worker has confirmed
         self.reason: Reason | None = None  # the first one recorded stays
         self.died = False  # by itself, not by the pool's kill
         self.fault: BaseException | None = None  # an error in the pool about it: it is killed
@@ -100,7 +103,8 @@ class Slot:
         self.limited_at = 0.0  # when that was set
         self.idle_since = 0.0
         self.served = 0  # jobs that it answered
-        self.retiring = False  # it is replaced, after its present job
+        self.retiring = False  # it leaves after its present job
+        self.reclaimed = False  # for others want its place, not in order to be replaced
         self.watched = False  # somebody watches its memory
         self.peak: int | None = 0  # bytes, where that was too much, or cannot be told
 

@@ -174,6 +174,7 @@ class StatusTracker:
         "__weakref__",
         "_attempts",
         "_gate",
+        "_node",
         "_outcome",
         "_pid",
         "_status",
@@ -191,6 +192,7 @@ class StatusTracker:
         # monotonic clock, from which all durations come.
         self._walk: list[Any] = [_INITIALIZING, time.time(), time.monotonic()]
         self._pid: int | None = None
+        self._node: str | None = None
         self._attempts = 0
 
     # --- facts, for any thread ---------------------------------------------------------------
@@ -215,6 +217,11 @@ class StatusTracker:
         """Process id of the worker that has it."""
         handed = self._unnoted()
         return self._pid if handed is None or self._outcome is not None else handed.pid
+
+    @property
+    def node(self) -> str | None:
+        """Address of the node that has it; None: none has, or it is on this machine."""
+        return self._node if self._outcome is None else None
 
     @property
     def attempts(self) -> int:
@@ -340,9 +347,10 @@ class StatusTracker:
 
     # --- once it is the dispatcher's ---------------------------------------------------------
 
-    def assigned(self, pid: int | None) -> None:
+    def assigned(self, pid: int | None, node: str | None = None) -> None:
         """A worker gets it."""
         self._pid = pid
+        self._node = node
         self._attempts += 1
         self._move(_RUNNING)
 
@@ -370,10 +378,15 @@ class StatusTracker:
         self._gate[0] = _TAKEN
 
     def requeued(self, *, began: bool) -> None:
-        """It waits for another worker: it never started, or (`began`) is tried again."""
-        self._pid = None
+        """It waits for another worker: it never started, or (`began`) is tried again.
+
+        One that was sent, and whose worker has not confirmed that, is QUEUED still, and stays it.
+        """
+        if self._status is _QUEUED:
+            return
+        self._pid = self._node = None
         self._attempts -= not began
-        self._move(JobStatus.QUEUED)
+        self._move(_QUEUED)
 
     def settle(self, outcome: Outcome) -> bool:
         """End it; False if it has ended already. The waiters have to be told then."""
@@ -455,7 +468,7 @@ class StatusTracker:
 
     def _end(self, outcome: Outcome) -> None:
         try:
-            self._pid = None
+            self._pid = self._node = None
             if not self._status.next_bits & outcome.status.bit:
                 raise RuntimeError(
                     f"illegal end of a job: {self._status.name} to {outcome.status.name}"

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import signal
 
-from .._common.naming import one_line
+from .._common.naming import message_of, one_line, type_name
 from .._wire.evidence import Evidence
 from .._wire.messages import Kind, Message
 from ..errors import (
+    ClusterError,
     InitializerError,
     JobError,
     JobMemoryError,
@@ -30,6 +31,7 @@ from .events import (
     TimedOut,
     TurnedAway,
     Unkilled,
+    Unreachable,
 )
 from .record import JobRecord
 from .tracker import Outcome, Unstopped, cancelled
@@ -83,6 +85,8 @@ def outcome_of(job: JobRecord, fate: Fate) -> Outcome:
                 return Outcome(JobStatus.ERROR, message)
             assert evidence is not None
             error = _died_initializing(job, evidence)
+        case Unreachable(error=cause, evidence=evidence):
+            error = _unreachable(job, cause, evidence)
         case TurnedAway():
             error = PoolClosedError(f"job {job.name}: the pool was shut down meanwhile")
     return Outcome(JobStatus.ERROR, error)
@@ -95,6 +99,27 @@ def _unkilled(job: JobRecord, evidence: Evidence) -> JobError:
     )
     error.__cause__ = evidence.error
     return error
+
+
+def why_unreachable(error: BaseException) -> str:
+    """What is said where no worker can be reached any more: the text of the error that says so."""
+    return " ".join(message_of(error).split()) or type_name(error)
+
+
+def _unreachable(job: JobRecord, cause: BaseException, evidence: Evidence | None) -> ClusterError:
+    label = f"job {job.name} ({job.job_id()})"
+    why = why_unreachable(cause)
+    if evidence is None:
+        return ClusterError(f"{label}: {why}")
+    running = job.tracker.status is JobStatus.RUNNING
+    return ClusterError(
+        f"{label}: {why}{_but(evidence.left)}",
+        pid=evidence.pid,
+        exitcode=evidence.exitcode,
+        ran=job.tracker.seconds_in_status() if running else None,
+        peak_memory=evidence.peak_memory,
+        node=evidence.node,
+    )
 
 
 def _but(left: str | None) -> str:
@@ -116,11 +141,17 @@ def _died(job: JobRecord, evidence: Evidence) -> WorkerDiedError:
         failure.__cause__ = error
         return failure
     ran: float | None = None
+    worker = _worker(evidence)
     if job.tracker.status is JobStatus.RUNNING:
         ran = job.tracker.seconds_in_status()
-        what = f"its worker process {evidence.pid} died after {ran:.3g} s: {_how(evidence)}"
+        what = f"its worker process {worker} died after {ran:.3g} s: {_how(evidence)}"
+    elif evidence.noted == 0 or evidence.error is not None:
+        what = f"worker process {worker} died, not ready for a job: {_how(evidence, '')}"
     else:
-        what = f"worker process {evidence.pid} died, not ready for a job: {_how(evidence, '')}"
+        what = (
+            f"worker process {worker} died as the job was sent to it, so that it is not known "
+            f"whether it had begun: {_how(evidence, '')}"
+        )
     failure = WorkerDiedError(
         f"{label}: {what}",
         pid=evidence.pid,
@@ -128,6 +159,7 @@ def _died(job: JobRecord, evidence: Evidence) -> WorkerDiedError:
         stack=evidence.stack,
         ran=ran,
         peak_memory=evidence.peak_memory,
+        node=evidence.node,
     )
     failure.__cause__ = evidence.error
     return failure
@@ -152,13 +184,18 @@ def _megabytes(count: int) -> str:
 
 def _died_initializing(job: JobRecord, evidence: Evidence) -> InitializerError:
     return InitializerError(
-        f"job {job.name}: worker {evidence.pid} died in the pool's preload or initializer: "
+        f"job {job.name}: worker {_worker(evidence)} died in the pool's preload or initializer: "
         f"{_how(evidence, '')}",
         pid=evidence.pid,
         exitcode=evidence.exitcode,
         stack=evidence.stack,
         peak_memory=evidence.peak_memory,
+        node=evidence.node,
     )
+
+
+def _worker(evidence: Evidence) -> str:
+    return f"{evidence.pid}" if evidence.node is None else f"{evidence.pid} on {evidence.node}"
 
 
 def cause_of_death(evidence: Evidence, when: str = " in the middle of the job") -> str:
@@ -166,6 +203,8 @@ def cause_of_death(evidence: Evidence, when: str = " in the middle of the job") 
     code = evidence.exitcode
     if evidence.error is not None:
         return f"the pool could not use it any more: {one_line(evidence.error)}"
+    if evidence.node_lost is not None:
+        return f"its node {evidence.node} was lost: {evidence.node_lost}"
     if evidence.cut_off:
         return "the job closed or broke its link to the pool, and was killed"
     if code is None:
@@ -185,4 +224,4 @@ def cause_of_death(evidence: Evidence, when: str = " in the middle of the job") 
     return f"killed by signal {name}"
 
 
-__all__ = ["cause_of_death", "finished", "outcome_of"]
+__all__ = ["cause_of_death", "finished", "outcome_of", "why_unreachable"]

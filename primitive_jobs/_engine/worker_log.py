@@ -17,7 +17,16 @@ from .._wire.evidence import Evidence
 from .._wire.failures import what_was_raised
 from .._wire.messages import Message
 from ..logs import Later, Report
-from .events import Reason
+from .events import (
+    Event,
+    Gone,
+    InitFailed,
+    NotTaken,
+    Ready,
+    Reason,
+    Started,
+    StartFailed,
+)
 from .fleet import Worker
 from .record import JobRecord
 from .scheduler import LEAVE_TIME, Scheduler, Slot, SlotState
@@ -61,6 +70,24 @@ class WorkerLog:
         # Of workers that ended for another reason than that nobody needs them: pid, what happened.
         self._vacant: deque[tuple[int, str]] = deque(maxlen=_MOST_VACANT)
         self._replaces: dict[int, tuple[int, str]] = {}  # the same, by the slot of who is to come
+
+    def happened(self, event: Event, worker: Worker | None) -> None:
+        """Whatever the fleet has reported of a worker; called before the scheduler is told."""
+        match event:
+            case StartFailed(slot=slot, evidence=evidence):
+                self.not_started(slot, evidence.error)
+            case Started() if worker is not None:
+                self.started(worker)
+            case Ready() if worker is not None:
+                self.ready(worker)
+            case InitFailed(message=message) if worker is not None:
+                self.not_initialized(worker, message)
+            case NotTaken(attempt=attempt, unfit=True) if worker is not None:
+                self.unfit(worker, attempt)
+            case Gone(evidence=evidence) if worker is not None:
+                self.gone(worker, evidence)
+            case _:
+                pass
 
     # --- coming ------------------------------------------------------------------------------
 
@@ -129,8 +156,12 @@ class WorkerLog:
     # --- going -------------------------------------------------------------------------------
 
     @_unfailing
-    def unfit(self, worker: Worker, job: JobRecord) -> None:
-        """It holds more memory than a job may."""
+    def unfit(self, worker: Worker, attempt: int | None = None) -> None:
+        """It holds more memory than its job may; said of a stale attempt it is nothing."""
+        slot = self._scheduler.slots.get(worker.slot)
+        job = None if slot is None else self._job(slot)
+        if slot is None or job is None or attempt not in (None, slot.attempt):
+            return
         why = "held more memory than a job was allowed to"
         self._leaving[worker.slot] = why
         worker.report(
@@ -146,7 +177,9 @@ class WorkerLog:
         """It was asked to end by itself."""
         slot = self._scheduler.slots[worker.slot]
         why = self._leaving.pop(slot.number, None)
-        if slot.retiring:
+        if slot.reclaimed:
+            why = "is in a place that others want"
+        elif slot.retiring:
             why = "was to be replaced (restart_workers)"
         elif slot.served == self._scheduler.max_jobs_per_worker:
             why = f"had done {slot.served} jobs (max_jobs_per_worker)"
@@ -238,12 +271,13 @@ class WorkerLog:
         """A job waits for another worker."""
         job = self._jobs[number]
         if began:
+            left = self._scheduler.jobs[number].retries
             self._report(
                 logging.WARNING,
                 "job %s is tried again: its worker died in attempt %d; retries left: %d",
                 job,
-                job.tracker.attempts,
-                self._scheduler.jobs[number].retries,
+                job.limits.retries - left,  # of what was sent and not confirmed, nobody counts
+                left,
                 job=job,
             )
         else:
@@ -253,6 +287,12 @@ class WorkerLog:
                 job,
                 job=job,
             )
+
+    @_unfailing
+    def broken(self, error: BaseException) -> None:
+        """No worker can be reached any more."""
+        text = "the pool's workers cannot be reached any more, so all its jobs end: %s"
+        self._report(logging.ERROR, text, Later(one_line, error))
 
     # --- helpers -----------------------------------------------------------------------------
 
@@ -268,6 +308,7 @@ _REASONS = {
     Reason.CANCEL: "was cancelled",
     Reason.TIMEOUT: "passed its timeout",
     Reason.MEMORY: "passed its memory_limit",
+    Reason.BROKEN: "has lost its cluster",
 }
 _WITHOUT_JOB = {
     SlotState.WARMING: "while it was starting",

@@ -202,8 +202,9 @@ class LocalFleet(Fleet, Direct):
         except Unmeasurable:
             return True
 
-    def run(self, slot: int, attempt: int, content: Content | None) -> bool:
-        """Send a worker a job."""
+    def run(self, slot: int, attempt: int, content: Content | None, room: int | None) -> bool:
+        """Send a worker a job; `fits` was asked for its ``room`` before."""
+        del room
         process = self._processes[slot]
         refers_to: Sequence[Any] = content.refers_to if isinstance(content, Parcel) else ()
         if refers_to and not self._share(process, refers_to):

@@ -77,6 +77,7 @@ class WorkerProcess:
     Attributes:
         slot: The number of its slot.
         pid: Its process id, which is also its session's and its group's.
+        node: None: it is on this machine.
         channel: The pool's end of the link.
         death: A descriptor that is readable once the process is dead.
         shows_death: Whether it is so at once; else only when what it has forked is dead, too.
@@ -85,6 +86,8 @@ class WorkerProcess:
         heard_out: Set by the dispatcher where what it may still send does not count any more.
         shared: The dispatcher's: numbers of the shared data that was sent to it.
     """
+
+    node: str | None = None
 
     def __init__(self, slot: int, config: WorkerConfig, report: Report = report_here) -> None:
         """Start it; whatever goes wrong raises, and then nothing is left."""

@@ -19,6 +19,8 @@ class Evidence(Fact):
     out_of_memory: str | None = None  # what makes a SIGKILL look like the kernel's OOM killer's
     error: BaseException | None = None  # why it could not be started, be used on, or be ended
     left: str | None = None  # what of it may live on, and why it was not killed
+    node: str | None = None  # address of the Dask worker on whose machine it was; None: on this one
+    node_lost: str | None = None  # why that is known to be lost, as in "its process ended"
     hint: str | None = None  # what to say if it exits, since it did not come to our first line
 
 

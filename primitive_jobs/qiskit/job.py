@@ -16,7 +16,7 @@ from qiskit.providers import JobStatus as QiskitStatus
 
 from .._engine.record import JobRecord
 from ..base_pool import BasePool, PoolView
-from ..errors import JobCancelledError, JobError, PoolClosedError, ResultTimeoutError
+from ..errors import ClusterError, JobCancelledError, JobError, PoolClosedError, ResultTimeoutError
 from ..job import PrimitiveJob, ask_cancel, record_of, tracker_of
 from ..options import check_grace, check_seconds
 from ..status import FINAL_STATES, JobStatus
@@ -238,7 +238,7 @@ def _submit_part(part: PrimitiveJob[Any], pool: BasePool | PoolView, name: str) 
     record_of(part).inner = True
     try:
         part.submit(pool, name=name)
-    except PoolClosedError:
+    except (PoolClosedError, ClusterError):
         raise  # this cancels it, too
     except JobError:
         if not part.cancelled():
