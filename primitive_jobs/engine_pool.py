@@ -200,7 +200,7 @@ class EnginePool(BasePool):
 
     def __repr__(self) -> str:
         jobs, _ = _described(self._engine.counts())
-        return f"<{type(self).__name__} max_workers={self._max_workers} {self._state()}: {jobs}>"
+        return f"<{type(self).__name__} max_workers={self._worker_count()} {self._state()}: {jobs}>"
 
     def _state(self) -> str:
         if self._engine.of_parent:
@@ -219,7 +219,7 @@ class EnginePool(BasePool):
         )
         rows = [
             ("jobs", jobs),
-            ("workers", f"{workers}; at most {self._max_workers} busy"),
+            ("workers", f"{workers}; at most {self._worker_count()} busy"),
             ("options", options),
         ]
         return table(type(self).__name__, "", self._state(), rows)

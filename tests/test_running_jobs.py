@@ -44,8 +44,8 @@ def beginnings(monkeypatch: pytest.MonkeyPatch) -> Beginnings:
     watch = Beginnings()
     assigned, take = StatusTracker.assigned, StatusTracker.take
 
-    def assigned_and_seen(self: StatusTracker, pid: int | None) -> None:
-        assigned(self, pid)
+    def assigned_and_seen(self: StatusTracker, *where: Any) -> None:
+        assigned(self, *where)
         watch.look(self)
 
     def taken_and_seen(self: StatusTracker, *how: Taken) -> bool:

@@ -114,5 +114,7 @@ def test_who_is_dying_is_told_from_who_lives() -> None:
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         after = guard.process_of(process.pid)
-    assert before is not None and not before.exits
-    assert after is not None and after.exits
+    assert before is not None
+    assert not before.exits
+    assert after is not None
+    assert after.exits

@@ -36,6 +36,9 @@ def serialize(
         try:
             record.payload = link.pack(body, buffers, refers_to)
             return True
+        except SerializationError as error:  # it cannot go where the workers are
+            let_frames_go(error)
+            failure = error
         except (OSError, MemoryError) as error:
             failure = SerializationError(
                 f"no memory for the {len(body) + sum(b.nbytes for b in buffers)} bytes of the "

@@ -183,6 +183,8 @@ class LocalFleet(Fleet, Direct):
         """
         self._lease_end = deadline
         the_guard.lease([process.pid for process in self._processes.values()], deadline)
+        if self._processes:  # somebody may have killed the one that had the earlier lease
+            self._host.step("starting the guard", None, the_guard.be_there)
 
     # --- jobs --------------------------------------------------------------------------------
 

@@ -173,9 +173,7 @@ class Guard:
         over = [group for group, end in self.leases.items() if end <= now]
         for group in over:
             del self.leases[group]
-        groups = {group for group in over if _parent_of(group) in (self.parent, None)}
-        if groups:
-            kill_trees(groups)
+        kill_trees({group for group in over if _parent_of(group) in (self.parent, None)})
 
     def kill_groups(self) -> None:
         """End every process of the groups, at the end of the parent or of the input.
@@ -304,6 +302,8 @@ def kill_trees(groups: set[int]) -> None:
     All of them are stopped first: what is stopped forks nothing, and as long as nothing has died
     nothing that is below has another parent than before.
     """
+    if not groups:
+        return
     _send_groups(groups, signal.SIGSTOP)
     found: list[Process] = []
     known: set[tuple[int, int]] = set()

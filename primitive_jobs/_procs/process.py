@@ -18,7 +18,7 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,7 @@ class WorkerConfig:
     initializer: Initializer | None = None
     preload: tuple[str, ...] = ()
     packets: bool = HAVE_PACKETS
+    depth: int | None = None  # of the program's pool, where this process only starts its workers
 
     def close(self) -> None:
         """Give back what it holds, when no worker is started any more."""
@@ -145,14 +146,15 @@ class WorkerProcess:
             "page_fd": self._page,
             "parent_pid": os.getpid(),
             "cpu_share": config.cpu_share,
-            "depth": nesting.depth + 1,
+            "depth": (nesting.depth if config.depth is None else config.depth) + 1,
             "preload": config.preload,
             "initializer": config.initializer,
         }
         name = f"job-worker-{self.slot}"
         process = Process(name, dict(config.env), told, [fd, self._page])
         try:
-            process.start()
+            with contextlib.nullcontext() if config.depth is None else _not_daemonic():
+                process.start()
         finally:
             # Else any Process.start() of the user's program reaps it, and its exit joins it.
             multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
@@ -431,6 +433,21 @@ def _hold_terminal_signals() -> None:
     resource_tracker.ensure_running()
     loky_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL_SIGNALS)  # they have unblocked SIGINT
+
+
+@contextlib.contextmanager
+def _not_daemonic() -> Iterator[None]:
+    """Have multiprocessing start a process, though this one is what it calls daemonic.
+
+    That means that its parent ends it without waiting for its children; ours, the guard ends.
+    """
+    config: dict[str, Any] = multiprocessing.process.current_process()._config  # type: ignore[attr-defined]
+    daemon = config.pop("daemon", None)
+    try:
+        yield
+    finally:
+        if daemon is not None:
+            config["daemon"] = daemon
 
 
 def _make_page() -> int:

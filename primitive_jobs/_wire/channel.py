@@ -103,6 +103,13 @@ class Parcel:
         parcel._fds.extend(map(os.dup, (fd,)))  # in one breath, as in `_make_file`
         return parcel
 
+    @classmethod
+    def of_packed(cls, data: bytes | bytearray, buffers: int) -> Parcel:
+        """One of what `data` and `buffers` of another one were, which held no file."""
+        parcel = cls(b"", to_file=False)
+        parcel.data, parcel.buffers, parcel.size = data, buffers, len(data)
+        return parcel
+
     @property
     def fd(self) -> int:
         """The file's descriptor; -1 where there is none."""
@@ -183,8 +190,8 @@ def _lay_out(body: bytes, buffers: Sequence[memoryview]) -> list[bytes | memoryv
     return parts
 
 
-def _unpack(content: memoryview, count: int) -> tuple[memoryview, list[memoryview]]:
-    """The opposite of `_lay_out`, for ``count`` buffers."""
+def unpack(content: memoryview, count: int) -> tuple[memoryview, list[memoryview]]:
+    """Return body and buffers of what `Parcel` has packed with ``count`` buffers."""
     lengths = struct.unpack_from(f"<{count + 1}Q", content)
     place = 8 * (count + 1)
     body = content[place : place + lengths[0]]
@@ -438,7 +445,7 @@ class PacketChannel(Channel):
         content = self._buffer[_HEADER.size : _HEADER.size + size]
         if not count:
             return Message(kind, attempt, content)
-        return Message(kind, attempt, *_unpack(memoryview(content), count))
+        return Message(kind, attempt, *unpack(memoryview(content), count))
 
     def _receive_file(self, header: bytes) -> Message:
         kind, _, _, count, attempt, size = _HEADER.unpack(header)
@@ -465,7 +472,7 @@ class PacketChannel(Channel):
             os.close(fd)
         if not count:
             return Message(kind, attempt, content)
-        return Message(kind, attempt, *_unpack(content, count))
+        return Message(kind, attempt, *unpack(content, count))
 
 
 class StreamChannel(Channel):
@@ -548,7 +555,7 @@ class StreamChannel(Channel):
             return Lent(attempt, fd) if fd >= 0 else Message(kind, attempt, lost=NO_DESCRIPTOR)
         if not count:
             return Message(kind, attempt, content)
-        return Message(kind, attempt, *_unpack(memoryview(content), count))
+        return Message(kind, attempt, *unpack(memoryview(content), count))
 
     def _read(self, view: memoryview) -> int | None:
         try:

@@ -89,6 +89,36 @@ class Initializer:
                 f"the initializer's arguments cannot be serialized: {why}{on_initarg(why)}"
             ) from error
 
+    def to_other_machine(self) -> tuple[bytes | bytearray, int, dict[str, Any]]:
+        """Return what `from_other_machine` makes the same of: bytes, buffers, plain data."""
+        failure = self._failure
+        if self._aside:
+            why = (
+                "the initializer's arguments cannot be sent to another machine: what "
+                "multiprocessing shares (locks, queues, connections, Value, Array) is known on "
+                "this one only"
+            )
+            failure = why, ""
+        facts = {"by_value": self.by_value, "failure": failure}
+        content = self._content
+        if isinstance(content, Parcel):
+            copy = content.copy_of_bytes()
+            return copy.data, copy.buffers, facts
+        return content, 0, facts
+
+    @classmethod
+    def from_other_machine(
+        cls, data: bytes | bytearray, buffers: int, facts: dict[str, Any]
+    ) -> Initializer:
+        """Make one of what another machine's has said of itself."""
+        made = cls.__new__(cls)
+        made._aside = []
+        made._content = Parcel.of_packed(data, buffers) if buffers else bytes(data)
+        failure = facts["failure"]
+        made._failure = None if failure is None else (failure[0], failure[1])
+        made.by_value = facts["by_value"]
+        return made
+
     def send(self, channel: PacketChannel | StreamChannel, kind: Kind) -> None:
         """Send it to a worker; raises as the channel's `send` does."""
         channel.send(kind, 0, self._content)
