@@ -7,6 +7,7 @@ part of the suite on one interpreter, ``nox -l`` lists all.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -56,9 +57,18 @@ os.environ["UV_COMPILE_BYTECODE"] = "1"
 
 nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = ["lint", "types", "wheel", "docs", "tests"]
+nox.options.sessions = ["lint", "types", "wheel", "docs", "cluster", "tests"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")["project"]
+
+# In the order of their numbers.
+BY_AGE = sorted(INTERPRETERS, key=lambda version: int(version.partition(".")[2]))
+# The suites that any pool has to pass; `tests/test_makers.py` has the list.
+SUITES = re.findall(
+    r'^    "(test_\w+)",$',
+    Path("tests/test_makers.py").read_text("utf-8").partition("SUITES = [")[2].partition("]")[0],
+    re.MULTILINE,
+)
 
 
 def install(session: nox.Session, extras: str) -> None:
@@ -119,6 +129,30 @@ def tests(session: nox.Session) -> None:
     """Run the suite on each interpreter found; arguments go to pytest."""
     install(session, "test,qiskit")
     session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+@nox.parametrize(
+    ("python", "release"),
+    [(BY_AGE[0], "==2024.8.*"), (BY_AGE[-1], "")],
+    ids=["lowest", "newest"],
+)
+def cluster(session: nox.Session, release: str) -> None:
+    """Run what needs Dask, with the lowest and the newest release that are supported."""
+    install(session, "test,dask")
+    # cryptography makes the certificates of a page's example.
+    session.install("--upgrade", f"distributed{release}", f"dask{release}", "cryptography")
+    pytest = ["python", "-m", "pytest"]
+    if session.posargs:
+        session.run(*pytest, *session.posargs)
+        return
+    files = sorted(map(str, Path("tests").glob("test_cluster*.py")))
+    session.run(*pytest, *files, "tests/test_line.py", "tests/test_docs.py")
+    others = [f"tests/{name}.py" for name in SUITES]
+    marks = "not local and not soak and not checkers"
+    session.run(*pytest, "--pool", "clusters:make", "-m", marks, *others)
+    if not release:  # the page names that one
+        session.run(*pytest, "tests/test_coming_from.py", "-k", "Dask")
 
 
 @nox.session

@@ -22,7 +22,8 @@ What to begin with:
 - `share` is for data that many jobs use, `job_rng` for reproducible randomness.
 - Every error is a `JobError`; `primitive_jobs.errors` draws the tree.
 
-``primitive_jobs.joblib`` and ``primitive_jobs.qiskit`` need their libraries. ``python -m
+``primitive_jobs.joblib``, ``primitive_jobs.qiskit`` and ``primitive_jobs.cluster`` (pools on many
+machines, by Dask) need their libraries. ``python -m
 primitive_jobs demo`` shows a sweep with a cancel and a crash.
 
 How it works::
@@ -39,6 +40,7 @@ table); the docstring of each says what it may touch, and what its modules are f
 
 ============  ======================================================================================
 joblib        joblib's backend; and `qiskit`, its primitives
+cluster       pools on the machines of a Dask cluster
 what you use  pool, job, executor, mapping, groups, waiting, progress, awaiting, shared
 _local        the workers on this machine
 _engine       what a pool decides, and the thread that carries it out

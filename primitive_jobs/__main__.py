@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import importlib.util
 import os
 import signal
 import sys
@@ -53,7 +54,23 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--quick", action="store_true", help="a smaller lattice: about 3 s instead of 14 s"
     )
+    demo.add_argument(
+        "--cluster",
+        action="store_true",
+        help="on a Dask cluster of two nodes on this machine, one of which is killed on the way",
+    )
     return parser
+
+
+def _run_demo(args: argparse.Namespace) -> int:
+    # Imported here, so that a Ctrl-C during the import is caught as well.
+    from primitive_jobs.demo import FULL, QUICK, run_demo
+
+    if args.cluster:
+        from primitive_jobs.cluster.demo import MODERATE, run_cluster_demo
+
+        return run_cluster_demo(args.seed, QUICK if args.quick else MODERATE)
+    return run_demo(args.workers, args.seed, QUICK if args.quick else FULL)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,11 +80,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command is None:
         parser.print_help()
         return 0
+    if args.cluster:
+        if args.workers is not None:
+            parser.error("argument --workers: not allowed with --cluster, whose nodes have threads")
+        if importlib.util.find_spec("distributed") is None:
+            parser.error('--cluster needs Dask: python -m pip install "distributed>=2024.8"')
     try:
-        # Here, so that a Ctrl-C during the import is caught as well.
-        from primitive_jobs.demo import FULL, QUICK, run_demo
-
-        status = run_demo(args.workers, args.seed, QUICK if args.quick else FULL)
+        status = _run_demo(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
         # Everything has ended: an impatient second Ctrl-C has nothing left to do.

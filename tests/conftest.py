@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import pkgutil
 import signal
 import sys
 import threading
@@ -33,7 +34,20 @@ _TRACKERS = ("resource_tracker", "forkserver")  # loky's and multiprocessing's o
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _trackers_run() -> None:
+def _pool_kind(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Have what the pools of the option ``--pool`` need for as long as all tests run."""
+    running = getattr(pkgutil.resolve_name(pytestconfig.getoption("--pool")), "running", None)
+    if running is None:
+        yield
+    else:
+        with running(tmp_path_factory.mktemp("kind")):
+            yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _trackers_run(_pool_kind: None) -> None:
     """Start loky's and multiprocessing's resource trackers: they live as long as this process.
 
     So does the file that multiprocessing keeps for the first of its shared values.

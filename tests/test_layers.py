@@ -15,6 +15,7 @@ from primitive_jobs import JobPool
 PACKAGE = Path(primitive_jobs.__file__).parent
 VOCABULARY = {"errors", "logs", "options", "snapshots", "status"}
 ADAPTERS = {"joblib", "qiskit"}
+PROGRAMS = {"__main__", "demo", "cluster.demo"}
 # Which rooms the modules of a room may import, beside their own. Modules that lie in the package
 # itself are the vocabulary, the adapters, the programs, or what users hold.
 ARROWS = {
@@ -27,7 +28,8 @@ ARROWS = {
     "_engine": {"_common", "_wire", "vocabulary"},
     "held": {"_common", "_engine", "_local", "_procs", "_wire", "vocabulary"},
     "adapters": {"_common", "_engine", "_procs", "_wire", "held", "vocabulary"},
-    "programs": {"held"},
+    "cluster": {"_common", "_engine", "_local", "_procs", "_wire", "held", "vocabulary"},
+    "programs": {"held", "cluster"},
 }
 # Imports inside of functions and for type checkers count; those of the package itself do not, which
 # knows the modules of the public names: a job gets the default pool there.
@@ -58,6 +60,7 @@ FOREIGN = {
         "_ParentProcess",
         "_args_from_interpreter_flags",
         "_children",
+        "_config",
         "_dispatch_table",
         "_extra_reducers",
         "_fd",
@@ -74,14 +77,14 @@ FOREIGN = {
 
 
 def room_of(module: str) -> str:
+    if module in PROGRAMS:
+        return "programs"
     room, _, name = module.rpartition(".")
     if room:
         return "adapters" if room in ADAPTERS else room
     if name in VOCABULARY:
         return "vocabulary"
-    if name in ADAPTERS:
-        return "adapters"
-    return "programs" if name in ("demo", "__main__") else "held"
+    return "adapters" if name in ADAPTERS else "held"
 
 
 @functools.cache
