@@ -30,6 +30,7 @@ QUESTIONS = (
     "option_price",
     "sampling_batch",
     "qiskit_pubs",
+    "cluster",
 )
 """In the order in which they are asked."""
 

@@ -21,9 +21,26 @@ def noop() -> None:
     """Do nothing."""
 
 
+def pause(seconds: float) -> None:
+    """Wait."""
+    time.sleep(seconds)
+
+
+def greet(address: str) -> None:
+    """Arrive."""
+    arrive(address).close()
+
+
 def same(value: object) -> object:
     """Return the argument."""
     return value
+
+
+def numbers(size: int) -> Any:
+    """Return an array of so many bytes."""
+    import numpy as np
+
+    return np.arange(size // 8, dtype=np.float64)
 
 
 def compute(steps: int) -> int:

@@ -26,6 +26,7 @@ from benchmarks.harness import (
 DISTRIBUTIONS = (
     "cloudpickle",
     "deadpool-executor",
+    "distributed",
     "joblib",
     "loky",
     "mpire",
@@ -34,6 +35,7 @@ DISTRIBUTIONS = (
     "psutil",
     "qiskit",
     "qiskit-aer",
+    "ray",
 )
 
 

@@ -33,7 +33,11 @@ exclude_patterns = ["_build"]
 default_role = "py:obj"  # what stands in single backticks in a docstring is a name
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
-autodoc_mock_imports = ["joblib", "qiskit"]  # their types are not needed to read the docstrings
+autodoc_mock_imports = [
+    "distributed",
+    "joblib",
+    "qiskit",
+]  # their types are not needed to read the docstrings
 maximum_signature_line_length = 80
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True

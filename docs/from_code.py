@@ -2,7 +2,7 @@
 
 Directives::
 
-    {options} job | pool       a table of options with their defaults
+    {options} job | pool | cluster   a table of options with their defaults
     {thread-variables}         the environment variables that a pool sets in its workers
     {command-line}             what the commands print for --help
     {coming-from} PEER         the rows of one peer; without: the table of all peers
@@ -16,13 +16,15 @@ from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.ext.autodoc.mock import mock
 from sphinx.util.docutils import SphinxDirective
 
 from docs.coming_from_rows import PEERS, comparison, page
-from docs.options_of_code import Option, handed_on, job_options, pool_options
+from docs.options_of_code import Option, cluster_options, handed_on, job_options, pool_options
 from primitive_jobs.__main__ import _parser
 from primitive_jobs._common.thread_variables import THREAD_VARIABLES
 
+_TABLES = {"job": job_options, "pool": pool_options, "cluster": cluster_options}
 _OPTIONS = {
     r"\*\*options: [\w.~]*Unpack\[[^\]]*\]": job_options,
     r"\*\*pool_options: [\w.~]*Unpack\[[^\]]*\]": handed_on,
@@ -53,10 +55,13 @@ class _Options(_FromCode):
 
     def markdown(self, *arguments: str) -> str:
         lines = ["| option | type | default | |", "|---|---|---|---|"]
-        for one in {"job": job_options, "pool": pool_options}[arguments[0]]():
+        with mock(self.config.autodoc_mock_imports):
+            options = _TABLES[arguments[0]]()
+        for one in options:
             summary = re.sub(r"``(.+?)``|`(.+?)`", r"`\1\2`", one.summary)
             kind = one.type.replace("|", r"\|")
-            lines.append(f"| `{one.name}` | `{kind}` | `{one.default}` | {summary} |")
+            default = f"`{one.default}`" if one.default else "(needed)"
+            lines.append(f"| `{one.name}` | `{kind}` | {default} | {summary} |")
         return "\n".join(lines)
 
 

@@ -16,7 +16,7 @@ _ENTRY = re.compile(r"^ {4}(\w+): ", re.MULTILINE)  # of a section, in a cleaned
 
 
 class Option(NamedTuple):
-    """One option: how a caller writes it, and what its docstring says."""
+    """One option: how a caller writes it, and what its docstring says; no default: it is needed."""
 
     name: str
     type: str
@@ -40,12 +40,27 @@ def job_options() -> list[Option]:
 
 def pool_options(names: Iterable[str] | None = None) -> list[Option]:
     """Return the arguments of `JobPool`, or those with these names."""
-    texts = section(JobPool, "Args")
-    parameters = inspect.signature(JobPool.__init__).parameters
+    return _arguments(JobPool, names)
+
+
+def cluster_options() -> list[Option]:
+    """Return the arguments of `ClusterPool`; it needs `distributed`, or a mock of that."""
+    from primitive_jobs.cluster import ClusterPool
+
+    return _arguments(ClusterPool)
+
+
+def _arguments(pool: Any, names: Iterable[str] | None = None) -> list[Option]:
+    texts = section(pool, "Args")
+    parameters = inspect.signature(pool.__init__).parameters
     return [
-        Option(name, str(parameters[name].annotation), repr(parameters[name].default), texts[name])
+        Option(name, str(parameters[name].annotation), _default(parameters[name]), texts[name])
         for name in (texts if names is None else names)
     ]
+
+
+def _default(parameter: inspect.Parameter) -> str:
+    return "" if parameter.default is inspect.Parameter.empty else repr(parameter.default)
 
 
 def handed_on() -> list[Option]:
@@ -63,4 +78,4 @@ def section(documented: Any, title: str) -> Mapping[str, str]:
     }
 
 
-__all__ = ["Option", "handed_on", "job_options", "pool_options", "section"]
+__all__ = ["Option", "cluster_options", "handed_on", "job_options", "pool_options", "section"]

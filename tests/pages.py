@@ -23,7 +23,8 @@ def parts(text: str) -> tuple[str, list[str | None]]:
     outputs: list[str | None] = []
     for kind, content in BLOCK.findall(text):
         if kind == "python":
-            code += [content, f"print({SPLIT!r}, flush=True)\n"]
+            # A Dask cluster of this machine imports the script in each of its nodes.
+            code += [content, f"if __name__ == '__main__':\n    print({SPLIT!r}, flush=True)\n"]
             outputs.append(None)
         else:
             outputs[-1] = content
@@ -48,7 +49,7 @@ def run_script(code: str, folder: Path) -> str:
         [sys.executable, "-W", "error", str(script)],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=100,  # a page that starts Dask clusters takes 10 s on a quiet machine
         cwd=folder,
         check=False,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
 
 import pytest
@@ -13,18 +13,26 @@ from pages import assert_printed, run_page
 
 import primitive_jobs
 from docs.make_picture import PICTURE, draw, screen, words
-from docs.options_of_code import handed_on, job_options, pool_options
+from docs.options_of_code import Option, cluster_options, handed_on, job_options, pool_options
 from primitive_jobs import JobOptions, JobPool
 
 DOCS = ROOT / "docs"
 PAGES = {path.relative_to(DOCS).as_posix(): path.read_text("utf-8") for path in DOCS.rglob("*.md")}
+NEEDS = {
+    "qiskit": "qiskit",
+    "import ClusterPool": "distributed",
+    "security=True": "cryptography",
+}
 WITH_CODE = sorted(name for name, text in PAGES.items() if "\n```python\n" in text)
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", WITH_CODE)
 def test_the_blocks_run_and_print_what_the_page_says(name: str, tmp_path: Path) -> None:
-    if "qiskit" in PAGES[name]:  # an extra that is not that for the tests
-        pytest.importorskip("qiskit")
+    # Extras that are not that for the tests.
+    for wanted, module in NEEDS.items():
+        if wanted in PAGES[name]:
+            pytest.importorskip(module)
     for printed, expected in run_page(PAGES[name], tmp_path):
         if expected is not None:
             assert_printed(printed, expected)
@@ -72,7 +80,24 @@ def test_the_reference_has_every_option_with_its_default() -> None:
     ]
     given_by_name = {"max_workers", "initializer", "initargs"}
     assert {one.name for one in handed_on()} == {p.name for p in parameters} - given_by_name
-    for one in [*job_options(), *pool_options()]:
+    check_summaries([*job_options(), *pool_options()])
+
+
+def test_the_reference_has_every_option_of_a_cluster() -> None:
+    pytest.importorskip("distributed")
+    from primitive_jobs.cluster import ClusterPool
+
+    parameters = list(signature(ClusterPool.__init__).parameters.values())[1:]
+    # In the order of the docstring, which has the most wanted first.
+    assert {(one.name, one.default) for one in cluster_options()} == {
+        (one.name, "" if one.default is Parameter.empty else repr(one.default))
+        for one in parameters
+    }
+    check_summaries(cluster_options())
+
+
+def check_summaries(options: list[Option]) -> None:
+    for one in options:
         assert 3 < len(one.summary) < 250
         assert one.summary[0].isupper()
 
