@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -433,6 +434,8 @@ def test_the_end_of_a_program(
     ("given", "kind", "text"),
     [
         (7, TypeError, "client_or_address"),
+        ("", ValueError, "not running"),
+        (types.SimpleNamespace(scheduler_address="<Not Connected>"), ValueError, "not running"),
         (None, TypeError, "client_or_address"),
     ],
 )

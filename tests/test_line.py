@@ -184,3 +184,23 @@ def test_a_piece_is_a_sign_of_life() -> None:
         await asyncio.wait_for(task, 10)
 
     asyncio.run(main())
+
+
+def test_what_cannot_be_taken_in_is_logged_and_ends_it(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        one, two = pair()
+
+        def hear(frames: list[Frame]) -> None:
+            raise ValueError("nonsense")
+
+        line = Line(one, hear)
+        task = asyncio.ensure_future(line.run())
+        await two.write([{"frame": "x"}])
+        await asyncio.wait_for(task, 10)
+        assert one.closed
+
+    asyncio.run(run())
+    (record,) = caplog.records
+    assert "could not be taken in" in record.message
+    assert record.exc_info is not None
+    assert "nonsense" in str(record.exc_info[1])

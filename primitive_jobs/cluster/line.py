@@ -14,9 +14,12 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
+
+from ..logs import report_here
 
 PIECE = 1 << 20  # bytes of data in one message at most
 WINDOW = 8 << 20  # bytes: at a round trip of 10 ms, a line carries 800 MB/s
@@ -113,7 +116,10 @@ class Line:
             self.abort()
             for task in (writer, reader):
                 task.cancel()
-            await asyncio.gather(writer, reader, return_exceptions=True)
+            for error in await asyncio.gather(writer, reader, return_exceptions=True):
+                if isinstance(error, Exception) and not isinstance(error, OSError):
+                    text = "what came over a line of a cluster could not be taken in"
+                    report_here(logging.ERROR, text, error=error)
 
     def close(self) -> None:
         """End it, once all that was said has been sent."""

@@ -158,10 +158,9 @@ class ClusterPool(EnginePool):
 
 def _target(given: Any) -> Target:
     """Return where a cluster is, of whatever knows it."""
-    if isinstance(given, str):
-        return Target(given, Security())
     security = getattr(given, "security", None) or Security()
-    address = getattr(given, "scheduler_address", None)  # of a cluster object
+    # A cluster object has this; it may be none yet, or any more.
+    address = given if isinstance(given, str) else getattr(given, "scheduler_address", None)
     if address is None and isinstance(given, Client):
         if given.scheduler is None:
             raise ValueError("the client is not connected: await it first")
@@ -171,7 +170,7 @@ def _target(given: Any) -> Target:
             "client_or_address must be a distributed.Client, a cluster object or the address of a "
             f"scheduler, not {type(given).__name__}"
         )
-    if not address:
+    if not address or address.startswith("<"):  # "<Not Connected>"
         raise ValueError("the cluster is not running: it has no address of a scheduler")
     return Target(address, security)
 

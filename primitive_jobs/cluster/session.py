@@ -354,6 +354,7 @@ class Session:
                 self._kill(slot)
         if isinstance(event, Gone | StartFailed):
             self._dying.discard(slot)
+            self._incomplete = [f for f in self._incomplete if f.get("slot") != slot]
         self._send(frame, slot, data)
         if isinstance(event, Died):
             self._kill(slot)
