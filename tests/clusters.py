@@ -18,7 +18,8 @@ from helpers import gone, until
 SCHEDULER = """
 import asyncio, os, sys
 import dask
-dask.config.set({"distributed.scheduler.worker-ttl": None})
+settings = {"distributed.scheduler.worker-ttl": None, "temporary-directory": os.getcwd()}
+dask.config.set(settings)
 from distributed import Scheduler
 from distributed.security import Security
 
