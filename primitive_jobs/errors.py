@@ -38,13 +38,13 @@ def _anew(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str
     return error
 
 
-def _reduce(error: BaseException) -> tuple[Any, ...]:
+def _reduce(self: BaseException) -> tuple[Any, ...]:
     """Pickle and copy an exception: class, message and attributes.
 
     Libraries (`tblib`, which `distributed` uses) would make it with the message alone, where it has
     no way of its own.
     """
-    return _anew, (type(error), error.args, vars(error).copy())
+    return _anew, (type(self), self.args, vars(self).copy())
 
 
 if sys.version_info >= (3, 11):

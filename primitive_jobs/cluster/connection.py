@@ -9,6 +9,9 @@ its process is known to be dead (its guard has killed the workers), when it has 
 ended them, or when the last lease that was granted has run out: see `Session`.
 """
 
+# Dask need not be there where types are checked.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import asyncio

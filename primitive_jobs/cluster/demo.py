@@ -5,6 +5,9 @@ that never ends is lost with its node, and is not repeated; one of the sweep is 
 retry. Each change of a job is told in a line, on a terminal as in a pipe.
 """
 
+# Dask need not be there where types are checked.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import itertools

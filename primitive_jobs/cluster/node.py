@@ -8,6 +8,9 @@ as long as a process of ours uses it. Where the task is released, or its worker 
 is killed; where other tasks wait for the thread, the pool is asked to let the process leave.
 """
 
+# Dask need not be there where types are checked.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import asyncio

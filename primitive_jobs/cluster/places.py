@@ -3,6 +3,9 @@
 All of it is the event loop's of the pool's `Connection`.
 """
 
+# Dask need not be there where types are checked.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import asyncio

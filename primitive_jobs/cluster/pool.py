@@ -1,5 +1,8 @@
 """`ClusterPool`: a pool whose workers are on the machines of a Dask cluster."""
 
+# Dask need not be there where types are checked.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import math
@@ -162,9 +165,10 @@ def _target(given: Any) -> Target:
     # A cluster object has this; it may be none yet, or any more.
     address = given if isinstance(given, str) else getattr(given, "scheduler_address", None)
     if address is None and isinstance(given, Client):
-        if given.scheduler is None:
+        scheduler: Any = getattr(given, "scheduler", None)
+        if scheduler is None:
             raise ValueError("the client is not connected: await it first")
-        address = given.scheduler.address
+        address = scheduler.address
     if not isinstance(address, str):
         raise TypeError(
             "client_or_address must be a distributed.Client, a cluster object or the address of a "

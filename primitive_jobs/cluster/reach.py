@@ -1,5 +1,8 @@
 """Connections to the cluster's scheduler and to nodes, and whether a node can be dead."""
 
+# Dask need not be there where types are checked.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import asyncio

@@ -6,6 +6,9 @@ what is here, and what it uses of `reach`, names nothing of this package but eac
 that it is of ``__main__``, which has no such name: so pickle does not refer to it.
 """
 
+# Dask need not be there where types are checked.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import types
