@@ -157,14 +157,14 @@ class Places:
         wish.follower = asyncio.ensure_future(self._follow(slot, wish, wish.future))
 
     async def _follow(self, slot: int, wish: _Wish, future: Future) -> None:
-        error: BaseException | None = None
-        try:
-            await future
-        except asyncio.CancelledError:
-            if self._wishes.get(slot) is not wish:
-                raise  # released here
-        except Exception as raised:  # noqa: BLE001 - the jobs that wait for the place are told
-            error = raised.with_traceback(None)
+        # Not its result: that is fetched, and the scheduler complains where it is gone by then.
+        error: BaseException | None = await future.exception()
+        if self._wishes.get(slot) is not wish:
+            return  # released here
+        if isinstance(error, Exception):  # no cancel, by somebody else
+            error = error.with_traceback(None)
+        else:
+            error = None
         del self._wishes[slot]
         future.release()  # at once: an error that is kept would keep its node alive
         self._over(slot, error)
