@@ -34,11 +34,22 @@ async def connect(
     scheme, location = parse_address(address)
     connector = get_backend(scheme).get_connector()
     silence = OSError(f"{address} did not answer within {seconds:g} s")
+    opening = connector.connect(location, deserialize=deserialize, **arguments)
+    opened = asyncio.ensure_future(opening)
+
+    def drop(task: Any) -> None:
+        if not task.cancelled() and task.exception() is None:
+            task.result().abort()
+
     try:
-        opening = connector.connect(location, deserialize=deserialize, **arguments)
-        comm = await asyncio.wait_for(opening, seconds)
+        # Shielded: where Dask's connector is cancelled it leaves its socket open.
+        comm = await asyncio.wait_for(asyncio.shield(opened), seconds)
     except asyncio.TimeoutError:
+        opened.add_done_callback(drop)
         raise silence from None
+    except BaseException:
+        opened.add_done_callback(drop)
+        raise
     try:
         await asyncio.wait_for(shake_hands(comm), seconds)
     except asyncio.TimeoutError:
