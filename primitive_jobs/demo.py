@@ -414,6 +414,11 @@ def run_demo(workers: int | None, seed: int, scale: Scale, stream: TextIO | None
         endless = submit_all(pool, seed, scale, rows)
         follow(rows, view, endless, scale.endless)
     print(f"\n{report(rows)}", file=out)
+    return tell_end(rows, began, out)
+
+
+def tell_end(rows: list[Row], began: float, out: TextIO) -> int:
+    """Print how many jobs ended how; return the exit status: 0 if each ended as it should."""
     print(f"\n{len(rows)} jobs in {time.perf_counter() - began:.1f} s", file=out)
     counts = Counter(row.job.status() for row in rows)
     print(", ".join(f"{counts[status]} {status.name}" for status in CLOSING), file=out)

@@ -17,7 +17,6 @@ import signal
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED
 from contextlib import contextmanager
@@ -30,7 +29,6 @@ from distributed import Client, LocalCluster
 from primitive_jobs import FINAL_STATES, JobStatus, WorkerDiedError, wait
 from primitive_jobs.cluster import ClusterPool
 from primitive_jobs.demo import (
-    CLOSING,
     Point,
     Row,
     Scale,
@@ -39,6 +37,7 @@ from primitive_jobs.demo import (
     result_table,
     run_forever,
     simulate,
+    tell_end,
 )
 
 TEMPERATURES = (1.2, 1.5, 1.8, 2.1, 2.3, 2.5, 3.0, 3.5)
@@ -168,10 +167,7 @@ def run_cluster_demo(seed: int, scale: Scale, stream: TextIO | None = None) -> i
         finally:
             story.update()  # what a Ctrl-C cancels is still told
     print("", *_report(rows, story, lost), sep="\n", file=out)
-    print(f"\n{len(rows)} jobs in {time.perf_counter() - began:.1f} s", file=out)
-    counts = Counter(row.job.status() for row in rows)
-    print(", ".join(f"{counts[status]} {status.name}" for status in CLOSING), file=out)
-    return 0 if all(row.job.status() is row.expected for row in rows) else 1
+    return tell_end(rows, began, out)
 
 
 def _submit_all(pool: ClusterPool, seed: int, scale: Scale, rows: list[Row]) -> Row:

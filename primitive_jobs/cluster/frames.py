@@ -1,12 +1,12 @@
 """What a pool and its nodes say to each other: the names of the frames, and what travels in them.
 
 =============  ====================================================================================
-pool -> node   ``config`` (what all workers have in common), ``start``, ``call_off``, ``run``,
-               ``leave``, ``terminate``, ``kill``, ``watch``, ``unwatch``, ``share``, ``forget``,
-               ``grant`` (of a lease)
+pool -> node   ``config`` (what all workers have in common), ``start``, ``evict`` (end a worker, or
+               the start of one), ``run``, ``leave``, ``terminate``, ``kill``, ``watch``,
+               ``unwatch``, ``share``, ``forget``, ``grant`` (of a lease)
 node -> pool   ``lease`` (asks for one), ``started``, ``start_failed``, ``ready``, ``init_failed``,
                ``taken``, ``not_taken``, ``answer`` (the outcome of a job), ``over_memory``,
-               ``died``, ``gone``, ``reclaimed``
+               ``died``, ``faulted``, ``gone``, ``reclaimed``, ``bye`` (the lease has ended)
 =============  ====================================================================================
 
 A reader passes over a frame that it does not know. `VERSION` is in the names of all that a pool
@@ -31,7 +31,7 @@ PREFIX = f"primitive_jobs-{VERSION}"
 """What every key, handler and plugin of ours begins with."""
 ATTACH = f"{PREFIX}-attach"  # pool -> node: from now on the connection is a `Line`
 SESSION_END = f"{PREFIX}-session-end"  # pool -> node: answer when nothing of the pool is left
-WATCH = f"{PREFIX}-watch"  # pool -> scheduler: tell of places, threads, lost nodes
+WATCH = f"{PREFIX}-watch"  # pool -> scheduler: tell of places and threads
 PLACE = f"{PREFIX}-place"  # node -> scheduler -> pool: a place is there
 RELAY = f"{PREFIX}-relay"  # pool -> scheduler: carry a connection on to a node
 

@@ -95,9 +95,8 @@ class Session:
         self._over = over
         self._ended = ended
         self._lease: float = config["lease"]  # s
-        self._lease_end: float = (
-            lease_clock() + self._lease
-        )  # the pool counts from our answer, later
+        # The pool counts from when it hears our answer, which is later.
+        self._lease_end: float = lease_clock() + self._lease
         self._asked: dict[int, float] = {}  # when, by number
         self._ask_at = 0.0
         self._count = 0
@@ -272,8 +271,6 @@ class Session:
                 self._fleet.forget(frame["number"])
             case "kill":
                 self._kill(slot, ask_stack=frame["ask_stack"])
-            case "call_off":
-                self._fleet.call_off(slot)
             case "evict":
                 self._evict(slot)
             case name if slot in self._fleet.workers and slot not in self._dying:
