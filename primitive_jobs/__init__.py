@@ -19,12 +19,14 @@ What to begin with:
 - `as_completed`, `wait` and `track`, which shows progress, wait for many jobs; `gather` and `race`
   take several as one; ``await job`` works under asyncio and trio.
 - `JobExecutor` is an executor for whatever takes one of `concurrent.futures`.
+- `SweepStore` keeps results in a file: a sweep that was killed goes on where it was.
 - `share` is for data that many jobs use, `job_rng` for reproducible randomness.
 - Every error is a `JobError`; `primitive_jobs.errors` draws the tree.
 
 ``primitive_jobs.joblib``, ``primitive_jobs.qiskit`` and ``primitive_jobs.cluster`` (pools on many
-machines, by Dask) need their libraries. ``python -m
-primitive_jobs demo`` shows a sweep with a cancel and a crash.
+machines, by Dask) need their libraries. ``python -m primitive_jobs demo`` shows a sweep with a
+cancel and a crash; ``top``, ``cancel`` and ``stack`` look at jobs from another terminal, ``store``
+at results that are kept.
 
 How it works::
 
@@ -41,7 +43,11 @@ table); the docstring of each says what it may touch, and what its modules are f
 ============  ======================================================================================
 joblib        joblib's backend; and `qiskit`, its primitives
 cluster       pools on the machines of a Dask cluster
+store         results in a file, which outlive the program
 what you use  pool, job, executor, mapping, groups, waiting, progress, awaiting, shared
+insight       what the owner of jobs reads about them: pictures of plain data
+viewer        shows the pools of all programs in another terminal; uses `monitor` alone
+monitor       the socket by which a pool is shown there
 _local        the workers on this machine
 _engine       what a pool decides, and the thread that carries it out
 _procs        one worker process from outside
@@ -77,16 +83,29 @@ if TYPE_CHECKING:
         PoolClosedError,
         ResultTimeoutError,
         SerializationError,
+        StaleResultsError,
+        StoreBusyError,
+        StoreError,
         WorkerDiedError,
     )
     from .executor import JobExecutor
     from .groups import gather, race
+    from .inside.checkpoints import checkpoint, resume
+    from .inside.current import CurrentJob, current_job
+    from .inside.reporting import report
+    from .insight.progress import Progress
+    from .insight.timeline import Timeline
+    from .insight.usage import Usage
     from .job import PrimitiveJob
     from .options import JobOptions
     from .pool import JobPool, default_pool, run
     from .progress import track
     from .shared import share
     from .status import FINAL_STATES, JobStatus
+    from .store.functions import StoredFunction
+    from .store.rows import StoredRow
+    from .store.store import SweepStore
+    from .store.sweep import Sweep
     from .waiting import as_completed, wait
 
 _HOMES = {
@@ -101,10 +120,19 @@ _HOMES = {
         "PoolClosedError",
         "ResultTimeoutError",
         "SerializationError",
+        "StaleResultsError",
+        "StoreBusyError",
+        "StoreError",
         "WorkerDiedError",
     ),
     "executor": ("JobExecutor",),
     "groups": ("gather", "race"),
+    "inside.checkpoints": ("checkpoint", "resume"),
+    "inside.current": ("CurrentJob", "current_job"),
+    "inside.reporting": ("report",),
+    "insight.progress": ("Progress",),
+    "insight.usage": ("Usage",),
+    "insight.timeline": ("Timeline",),
     "base_job": ("BasePrimitiveJob",),
     "base_pool": ("BasePool",),
     "job": ("PrimitiveJob",),
@@ -114,6 +142,10 @@ _HOMES = {
     "_wire.seeding": ("job_rng",),
     "shared": ("share",),
     "status": ("FINAL_STATES", "JobStatus"),
+    "store.functions": ("StoredFunction",),
+    "store.rows": ("StoredRow",),
+    "store.store": ("SweepStore",),
+    "store.sweep": ("Sweep",),
     "waiting": ("as_completed", "wait"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -128,6 +160,7 @@ __all__ = [
     "BasePool",
     "BasePrimitiveJob",
     "ClusterError",
+    "CurrentJob",
     "InitializerError",
     "JobCancelledError",
     "JobError",
@@ -140,14 +173,28 @@ __all__ = [
     "JobTimeoutError",
     "PoolClosedError",
     "PrimitiveJob",
+    "Progress",
     "ResultTimeoutError",
     "SerializationError",
+    "StaleResultsError",
+    "StoreBusyError",
+    "StoreError",
+    "StoredFunction",
+    "StoredRow",
+    "Sweep",
+    "SweepStore",
+    "Timeline",
+    "Usage",
     "WorkerDiedError",
     "as_completed",
+    "checkpoint",
+    "current_job",
     "default_pool",
     "gather",
     "job_rng",
     "race",
+    "report",
+    "resume",
     "run",
     "share",
     "track",

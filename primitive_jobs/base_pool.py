@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 from ._common.hints import OF_POOL, OF_VIEW, Hinted, hinted, of_map_keyword
 from ._common.signatures import JobOptionsDict, Self, Unpack
 from ._engine.record import PoolLink
+from .insight.timeline import Timeline
 from .job import PrimitiveJob, ask_cancel, submit_to
 from .map_results import MapResults
 from .options import (
@@ -156,10 +157,10 @@ class Submitter(Hinted, ABC):
         cancelled.
 
         The pool's options hold for each chunk: ``memory_limit``, ``retries`` (after a worker's
-        death all its calls are made again), a place in ``max_jobs_per_worker``, and ``timeout``
-        if there is a ``chunksize``; without one, ``timeout`` is each call's: a chunk of several has
-        20 ms more. Jobs are named by function (or the option ``name``) and items:
-        "simulate[120:160]".
+        death all its calls are made again; with ``retry_on`` a chunk is one call), a place in
+        ``max_jobs_per_worker``, and ``timeout`` if there is a ``chunksize``; without one,
+        ``timeout`` is each call's: a chunk of several has 20 ms more. Jobs are named by function
+        (or the option ``name``) and items: "simulate[120:160]".
 
         Args:
             function: Called with one item of each iterable.
@@ -229,6 +230,10 @@ class BasePool(Submitter):
     @abstractmethod
     def snapshot(self) -> PoolSnapshot:
         """Return what the pool has at this moment: counts, unfinished jobs, workers; plain data."""
+
+    @abstractmethod
+    def timeline(self) -> Timeline:
+        """Return what ran when on the pool's workers: to be saved, or shown in a notebook."""
 
     @abstractmethod
     def shutdown(self, wait: bool = True, *, cancel: bool = False) -> None:

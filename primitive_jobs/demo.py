@@ -1,8 +1,9 @@
 """`python -m primitive_jobs demo`: the 2-D Ising model at twelve temperatures, one job each.
 
-Beside them run a job that never ends, cancelled while it runs, and a job that dies of a real
-segmentation fault; neither disturbs the others. The statuses are shown live, and at the end the
-measured magnetization stands beside the exact one, so that a reader can see the physics is right.
+Beside them run a job that never ends, cancelled while it runs, of which its checkpoint is left, and
+a job that dies of a real segmentation fault; neither disturbs the others. The statuses are shown
+live, and at the end the measured magnetization stands beside the exact one, so that a reader can
+see the physics is right.
 
     physics    simulate(), exact_magnetization()      what the jobs compute
     live view  StatusLines, StatusTable               what is seen meanwhile
@@ -29,7 +30,16 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, Protocol, TextIO
 
-from primitive_jobs import FINAL_STATES, JobPool, JobStatus, PrimitiveJob, WorkerDiedError, wait
+from primitive_jobs import (
+    FINAL_STATES,
+    JobPool,
+    JobStatus,
+    PrimitiveJob,
+    WorkerDiedError,
+    checkpoint,
+    wait,
+)
+from primitive_jobs import report as tell_progress
 from primitive_jobs.job import tracker_of
 
 # --- physics ---------------------------------------------------------------------------------
@@ -110,6 +120,7 @@ def simulate(temperature: float, scale: Scale, seed: int) -> Magnetization:
         ]
         if sweep >= scale.warm_up:
             samples.append(abs(sum(even) + sum(odd)) / (2 * half))
+        tell_progress((sweep + 1) / (scale.warm_up + scale.sweeps))
     return binned(samples)
 
 
@@ -129,14 +140,23 @@ def binned(samples: Sequence[float]) -> Magnetization:
 
 # --- the two jobs that go wrong --------------------------------------------------------------
 
+TOSSES = 1000
+
 
 def run_forever() -> None:
-    """Never return to the interpreter: no signal handler would ever run, and the GIL is held."""
+    """Toss a coin, and keep what came; then never return to the interpreter.
+
+    No signal handler would ever run, and the GIL is held.
+    """
+    heads = random.Random(1).getrandbits(TOSSES).bit_count()
+    checkpoint(f"{heads} heads in {TOSSES} tosses", force=True)
+    tell_progress(message="goes on for ever")
     deque(itertools.count(), maxlen=0)
 
 
 def crash() -> None:
-    """Read address 0."""
+    """Say what it does, and read address 0."""
+    print("about to read address 0")
     # No core file in the reader's directory.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     ctypes.string_at(0)
@@ -166,10 +186,13 @@ class Row:
     reported: int = 1  # entries of job.history() that were printed; all jobs begin alike
 
     def outcome(self) -> str:
-        """What came of the job; "" until it is final."""
+        """What came of the job; until it is final, how far it is, or ""."""
         if not self.note and self.job.in_final_state():
             self.note = _outcome(self.job)
-        return self.note
+        progress = self.job.progress
+        if self.note or progress is None or progress.fraction is None:
+            return self.note
+        return f"{progress.fraction:4.0%}"
 
     def seconds(self) -> float | None:
         """How long the job has been running, or ran."""
@@ -388,6 +411,8 @@ def report(rows: Sequence[Row]) -> str:
     for row in rows:
         if row.job.status() is JobStatus.ERROR:
             lines.append(f"{row.job.name}: {error_line(row.job.exception())}")
+            last = (row.job.output() or "").strip()
+            lines += [f"{row.job.name}: the last that it printed: {last}"] if last else []
         elif not row.job.done():
             lines.append(f"{row.job.name}: {row.outcome()}")
     return "\n".join(lines)
@@ -432,7 +457,9 @@ def submit_all(pool: JobPool, seed: int, scale: Scale, rows: list[Row]) -> Row:
     rows.append(endless)
     for index, temperature in enumerate(TEMPERATURES):
         if index == 2:  # a neighbour in the middle of its work when the crash comes
-            rows.append(Row(pool.options(name="segfault").submit(crash), JobStatus.ERROR))
+            rows.append(
+                Row(pool.options(name="segfault", output="capture").submit(crash), JobStatus.ERROR)
+            )
         view = pool.options(name=f"T={temperature:.2f}", metadata={"temperature": temperature})
         job = view.submit(simulate, temperature, scale, job_seed(seed, index))
         rows.append(Row(job, JobStatus.DONE))
@@ -445,9 +472,11 @@ def follow(rows: list[Row], view: View, endless: Row, patience: float) -> None:
     while pending:
         view.update()
         ran = endless.seconds()
-        if endless.job.running() and ran is not None and ran >= patience:
+        begun = endless.job.running() and endless.job.progress is not None
+        if begun and ran is not None and ran >= patience:
             began = time.perf_counter()
             cancelled = endless.job.cancel()
             spent = (time.perf_counter() - began) * 1000
             endless.note = f"killed by cancel() in {spent:.1f} ms" if cancelled else "still there"
+            endless.note += f"; it had kept: {endless.job.partial_result(default='nothing')}"
         _, pending = wait(pending, timeout=REFRESH, return_when=FIRST_COMPLETED)

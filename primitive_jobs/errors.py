@@ -11,7 +11,10 @@
     │   ├── InitializerError     the worker's initializer raised or died
     │   └── ClusterError         the Dask cluster's scheduler was lost, or never reached
     ├── SerializationError       also pickle.PicklingError
-    └── PoolClosedError          also RuntimeError
+    ├── PoolClosedError          also RuntimeError
+    └── StoreError               the file of a store cannot be used
+        ├── StoreBusyError       also RuntimeError: another program writes to it
+        └── StaleResultsError    also ValueError: the code has changed since its rows were made
     JobFailuresWarning(RuntimeWarning)  failures that nobody looked at
 
 A job's own exception is raised as itself, never wrapped, except for ``SystemExit``,
@@ -75,7 +78,38 @@ class ResultTimeoutError(JobError, _WaitTimeout):
     """The waiting took longer than its ``timeout``; the job itself goes on."""
 
 
-class JobTimeoutError(JobError, _WaitTimeout):
+_LAST = 4096  # bytes of the output
+
+
+class _Printed:
+    """What an error of a job that was killed tells of what that has printed."""
+
+    _output: str | None = None
+    _output_file: str | None = None
+
+    @property
+    def output(self) -> str | None:
+        """The last 4 KB that the job printed; None where its option ``output`` does not say so.
+
+        Of a job that printed to a file it is the end of that, read now; None where that fails.
+        """
+        if self._output_file is None:
+            return self._output
+        try:
+            with open(self._output_file, "rb") as file:  # noqa: PTH123 - `Path` is not needed
+                file.seek(max(0, file.seek(0, 2) - _LAST))
+                return file.read().decode("utf-8", "replace")
+        except OSError:
+            return None
+
+    def _set_output(self, output: str | None, output_file: str | None) -> None:
+        if output is not None:
+            self._output = output
+        if output_file is not None:
+            self._output_file = output_file
+
+
+class JobTimeoutError(_Printed, JobError, _WaitTimeout):
     """The job ran longer than its ``timeout`` option and was stopped: after its ``grace``, if any.
 
     Attributes:
@@ -83,12 +117,20 @@ class JobTimeoutError(JobError, _WaitTimeout):
             None if it could not be had.
     """
 
-    def __init__(self, message: str = "", *, stack: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        stack: str | None = None,
+        output: str | None = None,
+        output_file: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.stack = stack
+        self._set_output(output, output_file)
 
 
-class JobMemoryError(JobError, MemoryError):
+class JobMemoryError(_Printed, JobError, MemoryError):
     """The job's processes held more memory than its ``memory_limit`` and were killed.
 
     Attributes:
@@ -103,15 +145,23 @@ class JobMemoryError(JobError, MemoryError):
         return Exception.__new__(cls, *args, **kwargs)
 
     def __init__(
-        self, message: str = "", *, limit: int = 0, peak: int = 0, stack: str | None = None
+        self,
+        message: str = "",
+        *,
+        limit: int = 0,
+        peak: int = 0,
+        stack: str | None = None,
+        output: str | None = None,
+        output_file: str | None = None,
     ) -> None:
         super().__init__(message)
         self.limit = limit
         self.peak = peak
         self.stack = stack
+        self._set_output(output, output_file)
 
 
-class WorkerDiedError(JobError, BrokenProcessPool):
+class WorkerDiedError(_Printed, JobError, BrokenProcessPool):
     """The worker process died while it held the job (or could not be started).
 
     Attributes:
@@ -120,8 +170,9 @@ class WorkerDiedError(JobError, BrokenProcessPool):
         signal: The `signal.Signals` member that killed it, else None.
         stack: For a fatal signal, the Python stack at the crash as `faulthandler` wrote it.
         ran: Seconds that the job had been running; None if it never began.
-        peak_memory: Most resident memory that the process had in all its life, in bytes; None
-            where that was less than this program had itself, whose peak a child inherits.
+        peak_memory: Most resident memory that the process had since its last job began, in bytes;
+            None where it died by itself, with less than this program had, whose peak a child
+            inherits.
         node: The address of the Dask worker on whose machine the process was; None: it was on this
             machine, or no process was started.
     """
@@ -136,6 +187,8 @@ class WorkerDiedError(JobError, BrokenProcessPool):
         ran: float | None = None,
         peak_memory: int | None = None,
         node: str | None = None,
+        output: str | None = None,
+        output_file: str | None = None,
     ) -> None:
         super().__init__(message)
         self.pid = pid
@@ -145,6 +198,7 @@ class WorkerDiedError(JobError, BrokenProcessPool):
         self.ran = ran
         self.peak_memory = peak_memory
         self.node = node
+        self._set_output(output, output_file)
 
 
 class InitializerError(WorkerDiedError):
@@ -166,6 +220,24 @@ class PoolClosedError(JobError, RuntimeError):
     """The pool was shut down, belongs to a process that this one is a fork of, or the interpreter
     is going down.
     """
+
+
+class StoreError(JobError):
+    """The file of a `SweepStore` cannot be used: it is damaged, foreign, newer, or read-only."""
+
+
+class StoreBusyError(StoreError, RuntimeError):
+    """Another program writes to the store. It may be read meanwhile."""
+
+
+class StaleResultsError(StoreError, ValueError):
+    """A function has changed since results were stored under its name; nothing has run.
+
+    Attributes:
+        changed: What has: names of functions, constants, defaults.
+    """
+
+    changed: tuple[str, ...] = ()
 
 
 class JobFailuresWarning(RuntimeWarning):

@@ -230,6 +230,8 @@ class JobExecutor(Hinted, Executor):
         check_callable("fn", fn)
         seconds = check_seconds("timeout", timeout)
         size = check_count("chunksize", chunksize)
+        if self._pool_options.retry_on is not None:
+            size = 1  # else calls that have returned would be made again
         ahead = None if buffersize is None else check_count("buffersize", buffersize)
         end = None if seconds is None else time.monotonic() + seconds
         columns = check_columns(iterables)
@@ -255,7 +257,8 @@ class JobExecutor(Hinted, Executor):
 
         Args:
             wait: Return only when every future has ended, and the pool, if it is the executor's
-                own, with every process and thread, is gone.
+                own, with every process and thread, is gone. A pool that was given may still be at
+                what callbacks are called for these futures.
             cancel_futures: Cancel the futures that no worker has begun with; running ones go on.
 
         Raises:
@@ -296,7 +299,7 @@ class JobExecutor(Hinted, Executor):
             self._own.shutdown(wait=False)
         if cancel_futures:
             for record in list(self._settler.pending):
-                record.cancel_unbegun()
+                record.cancel_queued()
 
     def _end(self, *, cancel_futures: bool = False, warn: bool) -> None:
         unseen = None if self._own is None else engine_of(self._own).unseen

@@ -31,6 +31,7 @@ from ._common.imported import imported
 from ._common.lock_free import members
 from ._common.threads import make_thread
 from ._engine.record import Callback, JobRecord, PoolLink
+from ._engine.tracker import present
 from ._wire.pickling import LEFT_OUT
 from .awaiting import in_trio_task
 from .errors import JobError, PoolClosedError, SerializationError
@@ -176,7 +177,7 @@ class JobFuture(Future[T]):
         return True, False, None if error is not None else self.result(), error
 
     def __repr__(self) -> str:
-        state = _STATES.get(self._record.tracker.status, "pending")
+        state = _STATES.get(present(self._record.tracker), "pending")
         failure = self._record.tracker.failure(self.job)
         if failure is not None:
             state += f" raised {failure}"

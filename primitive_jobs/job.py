@@ -21,15 +21,18 @@ from ._common.naming import call_name
 from ._common.signatures import JobOptionsDict, Self, Unpack
 from ._engine import circles
 from ._engine.record import Callback, JobRecord, PoolLink
+from ._engine.resubmit import submit_again
 from ._engine.serialize import serialize
-from ._engine.tracker import Outcome, StatusTracker, Unstopped
+from ._engine.tracker import Outcome, StatusTracker, Unstopped, present
 from ._wire.pickling import LEFT_OUT
 from .base_job import BasePrimitiveJob, ResultT_co
 from .errors import JobError, ResultTimeoutError
+from .insight.of_job import Observed
 from .options import (
     DEFAULT_OPTIONS,
     UNFIT,
     JobOptions,
+    check_bool,
     check_callable,
     check_grace,
     check_seconds,
@@ -53,7 +56,7 @@ find_pool: FindPool | None = None
 """Set by the pool's module: what a job is submitted to when given ``pool`` (None: the default)."""
 
 
-class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
+class PrimitiveJob(Hinted, Observed, BasePrimitiveJob[ResultT_co, JobStatus]):
     """One call of a function, to be run in a process of a pool.
 
     Making a job is cheap and starts nothing.
@@ -75,12 +78,15 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
         "__weakref__",
         "_call",
         "_loaded",
+        "_options",
         "_record",
         "_submits",
         "_tracker",
         "metadata",
     )
     _words = OF_JOB
+    _record: JobRecord
+    _tracker: StatusTracker
 
     def __init__(
         self, function: Callable[P, ResultT_co], /, *args: P.args, **kwargs: P.kwargs
@@ -105,6 +111,7 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
             name = call_name(function)
         self._record = JobRecord(name, tracker)
         self._loaded: list[tuple[Any, BaseException | None]] = []  # see Outcome.load
+        self._options = DEFAULT_OPTIONS
         self.metadata: dict[str, Any] = {}
 
     # --- submitting --------------------------------------------------------------------------
@@ -149,7 +156,7 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
             record = self._record
             called = record.name
             if options is not DEFAULT_OPTIONS:
-                self._take_options(options)
+                self._take_options(options, link)
             call = self._call
             tracker = self._tracker
             if not tracker.submitted() or call is None:
@@ -175,10 +182,9 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
                 self._record.let_go()
             raise
 
-    def _take_options(self, options: JobOptions) -> None:
-        self._record.limits = options.limits
-        if options.name is not None:
-            self._record.name = options.name
+    def _take_options(self, options: JobOptions, link: PoolLink | None) -> None:
+        self._options = options
+        self._record.take(options, link)
         if options.metadata:
             self.metadata.update(options.metadata)
 
@@ -201,7 +207,7 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
 
     def running(self) -> bool:
         """Return whether the status is RUNNING: a worker has it."""
-        return self._tracker.status is JobStatus.RUNNING
+        return present(self._tracker) is JobStatus.RUNNING
 
     def cancelled(self) -> bool:
         """Return whether the status is CANCELLED."""
@@ -282,8 +288,6 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
             return False
         self._call = None
         return True
-
-    # --- beyond Qiskit -----------------------------------------------------------------------
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what the function raised, None if it returned; waits and raises as `result`.
@@ -369,28 +373,6 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
         """From the options; without, the function's name."""
         return self._record.name
 
-    @property
-    def pid(self) -> int | None:
-        """Process id of the worker that runs the job now, else None.
-
-        A worker killed from outside before it has begun with the job costs the job nothing: it
-        waits for another one.
-        """
-        return self._tracker.pid
-
-    @property
-    def node(self) -> str | None:
-        """Address of the Dask worker on whose machine the job runs now.
-
-        None where no worker has it, and where that is on this machine.
-        """
-        return self._tracker.node
-
-    @property
-    def attempts(self) -> int:
-        """How often a worker has begun with the job: more than 1 only with ``retries``."""
-        return self._tracker.attempts
-
     def history(self) -> tuple[tuple[JobStatus, float], ...]:
         """Return each (status, wall-clock time in s since the epoch) so far, in order."""
         walk = self._tracker.history()
@@ -398,11 +380,34 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
             self._tracker.looked_at()
         return walk
 
+    def resubmit(
+        self,
+        pool: Submittable | None = None,
+        *,
+        resume: bool = True,
+        **options: Unpack[JobOptionsDict],
+    ) -> Self:
+        """Submit the same call again, as a new job with an id of its own, and return that.
+
+        It is the call as it was serialized, with the key of its randomness. It is there as long as
+        this job is, if that has a checkpoint and did not return, or the option ``keep_call``.
+
+        Args:
+            pool: What it is submitted to; default: the pool of this job.
+            resume: Whether it goes on from the last checkpoint: see `primitive_jobs.resume`.
+            **options: See `JobOptions`; the others are those of this job.
+
+        Raises:
+            JobError: The job is not over, or its call is not there any more.
+            PoolClosedError: The pool was shut down.
+            TypeError, ValueError: An option is unknown or wrong.
+        """
+        check_bool("resume", resume)
+        changed = self._options.replace(options)
+        return _submitted_again(self, pool, changed, resume=resume)  # type: ignore[no-any-return]
+
     def __repr__(self) -> str:
-        elapsed = sum(seconds for _, seconds in self._tracker.spans())
-        failure = self._tracker.failure(self)
-        state = self._tracker.status.name if failure is None else f"ERROR {failure},"
-        return f"<{type(self).__name__} {self.job_id()} {self.name!r} {state} {elapsed:.3f} s>"
+        return _line_of(self)
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
@@ -447,7 +452,31 @@ class PrimitiveJob(Hinted, BasePrimitiveJob[ResultT_co, JobStatus]):
         elif timeout is not None:
             check_seconds("timeout", timeout)
         self._record.let_go()  # this thread has the handle: with that it goes from now on
+        if self._record.prints is not None:
+            self._record.prints.printed.wait_shown()
         return outcome
+
+
+def _submitted_again(
+    job: PrimitiveJob[Any], pool: Submittable | None, options: JobOptions, *, resume: bool
+) -> Any:
+    record = job._record
+    link = record.link if pool is None or find_pool is None else find_pool(pool)[0]
+    made: PrimitiveJob[Any] = type(job).__new__(type(job))
+    made._call = made._submits = None
+    made._loaded = []
+    made.metadata = {}
+    made._record = again = JobRecord(record.name, StatusTracker())
+    made._tracker = again.tracker
+    made._take_options(options, link)
+    again.handle = made
+    try:
+        submit_again(record, again, link, resume=resume)
+    except BaseException:  # whoever called has no handle: it must not run
+        made._ask_cancel()
+        again.let_go()
+        raise
+    return made
 
 
 def _rebuild(cls: type[PrimitiveJob[Any]], state: tuple[Any, ...]) -> PrimitiveJob[Any]:
@@ -458,10 +487,20 @@ def _rebuild(cls: type[PrimitiveJob[Any]], state: tuple[Any, ...]) -> PrimitiveJ
     job._call = None
     job._submits = None
     job._loaded = [past.loaded]
+    job._options = DEFAULT_OPTIONS
     job.metadata = past.metadata
     job._record = past.record
     job._tracker = past.record.tracker
     return job
+
+
+def _line_of(job: PrimitiveJob[Any]) -> str:
+    """Return a job as a line of text."""
+    tracker = job._tracker
+    elapsed = sum(seconds for _, seconds in tracker.spans())
+    failure = tracker.failure(job)
+    state = present(tracker).name if failure is None else f"ERROR {failure},"
+    return f"<{type(job).__name__} {job.job_id()} {job.name!r} {state} {elapsed:.3f} s>"
 
 
 def _card_of(job: PrimitiveJob[Any]) -> str:
@@ -487,6 +526,10 @@ def _card_of(job: PrimitiveJob[Any]) -> str:
     if pid is not None:
         node = job.node
         rows.append(("worker", f"process {pid}" if node is None else f"process {pid} on {node}"))
+    progress = job.progress
+    if progress is not None:
+        share = "" if progress.fraction is None else f"{progress.fraction:.0%} "
+        rows.append(("progress", share + progress.message))
     failure = tracker.failure(job)
     state = last.name if failure is None else f"ERROR {failure}"
     return table(type(job).__name__, job.name, state, rows)

@@ -262,6 +262,14 @@ class PrimitiveJobsBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ign
             return batches.unpacked(results[0], out.name)
         return results
 
+    def compute_batch_size(self) -> int:
+        """Return how many tasks the next batch has, where joblib leaves it to its backend."""
+        from .base_pool import options_of
+
+        if self._workers is not None and options_of(self._workers).retry_on is not None:
+            return 1  # else tasks that have returned would run again
+        return int(super().compute_batch_size())
+
     def batch_completed(self, batch_size: int, duration: float) -> None:
         """Take in how long a batch took: without its wait for a worker, or for one to start."""
         super().batch_completed(batch_size, duration if self._ran is None else self._ran)

@@ -78,6 +78,10 @@ class Report:
         """Return one that tells of this worker."""
         return Report(self._call_back, worker_pid, slot)
 
+    def pass_on(self, callback: Callable[[], object]) -> None:
+        """Have something called where foreign code may run."""
+        self._call_back(callback)
+
     def __call__(
         self,
         level: int,
@@ -179,18 +183,7 @@ class _Note:
         self._thread = (threading.get_ident(), threading.current_thread().name)
 
     def __call__(self) -> None:
-        record: logging.LogRecord | None = None
-        try:
-            if logger.isEnabledFor(self._level):
-                record = self._record()
-                logger.handle(record)
-        except BaseException as error:
-            # As for a handler that leaves it to logging: shown if logging.raiseExceptions is set.
-            with contextlib.suppress(Exception):
-                _nobody.handleError(record or self._plain_record())
-            own = threading.current_thread() is threading.main_thread()
-            if own and isinstance(error, KeyboardInterrupt):
-                raise  # the user's Ctrl-C, not the handler's affair
+        have_handled(logger, self._level, self._record, self._plain_record)
 
     def _record(self) -> logging.LogRecord:
         path, line, function = self._place
@@ -220,7 +213,62 @@ class _Note:
         )
 
 
+def have_handled(
+    target: logging.Logger,
+    level: int,
+    make: Callable[[], logging.LogRecord],
+    plain: Callable[[], logging.LogRecord],
+) -> None:
+    """Have a logger handle a record, if it lets that pass; where foreign code may run.
+
+    What raises in there is no affair of the caller's.
+
+    Args:
+        target: The logger.
+        level: The record's.
+        make: Makes the record, by the user's factory, perhaps.
+        plain: Makes one that tells which record it was about, where that raises.
+    """
+    record: logging.LogRecord | None = None
+    try:
+        if target.isEnabledFor(level):
+            record = make()
+            target.handle(record)
+    except BaseException as error:
+        # As for a handler that leaves it to logging: shown if logging.raiseExceptions is set.
+        with contextlib.suppress(Exception):
+            _nobody.handleError(record or plain())
+        own = threading.current_thread() is threading.main_thread()
+        if own and isinstance(error, KeyboardInterrupt):
+            raise  # the user's Ctrl-C, not the handler's affair
+
+
+def levels() -> tuple[int, dict[str, int]]:
+    """What passes here: as `logging.disable` says, and the levels of loggers that have one.
+
+    The root's is that of "". It is plain data, and no code of a user's logger runs.
+    """
+    manager = logging.root.manager
+    found = {"": logging.root.__dict__.get("level")}
+    for name, each in list(manager.loggerDict.items()):
+        if isinstance(each, logging.Logger):
+            found[str.__str__(name)] = each.__dict__.get("level")
+    set_ones = {name: level for name, level in found.items() if isinstance(level, int) and level}
+    # Of a subclass, what is of int alone: it travels as plain data.
+    return int.__int__(manager.disable), {n: int.__int__(level) for n, level in set_ones.items()}
+
+
 report_here = Report(lambda log: log())
 """For threads where foreign code may run; a handler that raises is no affair of the caller's."""
 
-__all__ = ["Later", "Named", "Report", "heard", "listened_to", "logger", "report_here"]
+__all__ = [
+    "Later",
+    "Named",
+    "Report",
+    "have_handled",
+    "heard",
+    "levels",
+    "listened_to",
+    "logger",
+    "report_here",
+]

@@ -1,8 +1,12 @@
-"""`MapResults`: what a pool's ``map`` returns, an iterator that can say how far the calls are."""
+"""`MapResults`: what a pool's ``map`` returns, an iterator that can say how far the calls are.
+
+`Followed` is whatever `track` can show the progress of besides jobs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from abc import abstractmethod
+from collections.abc import Callable, Generator, Iterable, Iterator
 from operator import attrgetter
 from typing import Any, Protocol, TypeVar
 
@@ -10,11 +14,11 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Progress(Protocol):
-    """A ``map`` under way, for whoever shows it.
+    """Calls under way, for whoever shows them.
 
     Attributes:
         on_wait: Called whenever the consumer is about to wait for a result; it returns when it is
-            to be called again, on the monotonic clock, or None. What it raises ends the ``map``.
+            to be called again, on the monotonic clock, or None. What it raises ends the waiting.
     """
 
     on_wait: Callable[[], float | None] | None
@@ -32,13 +36,24 @@ class Progress(Protocol):
         ...
 
 
-class MapResults(Iterator[T_co]):
+class Followed(Iterable[T_co]):
+    """Results of calls that are under way."""
+
+    __slots__ = ("__weakref__", "_progress")
+    _progress: Progress
+
+    @abstractmethod
+    def close(self) -> None:
+        """There are no further results for whoever has iterated."""
+
+
+class MapResults(Followed[T_co], Iterator[T_co]):
     """The results of `JobPool.map`, in its order.
 
     To be iterated over once. `track` shows how far it is.
     """
 
-    __slots__ = ("__weakref__", "_progress", "_results")
+    __slots__ = ("_results",)
 
     def __init__(self, results: Generator[T_co, None, None], progress: Progress) -> None:
         self._results = results
@@ -60,6 +75,6 @@ class MapResults(Iterator[T_co]):
         return f"<{type(self).__name__}: {progress.calls_ended()}{of} calls have returned>"
 
 
-progress_of: Callable[[MapResults[Any]], Progress] = attrgetter("_progress")
+progress_of: Callable[[Followed[Any]], Progress] = attrgetter("_progress")
 
-__all__ = ["MapResults", "Progress", "progress_of"]
+__all__ = ["Followed", "MapResults", "Progress", "progress_of"]

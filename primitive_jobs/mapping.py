@@ -130,7 +130,8 @@ class MapRun:
         self._items: Iterator[tuple[Any, ...]] = zip(*columns, strict=False)
         self._packer = RowPacker(function, columns)
         self._mode = CHECKED  # what is to become of layers in workers
-        self._chunksize = chunksize
+        # Where a call may be tried again, those that have returned must not be.
+        self._chunksize = chunksize if options.retry_on is None else 1
         self._ordered = ordered
         self._size = ChunkSize()
         self._label = options.name or call_name(function)

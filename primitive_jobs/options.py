@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import os
 import re
+import string
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from types import FunctionType, MethodType
@@ -175,12 +177,47 @@ def check_grace(value: object) -> float:
         TypeError: It is no real number (a bool is none).
         ValueError: It is NaN, negative or infinite.
     """
+    return _check_span("grace", value)
+
+
+def check_delay(value: object) -> float:
+    """Return ``value``, a ``retry_delay``, in seconds.
+
+    Raises:
+        TypeError: It is no real number (a bool is none).
+        ValueError: It is NaN, negative or infinite.
+    """
+    return _check_span("retry_delay", value)
+
+
+def _check_span(name: str, value: object) -> float:
+    """Return ``value`` as seconds that end: from 0 on, and finite."""
     if value is None:
-        raise TypeError("grace must be a number of seconds, not None")
-    seconds = check_seconds("grace", value)
+        raise TypeError(f"{name} must be a number of seconds, not None")
+    seconds = check_seconds(name, value)
     if seconds is None or seconds < 0:
-        raise ValueError(f"grace must be a finite number of seconds from 0 on, not {value!r}")
+        raise ValueError(f"{name} must be a finite number of seconds from 0 on, not {value!r}")
     return seconds
+
+
+def check_retry_on(value: object, retries: int) -> tuple[type[BaseException], ...] | None:
+    """Return ``value``, an exception class or a tuple of them, as such a tuple; None for none.
+
+    Raises:
+        TypeError: It is neither.
+        ValueError: There are no ``retries`` that it could count against.
+    """
+    given = value if isinstance(value, tuple) else () if value is None else (value,)
+    kinds: list[type[BaseException]] = []
+    for kind in given:
+        if not isinstance(kind, type) or not issubclass(kind, BaseException):
+            what = "an exception class, a tuple of them, or None"
+            raise TypeError(f"retry_on must be {what}, not {shown(value)}")
+        kinds.append(kind)
+    if kinds and retries < 1:
+        text = "retry_on counts against retries, which must be 1 or more"
+        raise ValueError(f"{text} with {shown(value)}, not {retries}")
+    return tuple(kinds) or None
 
 
 def check_iterable(name: str, what: str, value: Iterable[T]) -> Iterator[T]:
@@ -217,6 +254,7 @@ class Limits(NamedTuple):
     memory_limit: int | None = None  # bytes
     retries: int = 0
     grace: float = 0.0  # s
+    retry_delay: float = 0.0  # s
 
     @property
     def unlimited(self) -> bool:
@@ -225,6 +263,58 @@ class Limits(NamedTuple):
 
 
 DEFAULT_LIMITS = Limits()
+
+
+def check_folder(name: str, value: object) -> str | None:
+    """Return a path as an absolute one, None for None; anything else is a `TypeError`."""
+    if value is None:
+        return None
+    path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else value
+    if not isinstance(path, str):
+        raise TypeError(f"{name} must be a path or None, not {shown(value)}")
+    if not path or "\0" in path:
+        raise ValueError(f"{name}: {path!r} is no possible path")
+    return os.path.abspath(path)  # noqa: PTH100 - `Path` is not needed otherwise
+
+
+def check_env(env: object) -> dict[str, str]:
+    """Return environment variables as a dict; `TypeError` or `ValueError` if one is none."""
+    if env is None:
+        return {}
+    if not isinstance(env, Mapping):
+        raise TypeError(f"env must be a mapping of str to str, not {type(env).__name__}")
+    for name, value in env.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"env must map str to str, not {name!r} to {value!r}")
+        if not name or "=" in name or "\0" in name + value:
+            raise ValueError(f"env: {name!r}={value!r} is no possible environment variable")
+    return dict(env)
+
+
+OUTPUTS = ("inherit", "capture", "tee")
+_FIELDS = ("name", "id")
+
+
+def check_output(value: object) -> str | None:
+    """Return an option ``output`` as a str; `TypeError` or `ValueError` if it is none."""
+    if value is None or (isinstance(value, str) and value in OUTPUTS):
+        return value
+    what = "'inherit', 'capture', 'tee' or a path as 'logs/{name}-{id}.log'"
+    pattern = os.fspath(value) if isinstance(value, (str, os.PathLike)) else value
+    if not isinstance(pattern, str):
+        raise TypeError(f"output must be {what}, not {shown(value)}")
+    if isinstance(value, str) and "/" not in value and "{" not in value:
+        raise ValueError(f"output must be {what}, not {value!r}: a path has a '/', as './{value}'")
+    try:
+        fields = [field for field in string.Formatter().parse(pattern) if field[1] is not None]
+        right = all(name in _FIELDS and not (spec or turn) for _, name, spec, turn in fields)
+    except ValueError as error:
+        raise ValueError(f"output: {pattern!r} is no pattern of a path: {error}") from error
+    if not right:
+        raise ValueError(f"output: {pattern!r} may have the fields {{name}} and {{id}} alone")
+    if not pattern or "\0" in pattern or pattern.endswith("/"):
+        raise ValueError(f"output: {pattern!r} is no possible path of a file")
+    return pattern
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -247,8 +337,8 @@ class JobOptions:
             job starts is replaced first). Where the pool cannot measure, since /proc is missing or
             hides processes, the job ends with a `JobError`. Default None: the pool's.
         retries: How often the job is started again after its worker died (a crash, a kill from
-            outside, the kernel's OOM killer); never after its own exception, a cancel or a limit
-            that it passed. Default 0.
+            outside, the kernel's OOM killer), and after exceptions of its own that ``retry_on``
+            names; never after a cancel or a limit that it passed. Default 0.
         priority: An int; higher runs first, first come first served within. Default 0.
         grace: Seconds that a running job has between SIGTERM, which raises SystemExit in it, and
             SIGKILL, when its ``timeout`` is over or it is cancelled. It holds for every cancel that
@@ -258,6 +348,34 @@ class JobOptions:
             Ctrl-C that ends the program, or where a signal such as SIGTERM ends it, since the
             program runs no code then: ``signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))``
             makes that an end like any other, as ``on_exit`` says. Default 0: SIGKILL at once.
+        cwd: The working directory of the job, a path; one that is relative is taken from where the
+            program is when the option is given. Where it is no directory, the job raises
+            `FileNotFoundError` or `NotADirectoryError`. Default None: the worker's.
+        env: Environment variables that the job has besides the worker's, as a dict of str to str.
+            What a library has read as it was imported, such as ``OMP_NUM_THREADS``, does not change
+            by it: the pool's ``env`` and ``threads_per_worker`` are for that. Default None.
+        keep_call: Whether the call stays in memory, as it was serialized, when the job is over, so
+            that `PrimitiveJob.resubmit` can submit it again. Default False: only that of a job does
+            which has a `checkpoint` and has not returned.
+        output: Where goes what the job prints, C code and child processes included: "inherit", to
+            where the worker's goes; "capture", to `PrimitiveJob.output`; "tee", there and, line by
+            line with the job's name, to this program's ``sys.stdout``; or the path of a file, to
+            whose end it is added. In a path ``{name}`` and ``{id}`` stand for those of the job, of
+            the name what is safe there; the path is taken from where the program is at the submit,
+            and its folders are made. A path as a str has a "/" or such a field. Default None: the
+            pool's.
+
+        retry_on: An exception class, or a tuple of them: where the job raises what ``except`` with
+            these would catch, it is started again, too. It counts against ``retries``, which has to
+            be 1 or more. An exception that arrives as a `JobError`, such as `SystemExit`, counts by
+            the class that was raised; a group counts as what it is, not by what it holds. A call or
+            a result that cannot be serialized, or a ``cwd`` that is not there, does not count. When
+            there is no retry left, the last exception is raised, and those of the last three
+            attempts before it are its notes. `map` makes each call a job of its own then, whatever
+            its ``chunksize``. Default None: no exception.
+        retry_delay: Seconds before the first retry, after a death as after an exception; before
+            each further one it is twice as long, up to 60 (or to what is given, if that is more).
+            Meanwhile the job is QUEUED, and needs no worker; a cancel ends it at once. Default 0.
 
     Raises:
         TypeError, ValueError: On construction, naming the option that is wrong.
@@ -270,6 +388,12 @@ class JobOptions:
     memory_limit: float | str | None = None
     retries: int = 0
     grace: float = 0.0
+    cwd: str | os.PathLike[str] | None = None
+    env: Mapping[str, str] | None = None
+    keep_call: bool = False
+    output: str | os.PathLike[str] | None = None
+    retry_on: type[BaseException] | tuple[type[BaseException], ...] | None = None
+    retry_delay: float = 0.0
 
     def __post_init__(self) -> None:
         if isinstance(self.name, str):
@@ -285,13 +409,38 @@ class JobOptions:
         object.__setattr__(self, "memory_limit", check_bytes("memory_limit", self.memory_limit))
         object.__setattr__(self, "retries", check_count("retries", self.retries, least=0))
         object.__setattr__(self, "grace", check_grace(self.grace))
+        object.__setattr__(self, "cwd", check_folder("cwd", self.cwd))
+        object.__setattr__(self, "env", check_env(self.env) or None)
+        check_bool("keep_call", self.keep_call)
+        object.__setattr__(self, "output", check_output(self.output))
+        object.__setattr__(self, "retry_on", check_retry_on(self.retry_on, self.retries))
+        object.__setattr__(self, "retry_delay", check_delay(self.retry_delay))
 
     @property
     def limits(self) -> Limits:
         """Those of them that the pool sees to."""
         limit = self.memory_limit
         assert limit is None or isinstance(limit, int), "made an int when this was made"
-        return Limits(self.priority, self.timeout, limit, self.retries, self.grace)
+        numbers = self.retries, self.grace, self.retry_delay
+        return Limits(self.priority, self.timeout, limit, *numbers)
+
+    @property
+    def told(self) -> dict[str, Any] | None:
+        """What the job itself is told of them: those that are not the default; None: none is."""
+        told = {
+            "timeout": self.timeout,
+            "priority": self.priority,
+            "memory_limit": self.memory_limit,
+            "retries": self.retries,
+            "grace": self.grace,
+            "cwd": self.cwd,
+            "env": self.env,
+            "keep_call": self.keep_call,
+            "output": None if self.output == "inherit" else self.output,
+            "retry_on": self.retry_on,
+            "retry_delay": self.retry_delay,
+        }
+        return {name: value for name, value in told.items() if value} or None
 
     def replace(self, changes: Mapping[str, Any]) -> JobOptions:
         """Return these options with ``changes`` made; an unknown name is a `TypeError`."""
@@ -301,6 +450,8 @@ class JobOptions:
         for name in changes:
             if name not in known:
                 raise TypeError(f"unknown option {name!r}; the options are {', '.join(known)}")
+        if changes.get("output", "") is None:
+            changes = {name: value for name, value in changes.items() if name != "output"}
         return dataclasses.replace(self, **changes)
 
 
@@ -329,17 +480,3 @@ def check_preload(preload: Iterable[str]) -> tuple[str, ...]:
         if not all(part.isidentifier() for part in name.split(".")):
             raise ValueError(f"preload must be an iterable of {what}, which {name!r} is not")
     return names
-
-
-def check_env(env: object) -> dict[str, str]:
-    """Return environment variables as a dict; `TypeError` or `ValueError` if one is none."""
-    if env is None:
-        return {}
-    if not isinstance(env, Mapping):
-        raise TypeError(f"env must be a mapping of str to str, not {type(env).__name__}")
-    for name, value in env.items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise TypeError(f"env must map str to str, not {name!r} to {value!r}")
-        if not name or "=" in name or "\0" in name + value:
-            raise ValueError(f"env: {name!r}={value!r} is no possible environment variable")
-    return dict(env)

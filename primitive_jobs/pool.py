@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, ParamSpec, TypeVar
@@ -26,7 +27,7 @@ from .engine_pool import (
     engine_of,
 )
 from .job import PrimitiveJob
-from .options import JobOptions, check_count, check_seconds
+from .options import JobOptions, check_bool, check_count, check_seconds
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -86,6 +87,15 @@ class JobPool(EnginePool):
         max_jobs_per_worker: Jobs after which a worker process is replaced by a fresh one, for
             code that leaks; default None: never.
         memory_limit: The `memory_limit` of jobs that have none of their own; default None.
+        output: The `output` of jobs that have none of their own: where goes what they print;
+            default "inherit": to where this program's stdout and stderr go. What an initializer
+            prints goes there always.
+        forward_logs: Whether records of the workers' `logging` are handled by this program's
+            loggers of the same names, with ``job_id``, ``job_name`` and ``worker_pid``, on the
+            thread for callbacks; default False: they are handled in the worker. What the levels of
+            this program's loggers do not let pass is not sent: those that they have when a worker
+            is started. A job that logs faster than they are handled waits, as for a handler of its
+            own. On a cluster there is no such option.
         preload: Names of modules that each worker imports before its first job, so that this does
             not have to wait for them. One that cannot be imported is as an initializer that raises.
         spare_workers: Idle worker processes beyond `max_workers` that stand ready to take the
@@ -102,6 +112,10 @@ class JobPool(EnginePool):
         on_exit: What the interpreter's end does with unfinished jobs: "wait" (default) for them,
             or "cancel" them, each after its ``grace``. A Ctrl-C that ends the program cancels them
             always, and at once.
+        visible: Whether ``python -m primitive_jobs top`` of the same user shows the pool, and its
+            ``cancel`` and ``stack`` reach the jobs; default True. The environment variable
+            ``PRIMITIVE_JOBS_TOP=0`` turns that off for all pools; those that jobs make are never
+            shown.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it.
@@ -124,10 +138,13 @@ class JobPool(EnginePool):
         idle_timeout: float | None = IDLE_TIMEOUT,
         max_jobs_per_worker: int | None = None,
         memory_limit: float | str | None = None,
+        output: str | os.PathLike[str] = "inherit",
+        forward_logs: bool = False,
         preload: Iterable[str] = (),
         spare_workers: int = 1,
         seed: Seed | None = None,
         on_exit: Literal["wait", "cancel"] = "wait",
+        visible: bool = True,
     ) -> None:
         check_not_exiting()  # before any import: none works any more then
         check_surroundings()
@@ -139,11 +156,14 @@ class JobPool(EnginePool):
         leave_after = check_seconds("idle_timeout", idle_timeout, positive=True)
         most_jobs = check_count_or_none("max_jobs_per_worker", max_jobs_per_worker)
         spares = check_count("spare_workers", spare_workers, least=0)
-        self._options = check_pool_options(memory_limit)
+        check_bool("forward_logs", forward_logs)
+        self._options = check_pool_options(memory_limit, output)
         self._max_workers = count
         self._shown = {  # in a notebook
             "idle_timeout": leave_after,
             "memory_limit": self._options.memory_limit,
+            "output": self._options.output,
+            "forward_logs": forward_logs or None,
             "max_jobs_per_worker": most_jobs,
             "spare_workers": spares,
             "preload": settings.preload,
@@ -151,9 +171,10 @@ class JobPool(EnginePool):
         }
         self._start(
             Scheduler(count, leave_after, most_jobs, spares),
-            LocalFleet(WorkerConfig(*settings)),
+            LocalFleet(WorkerConfig(*settings, forward_logs=forward_logs)),
             on_exit=on_exit,
             seed=seed,
+            visible=visible,
         )
 
 
@@ -202,7 +223,8 @@ def run(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Primi
     return default_pool().submit(function, *args, **kwargs)
 
 
-def _find_pool(pool: Any) -> tuple[PoolLink, JobOptions]:
+def find_pool(pool: Any) -> tuple[PoolLink, JobOptions]:
+    """Return what a job is submitted to, given ``pool``; None: the default pool."""
     if pool is None:
         pool = default_pool()
     if not isinstance(pool, Submitter):
@@ -213,6 +235,6 @@ def _find_pool(pool: Any) -> tuple[PoolLink, JobOptions]:
     return link_of(pool), options_of(pool)
 
 
-job_module.find_pool = _find_pool
+job_module.find_pool = find_pool
 
-__all__ = ["JobPool", "PoolView", "default_pool", "run"]
+__all__ = ["JobPool", "PoolView", "default_pool", "find_pool", "run"]

@@ -13,8 +13,8 @@ from typing import NoReturn, TypeVar, cast
 
 from ._common.naming import one_line, type_name
 from ._engine.sources import Source
-from ._wire.channel import HAVE_PACKETS, Parcel
 from ._wire.messages import Kind
+from ._wire.parcel import HAVE_PACKETS, Parcel
 from ._wire.pickling import dumps_referring, handle_types
 from .errors import SerializationError
 

@@ -4,8 +4,10 @@ It imports the vocabulary (errors, logs, options, status) at most.
 
 ================  =====================================================================
 advice            what to do instead, where what cannot travel was given to a job
+clocks            how the clocks of one machine go together
 forks             what is done in a fork of the process, and when
 hints             what to say to those who look for what another library has
+identity          what the ids of jobs are made of
 imported          modules that others have imported already
 lock_free         what each part without a lock relies on
 markup            small tables and bars for notebooks

@@ -14,7 +14,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-JOB_OPTIONS = ("name", "metadata", "timeout", "priority", "memory_limit", "retries", "grace")
+JOB_OPTIONS = (
+    "name",
+    "metadata",
+    "timeout",
+    "priority",
+    "memory_limit",
+    "retries",
+    "grace",
+    "cwd",
+    "env",
+    "keep_call",
+    "output",
+    "retry_on",
+    "retry_delay",
+)
 
 _SHORT = 30  # characters of a text that a message repeats
 _KEYWORD = re.compile(r"unexpected keyword argument '(\w+)'")
@@ -119,7 +133,7 @@ OF_EXECUTOR = {
     **_all("jobs", "each future's job is future.job"),
 }
 OF_JOB = {
-    **_all("get value output", "use result()"),
+    **_all("get value", "use result()"),
     **_all("join", "use wait()"),
     **_all("ready finished is_done is_finished", "use in_final_state()"),
     **_all("successful succeeded", "use done(): it ended with a result"),
@@ -260,7 +274,9 @@ def add_option_hint(error: TypeError, name: str, kwargs: Mapping[str, Any], *, o
     for option in JOB_OPTIONS:
         if option in kwargs and re.search(_REFUSED.format(option), message):
             value = kwargs[option]
-            short = type(value) in (int, float) or (type(value) is str and len(value) <= _SHORT)
+            short = type(value) in (bool, int, float) or (
+                type(value) is str and len(value) <= _SHORT
+            )
             told = f"{option}={value!r}" if short else f"{option}=..."
             hint = f"an option of the job goes to pool.options({told}).submit(...)"
             error.args = (f"{message} ({hint}, not among the function's arguments)",)

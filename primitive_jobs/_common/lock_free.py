@@ -27,6 +27,9 @@ stored last          What says that something is there is stored after it (a sto
                      acquires): an outcome; a walk before `noted`; `at` before `when`; the failure
                      before the number that it is `_earliest` by; an offer, when nothing of it
                      changes any more.
+the page             A worker notes in shared memory when it began an attempt, then which, then that
+                     it is the last one. Who reads finds the former behind the latter. A place is
+                     used again only after `noted` was set, which is read after the place.
 read once            What another thread may replace is read into a name, and asked there.
 written by one       ``+=`` on a number is a look and a store: each count has one writer.
 the next number      ``next`` of an `itertools.count` gives each number once (seeds, shared data,

@@ -5,6 +5,7 @@ A new option is added here, to its class in `options`, and to nothing else.
 
 from __future__ import annotations
 
+import os
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
@@ -30,6 +31,12 @@ class JobOptionsDict(TypedDict, total=False):
     memory_limit: float | str | None
     retries: int
     grace: float
+    cwd: str | os.PathLike[str] | None
+    env: Mapping[str, str] | None
+    keep_call: bool
+    output: str | os.PathLike[str] | None
+    retry_on: type[BaseException] | tuple[type[BaseException], ...] | None
+    retry_delay: float
 
 
 class PoolOptionsDict(TypedDict, total=False):
@@ -40,10 +47,13 @@ class PoolOptionsDict(TypedDict, total=False):
     idle_timeout: float | None
     max_jobs_per_worker: int | None
     memory_limit: float | str | None
+    output: str | os.PathLike[str]
+    forward_logs: bool
     preload: Iterable[str]
     spare_workers: int
     seed: Seed | None
     on_exit: Literal["wait", "cancel"]
+    visible: bool
 
 
 __all__ = ["JobOptionsDict", "PoolOptionsDict", "Seed", "Self", "Unpack"]

@@ -49,12 +49,12 @@ from .events import (
     Refuse,
     Requeue,
     RestartAsked,
+    SendAhead,
     Settle,
     ShutDown,
     Spawn,
     Terminate,
     ThreadDied,
-    Tick,
     Unspawn,
     Unwatch,
     Watch,
@@ -65,6 +65,7 @@ from .fleet import Fleet, News, Worker
 from .hand_over import HandOff
 from .inbox import Inbox
 from .poller import Poller
+from .recall import PAUSE, Recall
 from .record import JobRecord
 from .registry import JobRegistry
 from .scheduler import Scheduler
@@ -120,6 +121,8 @@ class Dispatcher:
         self._log = WorkerLog(report, scheduler, jobs.unfinished)
         self.fence = Fence(fleet, jobs, report)
         self.step = self.fence.step
+        self._recall = Recall(scheduler, jobs, fleet, self._carry_out, inbox.tell, self.fence.log)
+        self._lines = self._recall.slots
         self.hand_off = HandOff(inbox, scheduler, jobs, fleet, self.feed, self._not_taken_over)
         # What follows from the scheduler's state; all but the numbers stays as it is while one job
         # after the other is handed over and answered.
@@ -135,7 +138,6 @@ class Dispatcher:
         except BaseException:
             self.poller.close()
             raise
-        self._poll = self.poller.poll
 
     # --- the thread --------------------------------------------------------------------------
 
@@ -180,10 +182,12 @@ class Dispatcher:
         if commands:  # before a free worker is given what waits: one of them may come first
             self._empty_inbox()
         self.poller.handle(events)
+        if self._lines:
+            self._recall.look()
         if self._fleet.pause is not None:
             self._fleet.look()
         if deadline is not None and time.monotonic() >= deadline and not self._suspended():
-            self.feed(Tick())
+            self.feed(self._recall.tick())
 
     def _sleep(self, deadline: float | None) -> list[tuple[int, int]]:
         """Wait for something to happen; return the poller's events."""
@@ -193,7 +197,7 @@ class Dispatcher:
             # While more jobs end, some are told of together: each one told may mean two switches
             # between threads.
             jobs.postponed = len(jobs.untold)
-            events = self._poll(0)
+            events = self.poller.poll(0)
             if events:
                 return events
         timeout = -1.0  # no end
@@ -204,12 +208,13 @@ class Dispatcher:
         if jobs.untold:
             # As late as can be: those who wake up want the interpreter's lock, and the offer.
             self.tell_waiters()
-        if jobs.leaving:
-            timeout = _sooner(timeout, _REST)
+        rests = bool(jobs.leaving) and not self._lines
+        if rests or self._lines:
+            timeout = _sooner(timeout, _REST if rests else PAUSE)
         if self._fleet.pause is not None:
             timeout = _sooner(timeout, self._fleet.pause)
-        events = self._poll(0 if inbox.commands else timeout)
-        if jobs.leaving and not events and not inbox.commands:
+        events = self.poller.poll(0 if inbox.commands else timeout)
+        if rests and not events and not inbox.commands:
             self._rest(jobs.leaving.part().let_go)
         return events
 
@@ -281,8 +286,8 @@ class Dispatcher:
         match command:
             case JobRecord():
                 self._take_in(command)
-            case CancelJob(job=job, grace=grace):
-                self.feed(CancelAsked(job.number, grace))
+            case CancelJob(job=job, grace=grace, queued_only=queued):
+                self.feed(CancelAsked(job.number, grace, queued))
             case Ask():
                 command.answer = command.look()
                 command.done()
@@ -320,8 +325,9 @@ class Dispatcher:
         if limit is not None and not self._fleet.measures_memory():
             self._jobs.settle(job.number, OutOfMemory(limit, None))
             return
+        plain = self._recall.before_job(job)
         try:
-            actions = self._scheduler.submitted(job.number, job.limits, time.monotonic())
+            actions = self._scheduler.submitted(job.number, job.limits, time.monotonic(), plain)
         except Exception as error:
             raise Unfenced from error
         self._carry_out(actions)
@@ -348,24 +354,29 @@ class Dispatcher:
         """Plan again: a worker's channel has become free, or full."""
         self._planned = False
 
-    def answered(self, slot: int, message: Message) -> None:
+    def answered(self, slot: int, message: Message) -> int:
         """Settle a job whose outcome its worker has sent, and give the worker its next job."""
+        scheduler = self._scheduler
+        if self._lines and not scheduler.waiting:
+            self._recall.before_idle(slot)
         try:
-            actions = self._scheduler.answered(slot, message.attempt, message, time.monotonic())
+            actions = scheduler.answered(slot, message.attempt, message, time.monotonic())
         except Exception as error:
             raise Unfenced from error
-        match actions:
-            case [Settle() as settle, Assign() as assign] if self._scheduler.steady:
-                self._go_on(settle, assign)
-            case _:
-                self._carry_out(actions)
+        if scheduler.steady:
+            self._go_on(actions)
+        else:
+            self._carry_out(actions)
+        return self._recall.attempt_of(slot)
 
-    def _go_on(self, settle: Settle, assign: Assign) -> None:
-        """End one job and give the same worker the next one; nothing else has changed."""
+    def _go_on(self, actions: Actions) -> None:
+        """End one job, and see to it that the same worker has another; nothing else has changed."""
+        settle = actions[0]
+        assert type(settle) is Settle, "that is what steady means"
         try:
             # First: never do two RUNNING jobs have one worker.
             self._jobs.settle(settle.job, settle.fate)
-            follow_up = self._assign(assign)
+            follow_up = self._do(actions[1]) if len(actions) > 1 else None
         except Exception as error:
             self._jobs.end_anyhow(settle.job, bare(error))
             raise  # the next job is the scheduler's and goes back to the queue
@@ -384,6 +395,8 @@ class Dispatcher:
         self._carry_out(self._decide(event))
 
     def _decide(self, event: Event) -> Actions:
+        if self._lines:
+            self._recall.before(event)
         try:
             return self._scheduler.handle(event, time.monotonic())
         except Exception as error:
@@ -411,6 +424,8 @@ class Dispatcher:
         match action:
             case Assign():
                 return self._assign(action)
+            case SendAhead():
+                return self._recall.send(action)
             case Settle(job=number, fate=fate):
                 self._jobs.settle(number, fate)
             case Begin(slot=slot, job=number):
@@ -420,9 +435,9 @@ class Dispatcher:
                 fleet.watch(slot, attempt, limit)
             case Unwatch(slot=slot):
                 fleet.unwatch(slot)
-            case Requeue(job=number, began=began):
-                self._unfinished[number].tracker.requeued(began=began)
-                log.requeued(number, began=began)
+            case Requeue():
+                self._jobs.requeued(action)
+                log.requeued(action)
             case Spawn(slot=slot):
                 log.ordered(slot)
                 fleet.start(slot)
@@ -458,6 +473,7 @@ class Dispatcher:
         if not self._confirms:
             # Before the sending: whatever the job does, somebody who sees it sees RUNNING too.
             job.tracker.assigned(worker.pid, worker.node)
+        job.sit(worker.traces, attempt)
         if self._fleet.run(slot, attempt, job.payload, action.room):
             return None
         return NotTaken(slot, attempt)

@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING, Any
 from .._common.lock_free import members
 from .._common.threads import make_thread
 from .._common.unpatched import check_unpatched
-from .._wire.channel import Content, Parcel
+from .._wire.parcel import Content, Parcel
 from ..errors import ClusterError, JobError, PoolClosedError
 from ..logs import Report
-from ..snapshots import Counts, PoolSnapshot
+from ..snapshots import Counts, PoolAttempts, PoolSnapshot
 from . import lifetime
 from .callbacks import Callbacks
 from .code_watch import code_watch
@@ -52,16 +52,25 @@ from .events import (
 from .fleet import Fleet, News
 from .hand_over import give
 from .inbox import Inbox
-from .look import Look, look_at, look_from_outside, snapshot_of
+from .look import (
+    Look,
+    attempts_of,
+    look_at,
+    look_at_attempts,
+    look_from_outside,
+    snapshot_of,
+)
 from .record import JobRecord
 from .registry import ENDS, JobRegistry
 from .scheduler import Scheduler
 from .tracker import of_the_parent
 from .unseen import Unseen
 from .verdicts import outcome_of, why_unreachable
+from .window import Window
 
 if TYPE_CHECKING:
     from .._wire.seeding import Seeds
+    from .poller import Poller
     from .sources import Source
 
 
@@ -170,6 +179,10 @@ class Engine:
         to_file = self._jobs.may_hold_descriptor()
         return self._fleet.pack(body, buffers, refers_to, to_file=to_file)
 
+    def repack(self, parcel: Parcel) -> Parcel:
+        """Make a call that was packed for any pool ready for this one's workers."""
+        return self._fleet.repack(parcel)
+
     def enlist(self, record: JobRecord) -> None:
         """Queue a job with its payload; raises `PoolClosedError` if the pool takes none."""
         if not self.accepting:
@@ -219,9 +232,9 @@ class Engine:
         self.broken = error
         self.accepting = False
 
-    def ask_cancel(self, record: JobRecord, grace: float) -> None:
+    def ask_cancel(self, record: JobRecord, grace: float, *, queued_only: bool = False) -> None:
         """Ask for the cancel of a job; returns at once."""
-        self._tell(CancelJob(record, grace))
+        self._tell(CancelJob(record, grace, queued_only))
 
     def ask_cancel_all(self, grace: float | None) -> None:
         """Ask for the cancel of all jobs, each with its own grace if None; returns at once."""
@@ -275,12 +288,26 @@ class Engine:
         """
         return snapshot_of(self._seen())
 
+    def attempts(self) -> PoolAttempts:
+        """Return what workers did with jobs, and do now; in a fork, what had ended before that."""
+        what = self._scheduler, self._jobs, self._fleet, self._inbox.commands
+        look = functools.partial(look_at_attempts, *what)
+        return attempts_of(self._shown(look) or look())
+
     def _seen(self) -> Look:
-        look: Look | None = None
         what = self._scheduler, self._jobs, self._fleet
-        if threading.get_ident() not in self._own_threads:
-            look = self._ask(lambda: look_at(*what), _PATIENCE)
+        look: Look | None = self._shown(lambda: look_at(*what))
         return look_from_outside(*what, self._inbox.commands) if look is None else look
+
+    def _shown(self, look: Callable[[], Any]) -> Any:
+        """What the dispatcher is to show; None: it does not, in time."""
+        own = threading.get_ident() in self._own_threads
+        return None if own else self._ask(look, _PATIENCE)
+
+    def show(self, opened: Callable[[Poller, Window], None]) -> None:
+        """Have somebody called, on the dispatcher's thread, who shows the pool to others."""
+        window = Window(self._scheduler, self._jobs, self._fleet, self._inbox, self._report)
+        self._tell(News(functools.partial(opened, self._dispatcher.poller, window)))
 
     # --- the pool ----------------------------------------------------------------------------
 

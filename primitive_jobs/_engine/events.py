@@ -115,16 +115,18 @@ class HandedOver(Fact):
     priority: int = 0
     retries: int = 0
     grace: float = 0.0  # s
+    retry_delay: float = 0.0  # s
 
     if not TYPE_CHECKING:
 
-        def __init__(self, job, slot, attempt, priority=0, retries=0, grace=0.0):
+        def __init__(self, job, slot, attempt, priority=0, retries=0, grace=0.0, retry_delay=0.0):
             self.job = job
             self.slot = slot
             self.attempt = attempt
             self.priority = priority
             self.retries = retries
             self.grace = grace
+            self.retry_delay = retry_delay
 
 
 class Withdrawn(Fact):
@@ -134,11 +136,19 @@ class Withdrawn(Fact):
     attempt: int
 
 
+class Unsent(Fact):
+    """These attempts were to be sent ahead, and were not: their jobs had ended, or it failed."""
+
+    slot: int
+    attempts: list[int]
+
+
 class CancelAsked(Fact):
-    """Somebody wants a job to stop, after `grace` s of SIGTERM."""
+    """Somebody wants a job to stop, after `grace` s of SIGTERM; or not to begin (`queued_only`)."""
 
     job: int
     grace: float = 0.0
+    queued_only: bool = False
 
 
 class CancelAllAsked(Fact):
@@ -224,7 +234,13 @@ class Gone(Fact):
 
 
 class Tick(Fact):
-    """Time passed, and something may be due."""
+    """Time passed, and something may be due.
+
+    Of the slots past their deadline those count alone that are in `late`, with that attempt: their
+    workers had not answered after it. None: all do.
+    """
+
+    late: frozenset[tuple[int, int]] | None = None
 
 
 class Suspended(Fact):
@@ -272,6 +288,7 @@ class ShutDown(Fact):
 Event = (
     HandedOver
     | Withdrawn
+    | Unsent
     | CancelAsked
     | CancelAllAsked
     | Started
@@ -332,6 +349,19 @@ class Assign(Fact):
             self.room = room
 
 
+class SendAhead(Fact):
+    """Send a busy worker jobs, each as (its number, its attempt, the place that notes that)."""
+
+    slot: int
+    jobs: list[tuple[int, int, int]]
+
+    if not TYPE_CHECKING:
+
+        def __init__(self, slot, jobs):
+            self.slot = slot
+            self.jobs = jobs
+
+
 class Begin(Fact):
     """Tell a job that it runs: the worker that it was sent to has it."""
 
@@ -354,10 +384,17 @@ class Unwatch(Fact):
 
 
 class Requeue(Fact):
-    """Tell that a job waits again: it certainly never started, or (`began`) it is retried."""
+    """Tell that a job waits again: it certainly never started, or (`began`) it is retried.
+
+    Then there is the `evidence` of the worker that died under it, or the `answer`, the exception
+    that it raised. It is not tried before `delay` s are over.
+    """
 
     job: int
     began: bool = False
+    evidence: Evidence | None = None
+    answer: Message | None = None
+    delay: float = 0.0
 
 
 class Settle(Fact):
@@ -407,6 +444,7 @@ Action = (
     | Postpone
     | Unspawn
     | Assign
+    | SendAhead
     | Begin
     | Watch
     | Unwatch
@@ -429,10 +467,11 @@ class FailedEarly(Fact):
 
 
 class CancelJob(Fact):
-    """Stop a job; it may already be final."""
+    """Stop a job; it may already be final. See `CancelAsked`."""
 
     job: Any
     grace: float = 0.0
+    queued_only: bool = False
 
 
 class NewCode(Fact):

@@ -27,6 +27,7 @@ from .events import (
     Faulted,
     Kill,
     Leave,
+    SendAhead,
     Settle,
     Spawn,
     StartFailed,
@@ -67,7 +68,7 @@ class Fence:
                 return StartFailed(action.slot, Evidence(noted=0, error=bare(error)))
             case Kill() if worker is not None:
                 return self._kill_again(worker)
-            case Assign() | Begin() | Watch() | Leave() | Terminate():
+            case Assign() | SendAhead() | Begin() | Watch() | Leave() | Terminate():
                 return Faulted(action.slot, bare(error))
             case _:
                 pass  # nothing depends on it that the next event would not set right
@@ -100,6 +101,7 @@ class Fence:
 
 _NAMES: dict[type, str] = {
     Assign: "giving it a job",
+    SendAhead: "sending it jobs ahead",
     Begin: "noting that it has its job",
     Watch: "watching its memory",
     Leave: "asking it to leave",

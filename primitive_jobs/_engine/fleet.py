@@ -12,11 +12,14 @@ dispatcher's thread; there it calls the other methods of `Host` directly.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from .._wire.channel import Content, PacketChannel
+from .._wire.channel import PacketChannel
 from .._wire.messages import Message
+from .._wire.parcel import Content, Parcel
+from ..insight.traces import Traces
 from ..logs import Report
 
 if TYPE_CHECKING:
@@ -38,6 +41,11 @@ class Worker(Protocol):
     pid: int
     node: str | None
     report: Report
+
+    @property
+    def traces(self) -> Traces:
+        """What is seen of its attempts."""
+        ...
 
 
 class FleetThread(NamedTuple):
@@ -93,8 +101,12 @@ class Host(Protocol):
     def happened(self, event: Event, worker: Worker | None = None) -> None:
         """Log what became of a worker, and tell the scheduler."""
 
-    def answered(self, slot: int, message: Message) -> None:
-        """A worker has sent the outcome of a job."""
+    def answered(self, slot: int, message: Message) -> int:
+        """A worker has sent the outcome of a job.
+
+        Return the attempt that it has now: once it has begun a later one, it has answered that.
+        """
+        ...
 
     def fault(self, what: str, worker: Worker, error: Exception) -> None:
         """Something about a worker raised: it is replaced."""
@@ -118,6 +130,9 @@ class LateSender(Protocol):
     over: bool
 
 
+_NOTHING: deque[tuple[float, int, int]] = deque(maxlen=0)
+
+
 class Fleet(ABC):
     """The workers of one pool. Unless a method says otherwise, it is called on the dispatcher's
     thread and never blocks. Where one raises, the engine gives up that worker alone: see `Fence`.
@@ -131,11 +146,16 @@ class Fleet(ABC):
             its workers by themselves (`direct`). Else a job runs as soon as it is sent.
         slow_starts: Whether a start may wait for long, for a place where others have theirs. Then
             those that no job waits for any more are called off.
+        measured: What was measured of late because of `watch`, in order: when (on the monotonic
+            clock), the pid of the worker, and the bytes. Any thread may read it.
+        stacks: What asks workers for their stacks; None: they cannot be asked from here.
     """
 
     pause: float | None = None
     confirms: bool = False
     slow_starts: bool = False
+    measured: deque[tuple[float, int, int]] = _NOTHING
+    stacks: Stacks | None = None
 
     # --- its own life ------------------------------------------------------------------------
 
@@ -218,6 +238,13 @@ class Fleet(ABC):
     ) -> Content:
         """Make a serialized call ready to be sent; on any thread. Raises OSError, MemoryError."""
 
+    def repack(self, parcel: Parcel) -> Parcel:
+        """Make a call that was packed for any fleet ready for this one; on any thread.
+
+        Raises SerializationError where it cannot be sent there.
+        """
+        return parcel
+
     @abstractmethod
     def fits(self, slot: int, room: int) -> bool:
         """Whether an idle worker holds at most ``room`` bytes; True also where `run` finds out."""
@@ -245,6 +272,11 @@ class Fleet(ABC):
     @property
     def direct(self) -> Direct | None:
         """The fleet itself, if callers can send to its workers; None: they cannot."""
+        return None
+
+    @property
+    def ahead(self) -> Ahead | None:
+        """The fleet itself, if busy workers can be sent jobs ahead; None: they cannot."""
         return None
 
     # --- time --------------------------------------------------------------------------------
@@ -281,8 +313,56 @@ class Direct(ABC):
         """Report the death of a worker for which `first_message` has raised."""
 
     @abstractmethod
-    def hear(self, worker: Any, message: Message) -> None:
-        """Handle what `first_message` has returned."""
+    def taken_in(self, worker: Any, message: Message) -> int:
+        """Handle what `first_message` has returned; return as `Host.answered` does."""
 
 
-__all__ = ["Direct", "Fleet", "FleetThread", "Host", "LateSender", "News", "Worker"]
+class Ahead(ABC):
+    """A fleet whose workers can be sent jobs ahead, and have them taken back: see `recall`."""
+
+    @abstractmethod
+    def page(self, slot: int) -> memoryview:
+        """Return the page in which a worker notes what it begins: see `notes`."""
+
+    @abstractmethod
+    def send(self, slot: int, attempt: int, content: Content | None, place: int) -> bool:
+        """Send a worker a job, to be noted in a place of its page; False: it was not sent."""
+
+    @abstractmethod
+    def take_back(self, slot: int) -> list[int]:
+        """Take back what a worker was sent and has not received; return the attempts."""
+
+    @abstractmethod
+    def hear(self, slot: int, count: int) -> int:
+        """Report so many messages of a worker, of those that are there; return how many."""
+
+
+class Stacks(ABC):
+    """Asks workers for the Python stack of a job that goes on; none of it blocks."""
+
+    @abstractmethod
+    def ask(self, slot: int, *, deep: bool, force: bool) -> str:
+        """Ask a worker that has a job and is not being killed; return why that is not done, or "".
+
+        Args:
+            slot: The worker's.
+            deep: Ask in C: only where the worker has not answered for a second.
+            force: Ask also where the job is in a system call that this would end early.
+        """
+
+    @abstractmethod
+    def text(self, slot: int) -> str:
+        """Return what it has written since then; raises OSError."""
+
+
+__all__ = [
+    "Ahead",
+    "Direct",
+    "Fleet",
+    "FleetThread",
+    "Host",
+    "LateSender",
+    "News",
+    "Stacks",
+    "Worker",
+]

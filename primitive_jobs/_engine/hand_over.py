@@ -30,15 +30,16 @@ from collections.abc import Callable
 from typing import Any
 
 from .._wire.channel import ChannelClosed, PacketChannel
-from .._wire.messages import OUTCOMES, Kind
+from .._wire.messages import ENDS, Kind
+from ..insight.traces import Traces
 from ..options import DEFAULT_LIMITS
 from .events import Died, Event, HandedOver
 from .fleet import Direct, Fleet, Worker
+from .gate import HandOver
 from .inbox import Inbox
 from .record import JobRecord
 from .registry import JobRegistry
 from .scheduler import Scheduler
-from .tracker import HandOver
 
 _READ = select.POLLIN
 
@@ -66,6 +67,11 @@ class Offer(HandOver):
         self.claims: list[JobRecord | None] = []
         self.sent = False
         self.over = False
+
+    @property
+    def traces(self) -> Traces:
+        """Those of the worker."""
+        return self.worker.traces
 
 
 def give(offer: Offer, job: JobRecord, commands: Any) -> bool:
@@ -195,10 +201,12 @@ class HandOff:
 
     def _begin(self, offer: Offer, job: JobRecord) -> None:
         """Record that a job was handed over and runs."""
+        job.seat = offer
         job.tracker.note(offer)
         self._jobs.register(job)
-        slot, (priority, _, _, retries, grace) = offer.worker.slot, job.limits
-        self._feed(HandedOver(job.number, slot, offer.attempt, priority, retries, grace))
+        slot, (priority, _, _, retries, grace, delay) = offer.worker.slot, job.limits
+        numbers = job.number, slot, offer.attempt, priority, retries
+        self._feed(HandedOver(*numbers, grace, delay))
         if not offer.sent and not self._fleet.run(slot, offer.attempt, job.payload, None):
             # It may be because the caller has sent it, and the job has ended its worker already:
             # what that has noted tells whether the job began.
@@ -216,7 +224,7 @@ class HandOff:
         if (
             message is not None
             and message.attempt == offer.attempt
-            and message.kind in OUTCOMES
+            and message.kind in ENDS
             and self._scheduler.served(worker.slot, offer.attempt, time.monotonic())
         ):
             self._jobs.ran(job, offer, message)
@@ -224,7 +232,7 @@ class HandOff:
             return True
         self._begin(offer, job)
         if message is not None:
-            direct.hear(worker, message)
+            direct.taken_in(worker, message)
         return False
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .._wire.evidence import Evidence
 from .._wire.messages import Kind, Message
+from .delays import Delays, after
 from .events import (
     Assign,
     Begin,
@@ -24,13 +25,16 @@ from .events import (
     Unreachable,
     Watch,
 )
+from .lines import Lines
 from .queue import Job, JobQueue
 from .roster import MAX_STARTS, Roster
-from .slots import BUSY, GRACE, Slot
+from .slots import BUSY, DYING, GRACE, Slot
+
+_RETRIABLE = int(Kind.RETRIABLE)  # of an IntEnum takes longer to compare with
 
 
 class JobTable:
-    """The jobs, each in exactly one place: in the queue, or in a slot of the roster.
+    """The jobs, each in exactly one place: in the queue, delayed, or in a slot of the roster.
 
     Args:
         roster: The pool's workers.
@@ -39,6 +43,8 @@ class JobTable:
 
     Attributes:
         jobs: All that have not ended, by number.
+        delayed: Those that wait until they may be tried again.
+        lines: Those that were sent ahead.
         queue: Those that wait.
         broken: Why no worker can be reached any more; None: they can.
     """
@@ -49,6 +55,8 @@ class JobTable:
         self.jobs: dict[int, Job] = {}
         self.broken: BaseException | None = None
         self.queue = JobQueue()
+        self.delayed = Delays()
+        self.lines = Lines(roster, self.queue, max_jobs_per_worker)
         self._roster = roster
         self._max_jobs_per_worker = max_jobs_per_worker
         self._confirms = confirms
@@ -117,12 +125,13 @@ class JobTable:
         self._roster.actions.append(Settle(number, fate))
 
     def _settle_waiting(self, job: Job, fate: Fate) -> None:
-        self.queue.remove(job)
+        if not self.delayed.remove(job):
+            self.queue.remove(job)
         del self.jobs[job.number]
         self._roster.actions.append(Settle(job.number, fate))
 
     def fail_waiting(self, fate: Fate) -> None:
-        """End all jobs in the queue."""
+        """End all jobs in the queue: those that might have started."""
         while self.queue.count:
             self._settle_waiting(self.queue.first(), fate)
 
@@ -135,26 +144,41 @@ class JobTable:
         """End all jobs: no worker can be reached. Those that have one end when that is gone."""
         self.broken = error
         self.fail_waiting(Unreachable(error))
+        for _, job in list(self.delayed.jobs.values()):
+            self._settle_waiting(job, Unreachable(error))
         for job in self.jobs.values():
             if job.slot is not None:
                 slot = self._roster.slots[job.slot]
                 slot.reason = slot.reason or Reason.BROKEN
 
     def answered(self, slot: Slot, message: Message) -> bool:
-        """End a busy worker's job; return whether it gets the next one. Else it idles or leaves."""
+        """End the attempt of a busy worker's job; return whether that has another job.
+
+        Else it idles or leaves.
+        """
         roster = self._roster
         if self._confirms:
             self._begin_at_last(slot)
-        self.settle(slot, message)
+        if message.kind == _RETRIABLE:
+            self._raised(slot, message)
+        else:
+            self.settle(slot, message)
         if slot.deadline is not None:
             roster.limit(slot, None)
         if slot.watched:
             roster.unwatch(slot)
+        slot.longest = max(message.extra, slot.longest - (slot.longest >> 2))
         slot.served += 1
+        if slot.line:
+            self.lines.move_up(slot)
+            return True
         if slot.retiring or slot.served == self._max_jobs_per_worker:
             roster.ask_to_leave(slot)
         elif (job := self._next()) is not None:
-            self._assign(slot, job)
+            if job.plain and (depth := self.lines.depth(slot)) > 0:
+                self.lines.start(slot, job, depth)
+            else:
+                self._assign(slot, job)
             return True
         else:
             roster.set_idle(slot)
@@ -173,7 +197,10 @@ class JobTable:
             self._roster.kill(slot, ask_stack=False)  # its job is not there any more
         elif slot.was is not GRACE or counts:
             # DYING: it was faster than the kill
-            self.settle(slot, message)
+            if message.kind == _RETRIABLE:
+                self._raised(slot, message)
+            else:
+                self.settle(slot, message)
 
     def _begin_at_last(self, slot: Slot) -> None:
         """Begin a job whose outcome is there: a worker that is being killed does not say more."""
@@ -193,12 +220,40 @@ class JobTable:
             self.settle(slot, Unreachable(self.broken, evidence))
         elif evidence.left is not None:  # neither given back nor tried again
             self.settle(slot, Lost(evidence))
-        elif evidence.noted not in (None, slot.attempt):
+        elif evidence.noted is not None and evidence.noted < slot.attempt:
             self.give_back(slot, job, evidence)
         elif job.retries > 0:
-            self._retry(slot, job)
+            self._retry(slot, job, evidence=evidence)
         else:
             self.settle(slot, Lost(evidence))
+
+    def _raised(self, slot: Slot, message: Message) -> None:
+        """Try a job again that has raised what it may be tried again after, or end it."""
+        job = slot.job
+        assert job is not None, "whoever answers has one"
+        if job.retries <= 0 or slot.reason not in (None, Reason.CANCEL):
+            self.settle(slot, message)  # a limit that it passed never counts
+        elif slot.reason is None:
+            self._retry(slot, job, answer=message)
+        # Else it is cancelled once nothing is left of its worker: see `worker_gone`.
+
+    def end_line(self, slot: Slot, evidence: Evidence) -> None:
+        """End the jobs in the line of a worker that did not answer as workers do; see `Recall`.
+
+        Those that began, as far as it has noted that, may have been done: they do not run again.
+        """
+        line = list(slot.line)
+        slot.line.clear()
+        for job in line:
+            job.slot = None
+            unbegun = evidence.noted is not None and evidence.noted < job.attempt
+            if unbegun and not job.cancel_asked:
+                self.add(job)
+                self._roster.actions.append(Requeue(job.number))
+            else:
+                del self.jobs[job.number]
+                fate = Cancelled() if unbegun else Lost(evidence)
+                self._roster.actions.append(Settle(job.number, fate))
 
     def give_back(self, slot: Slot, job: Job, evidence: Evidence) -> None:
         """Queue a job again that certainly never began; the third such attempt ends it."""
@@ -208,20 +263,59 @@ class JobTable:
         elif job.unstarted >= MAX_STARTS:
             self.settle(slot, Lost(evidence))
         else:
-            self._requeue(slot, began=False)
+            self._requeue(slot, Requeue(job.number))
 
-    def _retry(self, slot: Slot, job: Job) -> None:
-        """Queue a job again whose worker died, for another attempt."""
+    def _retry(
+        self,
+        slot: Slot,
+        job: Job,
+        *,
+        evidence: Evidence | None = None,
+        answer: Message | None = None,
+    ) -> None:
+        """Have a job tried again whose worker died, or which raised, after its delay."""
         job.retries -= 1
+        job.plain = False  # what goes ahead of its call is sent with it alone
         if job.cancel_asked:
             self.settle(slot, Cancelled())
-        else:
-            self._requeue(slot, began=True)
+            return
+        delay, job.retry_delay = job.retry_delay, after(job.retry_delay)
+        self._requeue(slot, Requeue(job.number, True, evidence, answer, delay))
 
-    def _requeue(self, slot: Slot, *, began: bool) -> None:
-        job = self._roster.take_job(slot)
-        self._roster.actions.append(Requeue(job.number, began))
-        self.add(job)
+    def _requeue(self, slot: Slot, action: Requeue) -> None:
+        roster = self._roster
+        roster.actions.append(action)
+        job = roster.take_job(slot)
+        if action.delay > 0:
+            self.delayed.put(job, roster.now + action.delay)
+        else:
+            self.add(job)
+
+    # --- they are tried again later --------------------------------------------------------------
+
+    def queue_due(self) -> None:
+        """Queue the delayed jobs that are due."""
+        for job in self.delayed.take_due(self._roster.now):
+            self.queue.push(job)
+
+    def next_deadline(self) -> float | None:
+        """Return when the next tick is due; None: never."""
+        due = self._roster.next_deadline(self.queue.count)
+        if not self.delayed.jobs:
+            return due
+        retry = self.delayed.first()
+        return retry if due is None or retry < due else due
+
+    def withdraw(self, slot: Slot) -> None:
+        """Forget a busy worker's job, which has ended before it was sent there."""
+        roster = self._roster
+        del self.jobs[roster.take_job(slot).number]
+        roster.limit(slot, None)
+        roster.unwatch(slot)
+        if slot.retiring:
+            roster.ask_to_leave(slot)
+        else:
+            roster.set_idle(slot)
 
     # --- they are stopped ------------------------------------------------------------------------
 
@@ -232,7 +326,8 @@ class JobTable:
             self._settle_waiting(job, Cancelled())
             return
         slot = self._roster.slots[job.slot]
-        if slot.state in (BUSY, GRACE):
+        # Else it is in a line, of a worker that is about to be killed: see `end_line`.
+        if slot.job is job and slot.state in (BUSY, GRACE):
             self.stop(slot, Reason.CANCEL, grace)
 
     def cancel_all(self, grace: float | None) -> None:
@@ -261,11 +356,19 @@ class JobTable:
         """Raise `AssertionError` if the state contradicts itself."""
         slots = self._roster.slots
         waiting = sorted(n for n, job in self.jobs.items() if job.slot is None)
-        assert sorted(self.queue.numbers()) == waiting, "a waiting job is in the queue, once"
-        assert self.queue.count == len(waiting), "the waiting are counted right"
+        queued = self.queue.numbers()
+        assert sorted([*queued, *self.delayed.jobs]) == waiting, "a waiting job is in one place"
+        assert self.queue.count == len(queued), "the waiting are counted right"
+        assert all(job.retry_delay > 0 for _, job in self.delayed.jobs.values())
         for job in self.jobs.values():
-            assert job.slot is None or slots[job.slot].job is job, "job and slot agree"
+            slot = None if job.slot is None else slots[job.slot]
+            assert slot is None or job in (slot.job, *slot.line), "job and slot agree"
         for slot in slots.values():
-            assert slot.job is None or self.jobs.get(slot.job.number) is slot.job
+            mine = [*([] if slot.job is None else [slot.job]), *slot.line]
+            assert all(self.jobs.get(job.number) is job for job in mine)
+            assert not slot.line or slot.state in (BUSY, DYING), "nobody else has a line"
+            assert not slot.line or slot.job is not None or slot.state is DYING, "behind a job"
+            assert (slot.number in self.lines.slots) == (bool(slot.line) and slot.state is BUSY)
+            assert [job.attempt for job in mine] == sorted(job.attempt for job in mine)
         may_run = self._roster.idle and self._roster.running < self._roster.max_workers
         assert not (self.queue.count and may_run), "nobody waits while a worker may have it"

@@ -12,6 +12,7 @@ import math
 import os
 import select
 import struct
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -78,19 +79,24 @@ class Poller:
 
     Attributes:
         poll: Waits at most so many seconds (-1: without an end), rounded up to milliseconds;
-            returns (descriptor, mask) pairs.
+            returns (descriptor, mask) pairs. To be looked up for each call: see `call_in`.
         handlers: What is called with the mask, by descriptor.
+        closers: What is called first by `close`: each gives back descriptors that are waited on
+            here and are nobody's who would do it. In a fork of the process it is called, too.
     """
 
     def __init__(self) -> None:
         self.handlers: dict[int, Callable[[int], None]] = {}
+        self.closers: list[Callable[[], None]] = []
+        self._due: list[tuple[float, Callable[[], None]]] = []  # when, by the monotonic clock
         self._poll: Any = _unless_refused(lambda: select.epoll()) or select.poll()  # noqa: PLW0108
         self.register = self._poll.register
         self.modify = self._poll.modify
         self.unregister = self._poll.unregister
-        self.poll: Callable[[float], list[tuple[int, int]]] = (
+        self._wait: Callable[[float], list[tuple[int, int]]] = (
             self._poll.poll if hasattr(self._poll, "close") else self._poll_in_milliseconds
         )
+        self.poll = self._wait
 
     def watch(self, fd: int, handler: Callable[[int], None]) -> None:
         """Have ``handler`` called when a descriptor is readable; raises OSError."""
@@ -116,7 +122,30 @@ class Poller:
         # Rounded up, or the last millisecond would be spent waiting for nothing many times.
         return self._poll.poll(math.ceil(timeout * 1000))  # type: ignore[no-any-return]
 
+    def call_in(self, seconds: float, call: Callable[[], None]) -> None:
+        """Have something called after so many seconds, by `poll`, in the thread that waits.
+
+        Nothing of it costs a wait that comes when all such calls have been made.
+        """
+        self._due.append((time.monotonic() + seconds, call))
+        self.poll = self._wait_for_calls
+
+    def _wait_for_calls(self, timeout: float) -> list[tuple[int, int]]:
+        left = max(0.0, min(when for when, _ in self._due) - time.monotonic())
+        events = self._wait(left if timeout < 0 else min(left, timeout))
+        now = time.monotonic()
+        calls = [call for when, call in self._due if when <= now]
+        self._due = [each for each in self._due if each[0] > now]
+        if not self._due:
+            self.poll = self._wait
+        for call in calls:
+            call()
+        return events
+
     def close(self) -> None:
-        """Give its descriptor back."""
+        """Give its descriptor back, and what the closers have."""
+        while self.closers:
+            with contextlib.suppress(OSError):
+                self.closers.pop()()
         if hasattr(self._poll, "close"):
             self._poll.close()

@@ -6,6 +6,7 @@ Pure parts of the scheduler's state.
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import deque
 
 
@@ -13,12 +14,15 @@ class Job:
     """What the scheduler knows of a job; `slot` is the number of the one that has it, if any."""
 
     __slots__ = (
+        "attempt",
         "cancel_asked",
         "grace",
         "memory_limit",
         "number",
+        "plain",
         "priority",
         "retries",
+        "retry_delay",
         "slot",
         "timeout",
         "unstarted",
@@ -32,6 +36,7 @@ class Job:
         memory_limit: int | None = None,
         retries: int = 0,
         grace: float = 0.0,
+        retry_delay: float = 0.0,
     ) -> None:
         self.number = number
         self.priority = priority
@@ -39,7 +44,10 @@ class Job:
         self.memory_limit = memory_limit
         self.retries = retries  # that are left
         self.grace = grace  # s, of a cancel that says nothing else
+        self.retry_delay = retry_delay  # s before the next retry
+        self.plain = False  # it is small, and needs nothing that not every job does
         self.slot: int | None = None
+        self.attempt = 0  # there
         self.unstarted = 0  # attempts that never began
         self.cancel_asked = False
 
@@ -102,6 +110,28 @@ class JobQueue:
         self._rows[job.priority].popleft()
         self.count -= 1
         return job
+
+    def pop_plain(self) -> Job | None:
+        """Take the next one out if it is plain; None: there is none, or it is not."""
+        if not self.count or not (job := self.first()).plain:
+            return None
+        self._rows[job.priority].popleft()
+        self.count -= 1
+        return job
+
+    def head(self, count: int) -> list[Job]:
+        """Return the next ones, in order, at most so many; it takes no longer for a long queue."""
+        found: list[Job] = []
+        if self.count:
+            self.first()  # else many that were removed may stand before the others
+        for priority in heapq.nsmallest(count, self._priorities):
+            if len(found) < count:
+                back = heapq.nsmallest(count, self._returned.get(-priority, ()))
+                row = ((job.number, job) for job in self._rows[-priority])
+                both = (job for _, job in heapq.merge(back, row))
+                waiting = (job for job in both if job not in self._gone)
+                found += itertools.islice(waiting, count - len(found))
+        return found
 
     def remove(self, job: Job) -> None:
         """Take any one out, for good."""

@@ -20,17 +20,26 @@ import functools
 import itertools
 import logging
 import threading
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .._wire.channel import Parcel
+from .._common import identity
+from .._wire import retrying
+from .._wire.parcel import Parcel
+from .._wire.setting import Setting
+from ..insight.printed import Prints
+from ..insight.traces import Kept, Seat
 from ..logs import report_here
 from ..options import DEFAULT_LIMITS, Limits
+from . import printing
+from .again import Again
 from .tracker import StatusTracker, cancelled
 
 if TYPE_CHECKING:
+    from .._wire.present import About
     from .._wire.seeding import Key, Seeds
+    from ..insight.traces import Seated, Traces
+    from ..options import JobOptions
 
 
 class PoolLink(Protocol):
@@ -61,11 +70,19 @@ class PoolLink(Protocol):
         """Make a serialized call ready to be sent; raises OSError or MemoryError."""
         ...
 
+    def repack(self, parcel: Parcel) -> Parcel:
+        """Make a call that was packed for any pool ready for this one's workers.
+
+        Raises:
+            SerializationError: It cannot go there.
+        """
+        ...
+
     def enlist(self, record: JobRecord) -> None:
         """Queue a job with its payload; raises `PoolClosedError` if the pool takes none."""
 
-    def ask_cancel(self, record: JobRecord, grace: float) -> None:
-        """Have a queued or running job stopped; returns at once."""
+    def ask_cancel(self, record: JobRecord, grace: float, *, queued_only: bool = False) -> None:
+        """Have a queued or running job stopped, or only a queued one; returns at once."""
 
     def call_back(self, callback: Callable[[], object]) -> None:
         """Call ``callback`` on the pool's thread for callbacks."""
@@ -89,7 +106,12 @@ class JobRecord:
         link: The pool, once it is submitted.
         name: Shown in messages.
         number: Its pool's, from the day it is taken in.
+        kept: What it has left, once an attempt is over and has left something; or what a job of an
+            earlier program has, from which it goes on.
         payload: What a worker is sent.
+        prints: Where what it prints goes; None: where its worker prints.
+        seat: Where its present attempt is seen; None: nowhere, or `StatusTracker.handed` says it.
+        told: Options that the worker has to know, None: they are the default.
         tracker: Its status and outcome.
     """
 
@@ -97,39 +119,126 @@ class JobRecord:
         "_id",
         "handle",
         "inner",
+        "kept",
         "key",
         "limits",
         "link",
         "name",
         "number",
         "payload",
+        "prints",
+        "seat",
+        "told",
         "tracker",
     )
 
     def __init__(self, name: str, tracker: StatusTracker) -> None:
-        self._id: list[str] = []  # the first one counts
+        self._id: list[bytes] = []  # the first one counts
         self.handle: Any = None
         self.inner = False
+        self.kept: Kept | None = None
         self.key: Key | None = None
         self.limits: Limits = DEFAULT_LIMITS
         self.link: PoolLink | None = None
         self.name = name
         self.number = 0
         self.payload: bytes | Parcel | None = None
+        self.prints: Prints | None = None
+        self.seat: Seated | None = None
+        self.told: dict[str, Any] | None = None
         self.tracker = tracker
 
     def job_id(self) -> str:
         """Return the job's uuid4 as text, made when it is first asked for."""
+        return identity.text_of(self._drawn())
+
+    def _drawn(self) -> bytes:
         if not self._id:
-            self._id.append(str(uuid.uuid4()))
+            self._id.append(identity.draw())
         return self._id[0]
+
+    @property
+    def is_piped(self) -> bool:
+        """Whether what it prints comes here through its worker's pipe.
+
+        Its worker has nothing else to do then, until that is read.
+        """
+        return self.prints is not None and self.prints.path is None
+
+    def take(self, options: JobOptions, link: PoolLink | None) -> None:
+        """Be a job with these options, before it is submitted to the pool."""
+        self.limits = options.limits
+        self.told = options.told
+        if options.name is not None:
+            self.name = options.name
+        if self.told is not None and "output" in self.told and link is not None:
+            self.prints, self.told["output"] = printing.prints_of(
+                self.told["output"], self.name, self.job_id, link.call_back
+            )
+
+    def about(self) -> About:
+        """Return what a worker is told of the job, besides its call; on its caller's thread.
+
+        Raises:
+            SerializationError: It cannot be pickled.
+        """
+        if self.told is None:
+            return self.name, self._drawn()
+        retry_on = self.told.get("retry_on")
+        if isinstance(retry_on, tuple):  # from here on no class of the user's is in the record
+            self.told["retry_on"] = retrying.dump(retry_on)
+        return self.name, self._drawn(), Setting(self.told)
+
+    def seated(self) -> Seated | None:
+        """Return where its present attempt is seen; on any thread."""
+        return self.seat or self.tracker.handed()
+
+    def leave(self, told: bytes | None) -> None:
+        """Keep what its attempt has left; ``told`` with its outcome, None: its worker has died.
+
+        On the dispatcher's thread, before the tracker is told of the end.
+        """
+        seat, self.seat = self.seated(), None
+        if seat is None:
+            return
+        with contextlib.suppress(Exception):  # no memory, say: the outcome counts for more
+            if self.kept is None:
+                self.kept = Kept()
+            if self.is_piped:
+                seat.traces.drain()
+            self.kept.take(seat, told)
+
+    def sit(self, traces: Traces, attempt: int) -> None:
+        """It is about to be sent to a worker; on the dispatcher's thread."""
+        self.seat = Seat(traces, attempt)
+        if self.prints is not None and self.is_piped:
+            traces.print_into(attempt, self.prints.printed)
+
+    def go_on(self, end: str, delay: float) -> None:
+        """Have what the attempt has left come with its next one; it ended so, in words."""
+        self.kept = self.kept or Kept()
+        self.kept.go_on(f"attempt {self.tracker.attempts} {end}", delay)
+        self.go_on_from(self.kept)
+
+    def go_on_from(self, kept: Kept) -> None:
+        """Have what was left come with the next attempt, or with the first one."""
+        again = Again.after(self.payload, self.tracker.attempts + 1, kept.checkpoint)
+        self.payload = again.with_call(self.payload)
 
     def let_go(self) -> None:
         """Drop the handle."""
         self.handle = None
 
-    def drop_payload(self) -> None:
-        """Free what would be sent. Only for whoever has ended the job: two at once would clash."""
+    def drop_payload(self, *, returned: bool = False) -> None:
+        """Free what would be sent, unless it is kept for `PrimitiveJob.resubmit`.
+
+        That of a job that has ``returned`` is kept only if the job asks for it: it may hold a
+        descriptor. Only for whoever has ended the job: two at once would clash.
+        """
+        kept, told = self.kept, self.told
+        goes_on = kept is not None and kept.checkpoint is not None and not returned
+        if goes_on or (told is not None and told.get("keep_call")):
+            return
         payload, self.payload = self.payload, None
         if isinstance(payload, Parcel):
             payload.close()
@@ -155,6 +264,26 @@ class JobRecord:
         if link is not None:
             link.ask_cancel(self, 0.0)  # it may have it in its queue
         return True
+
+    def cancel_queued(self) -> None:
+        """Have it cancelled unless a worker has begun with it; returns at once.
+
+        It may have been sent ahead, or have waited for a worker before: its pool knows.
+        """
+        link = self.link
+        if not self.cancel_unbegun() and link is not None and self.tracker.outcome is None:
+            link.ask_cancel(self, 0.0, queued_only=True)
+
+
+def known_by(prefix: str, records: Iterable[JobRecord]) -> list[JobRecord]:
+    """Return those whose id begins so."""
+    # Most are told from it by a few bytes: the text of an id takes longer to be made.
+    begin = prefix.replace("-", "")[:_SURE]
+    likely = (each for each in records if each._id and each._id[0].hex().startswith(begin))
+    return [each for each in likely if each.job_id().startswith(prefix)]
+
+
+_SURE = 12  # digits of an id that are those of what was drawn; the next one tells the version
 
 
 class Callback:
@@ -235,4 +364,4 @@ class Ended:
 
 _call: Callable[[functools.partial[Any]], object] = functools.partial.__call__  # in C
 
-__all__ = ["Callback", "Ended", "JobRecord", "PoolLink"]
+__all__ = ["Callback", "Ended", "JobRecord", "PoolLink", "known_by"]

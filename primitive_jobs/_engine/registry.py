@@ -11,15 +11,18 @@ import contextlib
 from collections.abc import Callable
 
 from .._common.naming import one_line
-from .._wire.channel import Parcel
-from .._wire.messages import Message
+from .._wire.evidence import Evidence
+from .._wire.messages import Message, duration
+from .._wire.parcel import Parcel
 from ..errors import JobError
 from ..status import JobStatus
-from .events import Fate
+from .attempts import Attempts, Told
+from .events import Fate, Lost, Requeue
+from .gate import HandOver
 from .record import Ended, JobRecord
-from .tracker import HandOver, Outcome, StatusTracker
+from .tracker import NEVER, Outcome, StatusTracker
 from .unseen import Unseen
-from .verdicts import finished, outcome_of
+from .verdicts import attempt_told, finished, outcome_of, tried_again, with_notes
 
 _DONE = JobStatus.DONE
 ENDS = (_DONE, JobStatus.ERROR, JobStatus.CANCELLED)
@@ -34,6 +37,7 @@ class JobRegistry:
         ended: Counts of those that have ended, one for each of `ENDS`; may be read on any thread.
 
     Attributes:
+        attempts: What workers did with jobs; may be looked at on any thread.
         unfinished: By number, in the order in which they came.
         untold: Trackers of jobs that have ended, whose waiters are to be told.
         postponed: How many of these might have been told before.
@@ -45,6 +49,8 @@ class JobRegistry:
         self.untold: list[StatusTracker] = []
         self.postponed = 0
         self.leaving = Ended()
+        self.attempts = Attempts()
+        self._returned = self.attempts.returned
         self.ended = ended
         self._unseen = unseen
         self._count = 0
@@ -67,27 +73,55 @@ class JobRegistry:
     def settle(self, number: int, fate: Fate) -> None:
         """End a job."""
         job = self.unfinished[number]
-        outcome = finished(job, fate) if type(fate) is Message else outcome_of(job, fate)
+        took: float | None = None
+        if type(fate) is Message:
+            outcome, took = finished(job, fate), duration(fate.extra)
+            if fate.notes:
+                job.leave(fate.notes)
+        else:
+            job.leave(None)
+            outcome = outcome_of(job, fate)
         status = outcome.status
         if status is not _DONE:
+            if job.kept is not None and job.kept.earlier:
+                outcome = with_notes(outcome, job.kept.earlier)
             self._unseen.note(job, outcome)
-        if job.tracker.settle(outcome):
-            job.drop_payload()
+        job.seat = None
+        run = job.tracker.settle(outcome, took)
+        if run is not None:
+            job.drop_payload(returned=status is _DONE)
             self.untold.append(job.tracker)
+            if status is _DONE:
+                if job.kept is None:  # as of most short jobs
+                    self._returned(job.name, run)
+                else:
+                    self._returned(job.name, run, job.kept.peak())
+            elif run is not NEVER:
+                self.attempts.ended(job.name, run, _told(job, fate))
         else:
             status = job.tracker.status
         self._drop(number)  # now: see end_anyhow
-        self._count_end(status)
+        if status is _DONE:  # as most are: without a call
+            self.ended[0] += 1
+        else:
+            self._count_end(status)
 
     def ran(self, job: JobRecord, handed: HandOver, message: Message) -> None:
         """A job that its caller gave to a worker has ended before it was registered."""
         outcome = finished(job, message)
+        if message.notes:
+            job.leave(message.notes)
         if outcome.status is not _DONE:
             self._unseen.note(job, outcome)
-        job.tracker.ran(handed, outcome)
+        run = job.tracker.ran(handed, outcome)
         self.leaving.put(job)
-        self._count_end(outcome.status)
-        job.drop_payload()
+        if outcome.status is _DONE:
+            self._returned(job.name, run, None if job.kept is None else job.kept.peak())
+            self.ended[0] += 1
+        else:
+            self.attempts.ended(job.name, run, _told(job, message))
+            self._count_end(outcome.status)
+        job.drop_payload(returned=outcome.status is _DONE)
         self.untold.append(job.tracker)
 
     def end_anyhow(self, number: int, error: BaseException) -> None:
@@ -100,11 +134,27 @@ class JobRegistry:
         with contextlib.suppress(Exception):  # it may have its outcome, but told nobody yet
             outcome = Outcome(JobStatus.ERROR, failure)
             self._unseen.note(job, outcome)
-            job.tracker.settle(outcome)
+            run = job.tracker.settle(outcome)
+            if run is not None and run is not NEVER:
+                self.attempts.ended(job.name, run, attempt_told(Lost(Evidence(error=error))))
         self.untold.append(job.tracker)
         with contextlib.suppress(OSError):
             job.drop_payload()
         self._count_end(job.tracker.status)
+
+    def requeued(self, action: Requeue) -> None:
+        """A job waits for another worker."""
+        job = self.unfinished[action.job]
+        told: Told | None = None
+        if action.began:
+            job.leave(None if action.answer is None else action.answer.notes)
+            end, told = tried_again(action)
+            told = _with_memory(told, job)
+            job.go_on(end, action.delay)
+        job.seat = None
+        run = job.tracker.requeued(began=action.began)
+        if told is not None and run is not NEVER:
+            self.attempts.ended(job.name, run, told)
 
     def withdrawn(self, number: int) -> None:
         """A job has ended by its canceller, before a worker got it."""
@@ -138,6 +188,18 @@ class JobRegistry:
 
     def _count_end(self, status: JobStatus) -> None:
         self.ended[0 if status is _DONE else ENDS.index(status)] += 1
+
+
+def _told(job: JobRecord, fate: Fate) -> Told:
+    """How a job's attempt has ended."""
+    return _with_memory(attempt_told(fate), job)
+
+
+def _with_memory(told: Told, job: JobRecord) -> Told:
+    """The same with the most that it held, if only its worker knew that."""
+    if told.memory is None and job.kept is not None:
+        told = Told(told.end, told.reason, job.kept.peak())
+    return told
 
 
 def file_limit() -> int:

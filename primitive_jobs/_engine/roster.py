@@ -128,7 +128,7 @@ class Roster:
     def give(self, slot: Slot, job: Job) -> None:
         """Give a job to a worker that the caller has taken out of `idle`."""
         self.attempts += 1
-        slot.attempt = self.attempts
+        slot.attempt = job.attempt = self.attempts
         if slot.state is not BUSY:
             self.move(slot, BUSY)
         self.running += 1
@@ -273,9 +273,12 @@ class Roster:
 
     def tick(self) -> list[Slot]:
         """Take in that time has passed; return the slots past their deadline, in order."""
-        now = self.now
-        self.pause.tick(now)
-        self._spare_pause.tick(now)
+        self.pause.tick(self.now)
+        self._spare_pause.tick(self.now)
+        return self.late(self.now)
+
+    def late(self, now: float) -> list[Slot]:
+        """Return the slots past their deadline, in order."""
         late = [s for s in self._limited if s.deadline is not None and s.deadline <= now]
         return sorted(late, key=lambda slot: slot.number)
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .._wire.evidence import Evidence
+from .._wire.messages import ENDS
 from .events import (
     Actions,
     Broken,
@@ -43,6 +44,7 @@ from .events import (
     Suspended,
     Taken,
     Tick,
+    Unsent,
     Withdrawn,
 )
 from .job_table import JobTable
@@ -80,11 +82,16 @@ class Scheduler:
 
     Attributes:
         jobs: All that have not ended, by number.
+        delayed: Those that wait until they may be tried again.
+        queue: The others that wait, but for those in lines.
+        lines: Those that were sent ahead. Each event but `answered`, and those that touch no line,
+            is told only after these were taken back: see `Recall`.
         slots: All workers that are not gone, by number.
         closed: Nothing is left to do, ever.
-        steady: True says that the last `answered` did nothing but end a job and give its worker
-            the next one: it returned a `Settle` and an `Assign`, and what `next_deadline`,
-            `needs_wake` and `offer` say is what they said before.
+        steady: True says that the last `answered` did nothing but end a job and see to it that
+            its worker has the next one: it returned a `Settle` and perhaps an `Assign` or a
+            `SendAhead`, and what `next_deadline`, `needs_wake` and `offer` say is what they said
+            before.
     """
 
     def __init__(
@@ -104,12 +111,15 @@ class Scheduler:
         self._roster = Roster(max_workers, idle_timeout, spare_workers, slow_starts=slow_starts)
         self._table = JobTable(self._roster, max_jobs_per_worker, confirms=confirms)
         self._confirms = confirms
-        self._queue = self._table.queue
+        self.delayed = self._table.delayed
+        self.queue = self._table.queue
         self.jobs = self._table.jobs
+        self.lines = self._table.lines
         self.slots = self._roster.slots
         self._handlers: dict[type, Callable[[Any], None]] = {
             HandedOver: self._on_handed_over,
             Withdrawn: self._on_withdrawn,
+            Unsent: self._on_unsent,
             CancelAsked: self._on_cancel,
             CancelAllAsked: self._on_cancel_all,
             Started: self._on_started,
@@ -135,8 +145,8 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        """How many jobs are in the queue."""
-        return self._queue.count
+        """How many jobs are in the queue; those in lines, and delayed ones, are not."""
+        return self.queue.count
 
     @property
     def running(self) -> int:
@@ -172,21 +182,23 @@ class Scheduler:
         self._roster.end()
         return actions
 
-    def submitted(self, number: int, limits: Limits, now: float) -> Actions:
-        """Take a job in."""
+    def submitted(self, number: int, limits: Limits, now: float, plain: bool = False) -> Actions:
+        """Take a job in; a ``plain`` one may be sent ahead."""
         roster = self._roster
         actions = roster.begin("submitted", now)
         if roster.closing:
             self._table.turn_away(number)
         else:
-            self._table.add(Job(number, *limits))
+            job = Job(number, *limits)
+            job.plain = plain
+            self._table.add(job)
         if roster.busy < roster.max_workers:  # else it waits, and that is all
             self._fill()
         roster.end()
         return actions
 
     def answered(self, slot_number: int, attempt: int, message: Message, now: float) -> Actions:
-        """Take in that a worker sent a job's outcome, and waits for the next one."""
+        """Take in that a worker sent a job's outcome, and waits for the next one, or has it."""
         roster = self._roster
         actions = roster.begin("answered", now)
         slot = self.slots.get(slot_number)
@@ -196,11 +208,14 @@ class Scheduler:
             if slot.state is BUSY:
                 # Else the end of a deadline is news; and that of a pause, if the queue is empty.
                 unlimited = slot.deadline is None and roster.pause.until is None
-                if self._table.answered(slot, message) and roster.warm and not roster.closing:
+                goes_on = self._table.answered(slot, message)
+                ended = message.kind in ENDS  # else it may be tried again, at a time
+                calm = goes_on and ended and roster.warm
+                if calm and not (roster.closing and not self.queue.count):
                     # As many run, are idle and wait for their start as before: no more is due.
                     fill = roster.slow_starts  # else there is one job less that waits for one
                     self.steady = (
-                        not fill and unlimited and slot.deadline is None and len(actions) == 2
+                        not fill and unlimited and slot.deadline is None and len(actions) <= 2
                     )
             else:
                 self._table.answered_late(slot, message)
@@ -208,6 +223,13 @@ class Scheduler:
         if fill:
             self._fill()
         roster.end()
+        return actions
+
+    def filled(self, now: float) -> Actions:
+        """Give free workers the jobs that came back."""
+        actions = self._roster.begin("filled", now)
+        self._fill()
+        self._roster.end()
         return actions
 
     def served(self, slot_number: int, attempt: int, now: float) -> bool:
@@ -239,8 +261,8 @@ class Scheduler:
             self._table.fill()
             if roster.reclaimed:
                 roster.dismiss_reclaimed()
-        roster.fill_up(self._queue.count)
-        if roster.closing and not self._queue.count:
+        roster.fill_up(self.queue.count)
+        if roster.closing and not (self.queue.count or self.delayed.jobs):
             self._close()
 
     def _close(self) -> None:
@@ -254,7 +276,7 @@ class Scheduler:
 
     def next_deadline(self) -> float | None:
         """When a `Tick` is due, on the clock of `handle`; None: nothing is due."""
-        return self._roster.next_deadline(self._queue.count)
+        return self._table.next_deadline()
 
     def offer(self) -> tuple[int, int] | None:
         """The (slot, attempt) of an idle worker that the next job may be given to by its caller.
@@ -289,22 +311,21 @@ class Scheduler:
     def _on_handed_over(self, event: HandedOver) -> None:
         slot = self._roster.idle.pop()
         assert slot.number == event.slot, "it was offered, and nothing has happened since"
-        job = Job(event.job, event.priority, retries=event.retries, grace=event.grace)
+        others = event.retries, event.grace, event.retry_delay
+        job = Job(event.job, event.priority, None, None, *others)
         self.jobs[job.number] = job
         self._roster.give(slot, job)
         assert slot.attempt == event.attempt
 
     def _on_withdrawn(self, event: Withdrawn) -> None:
-        roster = self._roster
-        slot = roster.with_attempt(event.slot, event.attempt)
+        slot = self._roster.with_attempt(event.slot, event.attempt)
         if slot is not None and slot.job is not None and slot.state is BUSY:
-            del self.jobs[roster.take_job(slot).number]
-            roster.limit(slot, None)
-            roster.unwatch(slot)
-            if slot.retiring:
-                roster.ask_to_leave(slot)
-            else:
-                roster.set_idle(slot)
+            self._table.withdraw(slot)
+
+    def _on_unsent(self, event: Unsent) -> None:
+        slot = self.slots.get(event.slot)
+        if slot is not None and slot.state is BUSY:
+            self._table.lines.came_back(slot, event.attempts)
 
     def _on_not_taken(self, event: NotTaken) -> None:
         roster = self._roster
@@ -336,7 +357,7 @@ class Scheduler:
 
     def _on_cancel(self, event: CancelAsked) -> None:
         job = self.jobs.get(event.job)
-        if job is not None:
+        if job is not None and (job.slot is None or not event.queued_only):
             self._table.cancel(job, event.grace)
 
     def _on_cancel_all(self, event: CancelAllAsked) -> None:
@@ -383,6 +404,8 @@ class Scheduler:
         evidence = event.evidence
         if slot.fault is not None:
             evidence = Evidence(**{**vars(evidence), "error": slot.fault})
+        if slot.line:
+            self._table.end_line(slot, evidence)
         if slot.job is not None:
             self._roster.warm = True
             self._table.worker_gone(slot, slot.job, evidence)
@@ -393,13 +416,15 @@ class Scheduler:
     # --- the whole pool's ------------------------------------------------------------------------
 
     def _on_tick(self, event: Tick) -> None:
-        del event
         for slot in self._roster.tick():
+            if event.late is not None and (slot.number, slot.attempt) not in event.late:
+                continue
             if slot.state is BUSY and slot.job is not None:
                 self._table.stop(slot, Reason.TIMEOUT, slot.job.grace)
             else:
                 self._roster.kill(slot)
         self._roster.dismiss_idle()
+        self._table.queue_due()
 
     def _on_resized(self, event: Resized) -> None:
         self._roster.resize(event.max_workers)
@@ -438,7 +463,7 @@ class Scheduler:
     def check(self) -> None:
         """Raise `AssertionError` if the state contradicts itself."""
         self._table.check()
-        self._roster.check(self._queue.count)
+        self._roster.check(self.queue.count)
 
 
 __all__ = [

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .._wire.calls import dump_call
-from .._wire.channel import INLINE_LIMIT
+from .._wire.parcel import INLINE_LIMIT, Parcel
 from .._wire.pickling import let_frames_go
 from ..errors import SerializationError
 from .record import JobRecord, PoolLink
@@ -25,9 +25,13 @@ def serialize(
     """Make the payload of a job; where that fails the job ends, and this is False."""
     failure: SerializationError
     try:
-        body, buffers, refers_to = dump_call(*call, called, record.key)
+        body, buffers, refers_to = dump_call(*call, called, record.key, record.about())
         if len(body) <= INLINE_LIMIT and not buffers and not refers_to:
-            record.payload = body
+            # What prints into a pipe is neither handed over by its caller nor sent ahead: that is
+            # for what is no parcel.
+            record.payload = Parcel.of_packed(body, 0) if record.is_piped else body
+            if record.kept is not None:
+                record.go_on_from(record.kept)
             return True
     except SerializationError as error:
         let_frames_go(error)
@@ -35,6 +39,8 @@ def serialize(
     else:
         try:
             record.payload = link.pack(body, buffers, refers_to)
+            if record.kept is not None:
+                record.go_on_from(record.kept)
             return True
         except SerializationError as error:  # it cannot go where the workers are
             let_frames_go(error)

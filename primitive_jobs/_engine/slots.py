@@ -63,12 +63,16 @@ class Slot:
         "deadline",
         "died",
         "fault",
+        "heard",
         "idle_since",
         "job",
         "limited_at",
+        "line",
+        "longest",
         "moves",
         "number",
         "peak",
+        "place",
         "reason",
         "reclaimed",
         "retiring",
@@ -103,6 +107,10 @@ class Slot:
         self.limited_at = 0.0  # when that was set
         self.idle_since = 0.0
         self.served = 0  # jobs that it answered
+        self.line: deque[Job] = deque()  # that it was sent ahead: see `Lines`
+        self.longest = 0  # us that its jobs took: the most of late
+        self.heard = 0.0  # when its job moved up
+        self.place = 0  # where its last attempt that was sent ahead is noted
         self.retiring = False  # it leaves after its present job
         self.reclaimed = False  # for others want its place, not in order to be replaced
         self.watched = False  # somebody watches its memory

@@ -15,8 +15,8 @@ import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .._wire import pickling
-from .._wire.channel import Parcel
 from .._wire.messages import Kind
+from .._wire.parcel import Parcel
 
 if TYPE_CHECKING:
     import socket
@@ -37,11 +37,13 @@ class Source:
 
     Attributes:
         kind: Of the message that brings it.
+        notes: What goes with it.
         number: Unique in this process.
         shared: The sources that it refers to itself.
     """
 
     kind: Kind
+    notes = b""
 
     def __init__(self) -> None:
         self.number = next(_numbers)

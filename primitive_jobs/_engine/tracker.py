@@ -19,11 +19,13 @@ from _thread import allocate_lock  # of threads, whoever patches `threading` lat
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .._common.clocks import to_wall_clock
 from .._common.twins import bare_twin
 from .._wire.failures import load_exception, load_result, set_cause
 from .._wire.messages import Kind, Message
 from ..errors import InitializerError, JobCancelledError, JobError
 from ..status import FINAL_STATES, JobStatus
+from .gate import TAKEN, HandOver, SentAhead, Taken
 from .unseen import Countable, Source, Token, Unseen, failure_line, of_initializer
 
 if TYPE_CHECKING:
@@ -44,7 +46,16 @@ def of_the_parent(owner: int) -> JobError:
     )
 
 
+_GLANCE = 0.00005  # s between two looks whether an outcome that is on its way has come
+_PATIENCE = 0.1  # s for it: then something has stopped the dispatcher
+
 Waiter = Callable[[], object]
+Who = int | tuple[int, str | None, int]
+"""The pid of a worker on this machine in a job's first attempt; else pid, node and attempt."""
+Run = tuple[Who, float, float]
+"""Who had a job, from when until when on the monotonic clock."""
+NEVER: Run = (0, 0.0, 0.0)
+"""That of a job that no worker had."""
 _INITIALIZING, _VALIDATING = JobStatus.INITIALIZING, JobStatus.VALIDATING
 _QUEUED, _RUNNING, _DONE = JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.DONE
 
@@ -62,6 +73,11 @@ class Outcome:
         self.status = status
         self._source = source
         self._token: Token | None = None
+
+    @property
+    def source(self) -> Source:
+        """What it is made of; None where somebody has made it, and where there is nothing."""
+        return self._source
 
     def watch(self, unseen: Unseen, name: str, holder: object) -> None:
         """Have it told if nobody looks at this failure before ``holder`` goes.
@@ -138,35 +154,6 @@ def cancelled() -> Outcome:
     return Outcome(JobStatus.CANCELLED, None)
 
 
-class Taken:
-    """What stands first in the gate of a job that a worker is to have."""
-
-    __slots__ = ()
-
-
-class HandOver(Taken):
-    """The same, where the caller itself gave the job to an idle worker.
-
-    From then on the job runs, whenever the dispatcher hears of it and writes it down.
-
-    Attributes:
-        pid: The worker's process id.
-        at: When, on the monotonic clock; set by the caller.
-        when: The same moment in seconds since the epoch; set next, so that it says that both are.
-        noted: Whether the dispatcher has written it down.
-    """
-
-    __slots__ = ("at", "noted", "pid", "when")
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.when = self.at = 0.0
-        self.noted = False
-
-
-_TAKEN = Taken()
-
-
 class StatusTracker:
     """Status, history, outcome and waiters of one job."""
 
@@ -226,16 +213,18 @@ class StatusTracker:
     @property
     def attempts(self) -> int:
         """How often a worker got it."""
-        return self._attempts if self._unnoted() is None else 1
+        handed = self._unnoted()
+        return self._attempts if handed is None else handed.attempts
 
-    def _unnoted(self) -> HandOver | None:
-        """What the dispatcher has not heard of yet."""
-        gate = self._gate
-        if gate:
-            handed = gate[0]  # once: `note` puts another one there
-            if isinstance(handed, HandOver) and not handed.noted:
-                return handed
-        return None
+    def _unnoted(self) -> HandOver | SentAhead | None:
+        """What began, and the dispatcher has not written down yet."""
+        handed = self.handed()
+        return handed if handed is not None and handed.runs_unnoted() else None
+
+    def handed(self) -> HandOver | SentAhead | None:
+        """What stands for its attempt, where the dispatcher has not written that down."""
+        how = self._gate[0] if self._gate else None  # once: `note` puts another one there
+        return how if isinstance(how, (HandOver, SentAhead)) else None
 
     def history(self) -> tuple[tuple[JobStatus, float], ...]:
         """Each status with the wall-clock time (s since the epoch) it was entered at."""
@@ -251,10 +240,12 @@ class StatusTracker:
 
     def steps(self) -> list[tuple[JobStatus, float, float]]:
         """Each status with when it was entered, on the wall clock and on the monotonic one."""
-        handed = self._unnoted()  # before the copy: what is noted meanwhile would come twice else
+        # Before the copy: what is noted meanwhile would come twice else, or have another's times.
+        handed = self._unnoted()
+        began = () if handed is None else (_RUNNING, handed.when, handed.at)
         walk = self._walk.copy()
-        if handed is not None and walk[-3] is _QUEUED:
-            walk += (_RUNNING, handed.when, handed.at)
+        if walk[-3] is _QUEUED:
+            walk += began
         steps = []
         for step in zip(walk[::3], walk[1::3], walk[2::3], strict=False):
             steps.append(step)
@@ -272,31 +263,35 @@ class StatusTracker:
 
     def look(self) -> JobStatus:
         """Return the status for somebody who sees by it if the job has failed."""
-        status = self.status
+        status = present(self)
         if status is JobStatus.ERROR:
             self.looked_at()
         return status
 
+    def is_over(self) -> bool:
+        """Whether its worker is at a later job: it is RUNNING until its outcome comes."""
+        return (handed := self._unnoted()) is not None and handed.is_over()
+
     def looked_at(self) -> None:
         """Somebody receives what tells the outcome, if there is one, from a success."""
-        outcome = self.outcome
-        if outcome is not None:
+        if (outcome := self.outcome) is not None:
             outcome.looked_at()
 
     def seconds_in_status(self) -> float:
         """How long the present status has lasted."""
-        return time.monotonic() - float(self._walk[-1])
+        return time.monotonic() - self.steps()[-1][2]
 
     def ended_at(self) -> float:
         """When it ended, on the monotonic clock; infinity as long as it has not."""
         status, _, at = self.steps()[-1]
         return at if status in FINAL_STATES else float("inf")
 
-    def remember(self, walk: list[Any]) -> None:
-        """Take over the walk of a job that has ended, perhaps under another boot's clock."""
+    def remember(self, walk: list[Any]) -> float:
+        """Take over the walk of one that has ended; return by how much its clock is put forward."""
         shift = time.monotonic() - time.time() + walk[-2] - walk[-1]
         self._walk = list(walk)
         self._walk[2::3] = [at + shift for at in walk[2::3]]
+        return float(shift)
 
     # --- while the job is its caller's -------------------------------------------------------
 
@@ -338,7 +333,7 @@ class StatusTracker:
 
     # --- the change of hands -----------------------------------------------------------------
 
-    def take(self, how: Taken = _TAKEN) -> bool:
+    def take(self, how: Taken = TAKEN) -> bool:
         """Make the job the dispatcher's, since a worker is to have it; False if it has ended."""
         gate = self._gate
         if not gate:
@@ -354,18 +349,45 @@ class StatusTracker:
         self._attempts += 1
         self._move(_RUNNING)
 
-    def note(self, handed: HandOver) -> None:
-        """Write down that its caller gave it to a worker."""
-        self._pid = handed.pid
-        self._attempts = 1
-        if handed.when:
-            self._move(_RUNNING, handed.when, handed.at)
-        else:
-            self._move(_RUNNING)
-        handed.noted = True
-        self._gate[0] = _TAKEN  # which holds nothing
+    def send_ahead(self, how: SentAhead) -> bool:
+        """Make it that of a worker that is busy; False if it has ended. Before it is sent."""
+        if not self.take():
+            return False
+        how.attempts = self._attempts + 1
+        self._gate[0] = how
+        return True
 
-    def ran(self, handed: HandOver, outcome: Outcome) -> None:
+    def came_back(self) -> None:
+        """It was sent ahead, and taken back before it began."""
+        handed = self._gate[0]
+        if isinstance(handed, SentAhead):
+            handed.noted = True  # whatever comes to stand in its place
+            self._gate[0] = TAKEN
+
+    def began_at(self) -> float | None:
+        """When it began, on the monotonic clock, if it was sent ahead and that is not noted."""
+        handed = self._gate[0]
+        return handed.at if isinstance(handed, SentAhead) and handed.began() else None
+
+    def _look_at_page(self) -> None:
+        """If it was sent ahead, write down what the worker has noted of it."""
+        handed = self._gate[0]
+        if isinstance(handed, SentAhead):
+            if handed.began():
+                self.note(handed)
+            else:
+                self.came_back()
+
+    def note(self, handed: HandOver | SentAhead) -> None:
+        """Write down that it has begun."""
+        self._pid = handed.pid
+        self._attempts = handed.attempts
+        when = handed.when
+        self._move(_RUNNING, when, handed.at if when else 0.0)
+        handed.noted = True
+        self._gate[0] = TAKEN  # which holds nothing
+
+    def ran(self, handed: HandOver, outcome: Outcome) -> Run:
         """What `note` and `settle` do, for a job that is over when the dispatcher hears of it."""
         if self._status is not _QUEUED:
             raise RuntimeError(f"illegal end of a job that was handed over: {self._status.name}")
@@ -375,26 +397,52 @@ class StatusTracker:
         self._walk += (_RUNNING, handed.when, handed.at, outcome.status, when, at)
         self._outcome = outcome
         handed.noted = True
-        self._gate[0] = _TAKEN
+        self._gate[0] = TAKEN
+        return handed.pid, handed.at, at
 
-    def requeued(self, *, began: bool) -> None:
+    def requeued(self, *, began: bool) -> Run:
         """It waits for another worker: it never started, or (`began`) is tried again.
 
         One that was sent, and whose worker has not confirmed that, is QUEUED still, and stays it.
         """
-        if self._status is _QUEUED:
-            return
-        self._pid = self._node = None
-        self._attempts -= not began
-        self._move(_QUEUED)
+        if self._gate:
+            self._look_at_page()
+        run = _run_of(self)
+        if self._status is not _QUEUED:
+            self._pid = self._node = None
+            self._attempts -= not began
+            self._move(_QUEUED)
+        return run
 
-    def settle(self, outcome: Outcome) -> bool:
-        """End it; False if it has ended already. The waiters have to be told then."""
+    def settle(self, outcome: Outcome, took: float | None = None) -> Run | None:
+        """End it, after ``took`` s where its worker has told that; return its last run.
+
+        Its waiters have to be told then. None if it has ended already.
+        """
         if self._outcome is not None or not self.take():
             outcome.looked_at()  # the job has another one
-            return False
+            return None
+        handed = self._gate[0]
+        if isinstance(handed, SentAhead):
+            if self._status is _QUEUED and handed.began():
+                return self._ran_ahead(handed, outcome, took)
+            self.came_back()
+        run = _run_of(self)
         self._end(outcome)
-        return True
+        return run
+
+    def _ran_ahead(self, handed: SentAhead, outcome: Outcome, took: float | None) -> Run:
+        """What `note` and `_end` do, for one that was sent ahead: by the worker's clock."""
+        began, attempt = handed.at, handed.attempts
+        end = time.monotonic() if took is None else began + took
+        shift = to_wall_clock()
+        self._status = _RUNNING
+        self._attempts = attempt
+        self._walk += (_RUNNING, began + shift, began, outcome.status, end + shift, end)
+        self._outcome = outcome
+        handed.noted = True
+        self._gate[0] = TAKEN
+        return handed.pid if attempt == 1 else (handed.pid, None, attempt), began, end
 
     def abandon(self, owner: int) -> None:
         """In a fork of ``owner``, which no dispatcher runs in: end it. Tell the waiters then."""
@@ -506,3 +554,28 @@ class StatusTracker:
             waiters.pop(waiter, None)
         if failure is not None:
             raise failure
+
+
+def present(tracker: StatusTracker) -> JobStatus:
+    """Return the status of a job, which is RUNNING only while its worker is at this job.
+
+    Where that is at a later one already, the outcome is on its way, and is there as soon as the
+    dispatcher comes to run: that is waited for here, some us as a rule. Not to be called on the
+    dispatcher's thread.
+    """
+    status = tracker.status
+    if status is _RUNNING and tracker.is_over():
+        end = time.monotonic() + _PATIENCE
+        while tracker.is_over() and time.monotonic() < end:
+            time.sleep(_GLANCE)
+        status = tracker.status
+    return status
+
+
+def _run_of(tracker: StatusTracker) -> Run:
+    """Return who has a job, and from when until now; on the dispatcher's thread."""
+    if tracker._status is not _RUNNING:
+        return NEVER
+    pid, node, attempt = tracker._pid or 0, tracker._node, tracker._attempts
+    who = pid if attempt == 1 and node is None else (pid, node, attempt)
+    return who, tracker._walk[-1], time.monotonic()

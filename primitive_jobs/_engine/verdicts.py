@@ -7,9 +7,12 @@ Reads records and evidence, and changes nothing.
 from __future__ import annotations
 
 import signal
+from typing import TYPE_CHECKING, Any
 
 from .._common.naming import message_of, one_line, type_name
+from .._wire import facts
 from .._wire.evidence import Evidence
+from .._wire.failures import add_notes
 from .._wire.messages import Kind, Message
 from ..errors import (
     ClusterError,
@@ -21,20 +24,29 @@ from ..errors import (
     SerializationError,
     WorkerDiedError,
 )
+from ..insight.printed import Prints
+from ..snapshots import AttemptEnd
 from ..status import JobStatus
+from .attempts import Told
 from .events import (
     Cancelled,
     Fate,
     Lost,
     NotInitialized,
     OutOfMemory,
+    Requeue,
     TimedOut,
     TurnedAway,
     Unkilled,
     Unreachable,
 )
+from .printing import for_error, in_words
 from .record import JobRecord
 from .tracker import Outcome, Unstopped, cancelled
+from .unseen import Source, brief
+
+if TYPE_CHECKING:
+    from .._wire.failures import Named
 
 _RETURNED = int(Kind.RETURNED)  # of an IntEnum takes longer to compare with
 
@@ -49,6 +61,7 @@ def finished(job: JobRecord, message: Message) -> Outcome:
 
 def outcome_of(job: JobRecord, fate: Fate) -> Outcome:
     """What the scheduler has decided on, as the outcome of a job."""
+    printed = in_words(job.prints)
     match fate:
         case Message():
             return finished(job, fate)
@@ -60,8 +73,9 @@ def outcome_of(job: JobRecord, fate: Fate) -> Outcome:
             end = "stopped" if job.limits.grace else "killed"  # it may have ended in its grace
             error: BaseException = JobTimeoutError(
                 f"job {job.name} ({job.job_id()}) ran longer than its timeout of {limit:g} s "
-                f"and was {end}{_but(left)}{_below(stack)}",
+                f"and was {end}{_but(left)}{printed}{_below(stack)}",
                 stack=stack,
+                **for_error(job.prints),
             )
         case OutOfMemory(limit=bytes_allowed, peak=None, left=left):
             error = JobError(
@@ -73,10 +87,11 @@ def outcome_of(job: JobRecord, fate: Fate) -> Outcome:
             error = JobMemoryError(
                 f"job {job.name} ({job.job_id()}) passed its memory_limit of "
                 f"{_megabytes(bytes_allowed)}: its processes held {_megabytes(peak or 0)} and were "
-                f"killed{_but(left)}{_below(stack)}",
+                f"killed{_but(left)}{printed}{_below(stack)}",
                 limit=bytes_allowed,
                 peak=peak or 0,
                 stack=stack,
+                **for_error(job.prints),
             )
         case Lost(evidence=evidence):
             error = _died(job, evidence)
@@ -113,13 +128,84 @@ def _unreachable(job: JobRecord, cause: BaseException, evidence: Evidence | None
         return ClusterError(f"{label}: {why}")
     running = job.tracker.status is JobStatus.RUNNING
     return ClusterError(
-        f"{label}: {why}{_but(evidence.left)}",
+        f"{label}: {why}{_but(evidence.left)}{in_words(job.prints) if running else ''}",
         pid=evidence.pid,
         exitcode=evidence.exitcode,
         ran=job.tracker.seconds_in_status() if running else None,
         peak_memory=evidence.peak_memory,
         node=evidence.node,
+        **for_error(job.prints if running else None),
     )
+
+
+def attempt_told(fate: Fate) -> Told:
+    """How an attempt has ended that brought no result: in a few words, for a timeline."""
+    end, reason, memory = _attempt_told(fate)
+    return Told(end, brief(reason), memory)
+
+
+def _attempt_told(fate: Fate) -> tuple[AttemptEnd, str, int | None]:
+    match fate:
+        case Cancelled():
+            return "cancelled", "", None
+        case Unkilled(evidence=evidence):
+            return "cancelled", f"could not be stopped: {evidence.left}", evidence.peak_memory
+        case TimedOut(limit=limit, left=left):
+            return "timeout", f"passed its timeout of {limit:g} s{_but(left)}", None
+        case OutOfMemory(peak=None, left=left):
+            return "memory", f"the memory_limit could not be kept: not measurable{_but(left)}", None
+        case OutOfMemory(limit=limit, peak=peak, left=left):
+            reason = f"passed its memory_limit of {_megabytes(limit)}{_but(left)}"
+            return "memory", reason, peak
+        case Unreachable(error=error):
+            return "died", why_unreachable(error), None
+        case Lost(evidence=evidence):
+            reason = cause_of_death(evidence, "") + _but(evidence.left)
+            return "died", reason, evidence.peak_memory
+        case Message(lost=str(lost)):
+            return "raised", f"its outcome was not received: {lost}", None
+        case Message():
+            return "raised", "", None
+        case NotInitialized() | TurnedAway():
+            return "died", "", None  # they never had a worker
+
+
+def tried_again(action: Requeue) -> tuple[str, Told]:
+    """How an attempt has ended after which there is another one: in words, and for a timeline."""
+    answer, evidence = action.answer, action.evidence or Evidence()
+    if answer is None:
+        return f"lost its worker: {cause_of_death(evidence)}", attempt_told(Lost(evidence))
+    raised = facts.unpacked(answer.notes).get(facts.RAISED, b"an exception")
+    text = raised.decode("utf-8", "replace")
+    return f"raised {text}", Told("raised", brief(f"tried again after {text}"))
+
+
+class AfterOthers(Outcome):
+    """That of a job's last attempt.
+
+    Args:
+        last: The outcome.
+        earlier: How attempts before it ended, in words: notes of its exception.
+    """
+
+    __slots__ = ("_earlier",)
+
+    def __init__(self, last: Outcome, earlier: tuple[str, ...]) -> None:
+        super().__init__(last.status, last.source)
+        self._earlier = earlier
+
+    def _read(self, source: Source, job: Named) -> tuple[Any, BaseException | None]:
+        value, error = super()._read(source, job)
+        if error is not None:
+            add_notes(error, self._earlier)
+        return value, error
+
+
+def with_notes(outcome: Outcome, earlier: tuple[str, ...]) -> Outcome:
+    """The outcome of a job's last attempt, whose exception tells of those before."""
+    if outcome.status is not JobStatus.ERROR or isinstance(outcome, Unstopped):
+        return outcome
+    return AfterOthers(outcome, earlier)
 
 
 def _but(left: str | None) -> str:
@@ -141,10 +227,12 @@ def _died(job: JobRecord, evidence: Evidence) -> WorkerDiedError:
         failure.__cause__ = error
         return failure
     ran: float | None = None
+    prints: Prints | None = None
     worker = _worker(evidence)
     if job.tracker.status is JobStatus.RUNNING:
-        ran = job.tracker.seconds_in_status()
-        what = f"its worker process {worker} died after {ran:.3g} s: {_how(evidence)}"
+        ran, prints = job.tracker.seconds_in_status(), job.prints
+        how = _how(evidence, printed=in_words(prints))
+        what = f"its worker process {worker} died after {ran:.3g} s: {how}"
     elif evidence.noted == 0 or evidence.error is not None:
         what = f"worker process {worker} died, not ready for a job: {_how(evidence, '')}"
     else:
@@ -160,18 +248,20 @@ def _died(job: JobRecord, evidence: Evidence) -> WorkerDiedError:
         ran=ran,
         peak_memory=evidence.peak_memory,
         node=evidence.node,
+        **for_error(prints),
     )
     failure.__cause__ = evidence.error
     return failure
 
 
-def _how(evidence: Evidence, when: str = " in the middle of the job") -> str:
+def _how(evidence: Evidence, when: str = " in the middle of the job", printed: str = "") -> str:
     peak = (
         ""
         if evidence.peak_memory is None
         else f"; its peak memory was {_megabytes(evidence.peak_memory)}"
     )
-    return cause_of_death(evidence, when) + peak + _but(evidence.left) + _below(evidence.stack)
+    how = cause_of_death(evidence, when) + peak + _but(evidence.left) + printed
+    return how + _below(evidence.stack)
 
 
 def _below(stack: str | None) -> str:
@@ -206,7 +296,7 @@ def cause_of_death(evidence: Evidence, when: str = " in the middle of the job") 
     if evidence.node_lost is not None:
         return f"its node {evidence.node} was lost: {evidence.node_lost}"
     if evidence.cut_off:
-        return "the job closed or broke its link to the pool, and was killed"
+        return "the job closed or broke its link to the pool, and was ended"
     if code is None:
         return "its exit code is unknown (something else in this program reaped it)"
     if code >= 0:
@@ -224,4 +314,12 @@ def cause_of_death(evidence: Evidence, when: str = " in the middle of the job") 
     return f"killed by signal {name}"
 
 
-__all__ = ["cause_of_death", "finished", "outcome_of", "why_unreachable"]
+__all__ = [
+    "attempt_told",
+    "cause_of_death",
+    "finished",
+    "outcome_of",
+    "tried_again",
+    "why_unreachable",
+    "with_notes",
+]

@@ -24,6 +24,7 @@ from .events import (
     NotTaken,
     Ready,
     Reason,
+    Requeue,
     Started,
     StartFailed,
 )
@@ -267,19 +268,18 @@ class WorkerLog:
             )
 
     @_unfailing
-    def requeued(self, number: int, *, began: bool) -> None:
-        """A job waits for another worker."""
-        job = self._jobs[number]
-        if began:
-            left = self._scheduler.jobs[number].retries
-            self._report(
-                logging.WARNING,
-                "job %s is tried again: its worker died in attempt %d; retries left: %d",
-                job,
-                job.limits.retries - left,  # of what was sent and not confirmed, nobody counts
-                left,
-                job=job,
-            )
+    def requeued(self, action: Requeue) -> None:
+        """A job waits for another worker, or for its next attempt."""
+        job = self._jobs[action.job]
+        if action.began:
+            left = self._scheduler.jobs[action.job].retries
+            attempt = job.limits.retries - left  # of what was sent and not confirmed, nobody counts
+            end = f"its worker died in attempt {attempt}"
+            if action.answer is not None and job.kept is not None:
+                end = job.kept.earlier[-1]
+            when = f" in {action.delay:g} s" if action.delay else ""
+            text = "job %s is tried again%s: %s; retries left: %d"
+            self._report(logging.WARNING, text, job, when, end, left, job=job)
         else:
             self._report(
                 logging.INFO,

@@ -19,7 +19,6 @@ import logging
 import os
 import select
 import signal
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,18 +33,23 @@ from .._engine.events import (
     StartFailed,
     Suspended,
 )
-from .._engine.fleet import Direct, Fleet, FleetThread, Host, LateSender, News
+from .._engine.fleet import Ahead, Direct, Fleet, FleetThread, Host, LateSender, News
 from .._procs.guardian import the_guard
 from .._procs.probe import Unmeasurable, measurable, resident
 from .._procs.process import WorkerConfig, WorkerProcess
-from .._wire.channel import ChannelClosed, Content, PacketChannel, Parcel, pack
+from .._wire.channel import ChannelClosed, PacketChannel
 from .._wire.evidence import Evidence
 from .._wire.messages import OUTCOMES, Kind, Message
+from .._wire.parcel import Content, Parcel, pack
+from .ahead import LocalAhead, receive
+from .hidden import HiddenDeaths
 from .memory_watch import MemoryWatch
+from .pipes import Pipes
 from .reaper import Reaper
 from .spawner import Spawner
+from .stacks import LocalStacks
+from .unclosed import Unclosed
 
-_LOOK = 0.1  # s between two looks at a worker whose death a process that it has forked may hide
 _READ = select.POLLIN
 _WRITE = select.POLLOUT
 
@@ -60,14 +64,11 @@ class LocalFleet(Fleet, Direct):
     def __init__(self, config: WorkerConfig) -> None:
         self._processes: dict[int, WorkerProcess] = {}
         self.config = config
-        self._late_senders: list[LateSender] = []
-        self._unclosed: set[WorkerProcess] = set()  # gone, but in use by one of these
-        self._given_up: set[WorkerProcess] = set()  # of these: they could not be killed
-        self._hidden: set[WorkerProcess] = set()  # whose death may not show: see look
-        self._next_look = 0.0  # at those
-        self._stops = 0  # by Ctrl-Z, that have been told
+        self.stacks = LocalStacks(self._processes)
+        self._ahead = LocalAhead(self._processes, self._send, self.taken_in)
+        self._hidden = HiddenDeaths(self._on_death, self._pause)
+        self._ended, self._stops = False, 0  # those by Ctrl-Z that have been told
         self._lease_end: float | None = None  # s of `guard.lease_clock`
-        self._ended = False
 
     # --- its own life ------------------------------------------------------------------------
 
@@ -77,7 +78,10 @@ class LocalFleet(Fleet, Direct):
         self._poller = host.poller
         self._spawner = Spawner(self.config, self._spawned, host.report)
         self._memory_watch = MemoryWatch(host.tell, host.report)
+        self.measured = self._memory_watch.measured
         self._reaper = Reaper(self._reaped)
+        self._pipes = Pipes(host, self._pause)
+        self._unclosed = Unclosed(host.step, self._pipes.drop)
 
     def threads(self) -> Sequence[FleetThread]:
         """Return the three threads: each does one thing that takes time."""
@@ -104,9 +108,8 @@ class LocalFleet(Fleet, Direct):
         """Close what it holds; try once more to kill the workers that were given up."""
         self._ended = True
         step = self._host.step
-        for process in self._given_up:
-            step("ending it", process, process.end)
-        for process in {*self._processes.values(), *self._unclosed}:
+        self._unclosed.close()
+        for process in self._processes.values():
             step("closing", process, process.close)
         step("closing", None, self.config.close)
         step("closing", None, self._reaper.close)
@@ -163,8 +166,7 @@ class LocalFleet(Fleet, Direct):
         process = self._processes[slot]
         with contextlib.suppress(OSError):
             os.kill(process.pid, signal.SIGKILL)  # nobody has reaped it
-        self._given_up.add(process)
-        self._unclosed.add(process)
+        self._unclosed.given_up(process)
         self._unwatch_death(process)
         self._unwatch(process.channel.fileno())
         del self._processes[slot]
@@ -195,10 +197,7 @@ class LocalFleet(Fleet, Direct):
         return pack(body, buffers, refers_to, to_file=to_file and self.config.packets)
 
     def fits(self, slot: int, room: int) -> bool:
-        """Whether a worker holds at most so much.
-
-        True where that cannot be measured: the memory watch will report that.
-        """
+        """Whether a worker holds at most so much; True also where nobody can know."""
         try:
             return resident(self._processes[slot].pid) <= room
         except Unmeasurable:
@@ -215,7 +214,8 @@ class LocalFleet(Fleet, Direct):
 
     def watch(self, slot: int, attempt: int, limit: int) -> None:
         """Watch a worker's memory."""
-        self._memory_watch.watch(slot, attempt, limit, self._processes[slot].pid)
+        process = self._processes[slot]
+        self._memory_watch.watch(slot, attempt, limit, process.pid, process.traces)
 
     def unwatch(self, slot: int) -> None:
         """Stop watching it."""
@@ -233,14 +233,9 @@ class LocalFleet(Fleet, Direct):
     # --- time --------------------------------------------------------------------------------
 
     def look(self) -> None:
-        """Look for dead workers without a pidfd: their children keep open what would show it."""
-        now = time.monotonic()
-        if now < self._next_look:
-            return
-        self._next_look = now + _LOOK
-        for process in list(self._hidden):
-            if process.is_dead():
-                self._on_death(process)
+        """Look for dead workers without a pidfd, and at pipes that have rested."""
+        self._hidden.look()
+        self._pipes.look()
 
     def suspensions(self) -> tuple[list[Suspended], bool]:
         """Return the times of each Ctrl-Z, which the guard reports."""
@@ -264,12 +259,11 @@ class LocalFleet(Fleet, Direct):
 
     def sends_late(self, sender: LateSender) -> None:
         """Keep a channel open."""
-        self._close_what_is_unused()
-        self._late_senders.append(sender)
+        self._unclosed.sends_late(sender)
 
     def first_message(self, worker: WorkerProcess) -> Message | None:
         """Receive."""
-        return _receive(worker)
+        return receive(worker)
 
     def lost(self, worker: WorkerProcess) -> None:
         """Report a worker as dead: it is, or its job closed the channel and it is of no use."""
@@ -277,17 +271,24 @@ class LocalFleet(Fleet, Direct):
         self._unwatch(worker.channel.fileno())
         self._host.happened(Died(worker.slot))
 
-    def hear(self, worker: WorkerProcess, message: Message) -> None:
-        """Take a message in."""
-        if worker.heard_out:
-            return
+    def taken_in(self, worker: WorkerProcess, message: Message) -> int:
+        """Take a message in; return the attempt that the worker has now, as `Host.answered`."""
+        if worker.heard_out and message.kind != Kind.LEND:
+            return 0
         try:
             if message.kind in OUTCOMES:
-                self._host.answered(worker.slot, message)
-            else:
-                self._on_news(worker, message)
+                return self._host.answered(worker.slot, message)
+            self._on_news(worker, message)
         except Exception as error:  # noqa: BLE001 - it is logged
             self._host.fault("taking in what it sent", worker, error)
+        return 0
+
+    # --- what is sent ahead ------------------------------------------------------------------
+
+    @property
+    def ahead(self) -> Ahead | None:
+        """What sends jobs ahead, where messages are datagrams."""
+        return self._ahead if self.config.packets else None
 
     # --- what workers send -------------------------------------------------------------------
 
@@ -299,9 +300,9 @@ class LocalFleet(Fleet, Direct):
                     self._poller.modify(process.channel.fileno(), _READ)
                     self._host.replan()
             if mask != _WRITE:
-                message = _receive(process)
-                if message is not None:
-                    self.hear(process, message)
+                message = receive(process)
+                if message is not None and (attempt := self.taken_in(process, message)):
+                    self._ahead.hear_on(process, attempt)
         except (ChannelClosed, OSError):
             self.lost(process)
         except Exception as error:  # noqa: BLE001 - it is logged
@@ -314,6 +315,8 @@ class LocalFleet(Fleet, Direct):
                 self._host.happened(Ready(slot), process)
             case Kind.REFUSED:
                 self._host.happened(NotTaken(slot, message.attempt))
+            case Kind.LEND:
+                self._pipes.take(process, message)
             case Kind.INIT_FAILED:
                 self._host.happened(InitFailed(slot, message), process)
             case _:
@@ -323,14 +326,23 @@ class LocalFleet(Fleet, Direct):
 
     def _on_death(self, process: WorkerProcess) -> None:
         self._unwatch_death(process)
-        self._drain(process)
+        if not process.shows_death and not process.is_dead():
+            process.link_lost = True  # it has closed what tells of its death, and all else
+        # First: nothing more is sent there, or it would lie in a queue that nobody reads.
         self._host.happened(Died(process.slot))
+        self._drain(process)
+
+    def _on_cut(self, process: WorkerProcess) -> None:
+        assert process.lifeline is not None, "that is what was watched"
+        self._unwatch(process.lifeline)
+        self.lost(process)
+        self._drain(process)
 
     def _drain(self, process: WorkerProcess) -> None:
         """Handle everything that it sent before its end."""
         with contextlib.suppress(ChannelClosed):
-            while (message := _receive(process)) is not None:
-                self.hear(process, message)
+            while (message := receive(process)) is not None:
+                self.taken_in(process, message)
 
     # --- what the other threads tell ---------------------------------------------------------
 
@@ -360,9 +372,10 @@ class LocalFleet(Fleet, Direct):
             if process.channel.wants_write:  # its initializer
                 self._poller.modify(fd, _READ | _WRITE)
             self._poller.watch(process.death, lambda _: self._on_death(process))
+            if process.lifeline is not None:
+                self._poller.watch(process.lifeline, lambda _: self._on_cut(process))
             if not process.shows_death:
                 self._hidden.add(process)
-                self.pause = _LOOK
         except Exception as error:  # noqa: BLE001 - it is logged
             fault = error
         self._host.happened(Started(slot), process)
@@ -378,19 +391,25 @@ class LocalFleet(Fleet, Direct):
         self._unwatch_death(process)
         self._drain(process)
         self._unwatch(process.channel.fileno())
+        process.traces.usage = event.evidence.noted or 0, event.evidence.usage
         del self._processes[event.slot]
-        self._unclosed.add(process)
-        self._close_what_is_unused()
+        self._unclosed.gone(process)
         self._host.happened(event, process)
 
     # --- helpers -----------------------------------------------------------------------------
 
     def _send(
-        self, process: WorkerProcess, kind: Kind, attempt: int = 0, content: Content | None = None
+        self,
+        process: WorkerProcess,
+        kind: Kind,
+        attempt: int = 0,
+        content: Content | None = None,
+        place: int = 0,
+        notes: bytes = b"",
     ) -> bool:
         channel = process.channel
         try:
-            channel.send(kind, attempt, content)
+            channel.send(kind, attempt, content, place, notes)
         except (ChannelClosed, OSError, MemoryError):
             return False
         if channel.wants_write:
@@ -406,7 +425,7 @@ class LocalFleet(Fleet, Direct):
             if not self._share(process, source.shared):
                 return False
             parcel = source.parcel_for(packets=self.config.packets)
-            if not self._send(process, source.kind, source.number, parcel):
+            if not self._send(process, source.kind, source.number, parcel, notes=source.notes):
                 return False
             process.shared.add(source.number)
         return True
@@ -426,31 +445,12 @@ class LocalFleet(Fleet, Direct):
 
     def _unwatch_death(self, process: WorkerProcess) -> None:
         self._unwatch(process.death)
+        if process.lifeline is not None:
+            self._unwatch(process.lifeline)
         self._hidden.discard(process)
-        if not self._hidden:
-            self.pause = None
 
-    def _close_what_is_unused(self) -> None:
-        """Close workers that are gone, except those whose channel a caller may be using."""
-        self._late_senders = [sender for sender in self._late_senders if not sender.over]
-        in_use = {sender.worker for sender in self._late_senders} | self._given_up
-        unused = self._unclosed - in_use
-        self._unclosed &= in_use
-        for process in unused:
-            self._host.step("closing", process, process.close)
-
-
-def _receive(process: WorkerProcess) -> Message | None:
-    """Return the next message; nonsense, which a job may send, raises `ChannelClosed`."""
-    try:
-        return process.channel.receive()
-    except ChannelClosed:
-        raise
-    except Exception as error:
-        if not isinstance(error, OSError):
-            text = "worker %d sent what is no message: %s"
-            process.report(logging.WARNING, text, process.pid, one_line(error))
-        raise ChannelClosed from error
+    def _pause(self) -> None:
+        self.pause = min(filter(None, (self._hidden.pause, self._pipes.pause)), default=None)
 
 
 def _end_unknown(process: WorkerProcess) -> None:

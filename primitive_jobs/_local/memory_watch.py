@@ -9,34 +9,50 @@ import logging
 import math
 import queue
 import time
+from collections import deque
 from collections.abc import Callable
 
 from .._engine.events import OverMemory
-from .._procs.probe import Unmeasurable, tree_memory
+from .._procs.probe import Unmeasurable, peak_memory, tree_memory
+from ..insight.traces import LocalTraces
 from ..logs import Report
 
 MEMORY_PAUSE = 0.1  # s between two looks at the memory of running jobs that have a limit
+_KEPT = 20_000  # measurements
+_CHANGE = 32  # the part of it by which what a worker holds has to change to be kept again
 
 
 class _Watched:
     """A worker whose job has a memory limit."""
 
-    __slots__ = ("_attempt", "_limit", "failed", "pid", "slot")
+    __slots__ = ("_attempt", "_known", "_limit", "_traces", "failed", "pid", "slot")
 
-    def __init__(self, slot: int, attempt: int, limit: int, pid: int) -> None:
+    def __init__(self, slot: int, attempt: int, limit: int, pid: int, traces: LocalTraces) -> None:
+        self._traces = traces
         self.failed = False  # the last look
+        self._known = 0  # what was kept last of what it held
         self.slot = slot
         self._attempt = attempt
         self._limit = limit
         self.pid = pid
 
-    def look(self, tell: Callable[[OverMemory], object]) -> None:
-        """Measure, and tell if it is too much."""
+    def look(
+        self, tell: Callable[[OverMemory], object], seen: deque[tuple[float, int, int]]
+    ) -> None:
+        """Measure, keep that if it is news, and tell if it is too much."""
+        kept = self._traces.held(self._attempt)
         try:
-            held = tree_memory(self.pid, self._limit)
+            held = tree_memory(self.pid, self._limit - kept) + kept
         except Unmeasurable:
             tell(OverMemory(self.slot, self._attempt, None))
             return
+        if abs(held - self._known) > self._known // _CHANGE and held:
+            self._known = held
+            seen.append((time.monotonic(), self.pid, held))
+        if held <= self._limit and self._traces.knows_peak(
+            self._attempt
+        ):  # between two looks, perhaps
+            held = max(held, peak_memory(self.pid))
         if held > self._limit:
             tell(OverMemory(self.slot, self._attempt, held))
 
@@ -47,18 +63,22 @@ class MemoryWatch:
     Args:
         tell: Takes an `OverMemory` for each look at one that holds too much.
         report: Logs what cannot be measured.
+
+    Attributes:
+        measured: See `Fleet`; written by the thread.
     """
 
     def __init__(self, tell: Callable[[OverMemory], object], report: Report) -> None:
+        self.measured: deque[tuple[float, int, int]] = deque(maxlen=_KEPT)
         self._tell = tell
         self._report = report
         self._orders: queue.SimpleQueue[_Watched | int | None] = queue.SimpleQueue()
 
     # --- for other threads -------------------------------------------------------------------
 
-    def watch(self, slot: int, attempt: int, limit: int, pid: int) -> None:
-        """Look at a worker, and all below it, from now on."""
-        self._orders.put(_Watched(slot, attempt, limit, pid))
+    def watch(self, slot: int, attempt: int, limit: int, pid: int, traces: LocalTraces) -> None:
+        """Look at a worker, all below it and its checkpoints, from now on."""
+        self._orders.put(_Watched(slot, attempt, limit, pid, traces))
 
     def unwatch(self, slot: int) -> None:
         """Look at it no more."""
@@ -94,7 +114,7 @@ class MemoryWatch:
 
     def _look(self, item: _Watched) -> None:
         try:
-            item.look(self._tell)
+            item.look(self._tell, self.measured)
             item.failed = False
         except Exception as error:  # noqa: BLE001 - it is logged, once in a row
             if not item.failed:

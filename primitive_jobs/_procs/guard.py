@@ -283,7 +283,8 @@ def below(parent: int | None, groups: set[int]) -> list[Process]:
         found = [
             process
             for process in rest
-            if process.group in groups or (process.parent, process.name) == (parent, WORKER_NAME)
+            if process.group in groups
+            or (process.parent == parent and process.name.startswith(WORKER_NAME))
         ]
         for process in found:  # it grows
             found += [p for p in rest if p.parent == process.pid and p not in found]

@@ -18,7 +18,7 @@ from loky.backend import resource_tracker as loky_tracker
 from .._wire import (
     by_value,  # noqa: F401 - what callers pickle by: later no descriptor may be free to import it
 )
-from .._wire.channel import nameless_file
+from .._wire.parcel import nameless_file
 from .interpreter import executable, script
 
 _BOOT = "primitive_jobs._worker.boot"

@@ -58,6 +58,16 @@ def resident(pid: int) -> int:
         raise Unmeasurable(str(error)) from error
 
 
+def peak_memory(pid: int) -> int:
+    """Most resident memory that a process had since it last began anew, in bytes; 0: not known."""
+    try:
+        text = (PROC / str(pid) / "status").read_bytes()
+    except OSError:
+        return 0
+    _, _, rest = text.partition(b"VmHWM:")
+    return int(rest.split(None, 1)[0]) * 1024 if rest else 0
+
+
 def tree_memory(root: int, limit: int) -> int:
     """Resident memory in bytes of a process and all below it; 0 if it is gone.
 

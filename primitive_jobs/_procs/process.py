@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import logging
+import mmap
 import multiprocessing
 import multiprocessing.process
 import os
@@ -24,16 +26,18 @@ from typing import Any
 
 from .._common.forks import Turn, in_forks
 from .._wire import nesting, notes
-from .._wire.channel import HAVE_PACKETS, PacketChannel, StreamChannel, nameless_file, pair
+from .._wire.channel import PacketChannel, StreamChannel, pair
 from .._wire.evidence import Evidence
 from .._wire.initializer import Initializer
 from .._wire.messages import Kind
-from ..logs import Report, report_here
+from .._wire.parcel import HAVE_PACKETS, map_file, nameless_file, seal
+from ..insight.traces import LocalTraces
+from ..logs import Report, levels, report_here
 from . import interpreter
 from .former import reap_former
 from .guardian import the_guard
 from .killing import TreeKill, tell_if_hidden
-from .probe import oom_kills, processes_below, signal_status
+from .probe import oom_kills, peak_memory, processes_below, signal_status
 
 _DYING = 0.1  # s that a process without its link has to be found dead, before it is killed
 _PLAIN_END = 0.5  # s to die, for one that could not be ended properly
@@ -60,6 +64,7 @@ class WorkerConfig:
     preload: tuple[str, ...] = ()
     packets: bool = HAVE_PACKETS
     depth: int | None = None  # of the program's pool, where this process only starts its workers
+    forward_logs: bool = False  # whether log records of its jobs are handled here
 
     def close(self) -> None:
         """Give back what it holds, when no worker is started any more."""
@@ -80,28 +85,32 @@ class WorkerProcess:
         pid: Its process id, which is also its session's and its group's.
         node: None: it is on this machine.
         channel: The pool's end of the link.
+        page: The memory that both share: see `notes`.
         death: A descriptor that is readable once the process is dead.
+        lifeline: One that is readable once the process has closed what it should not; or None.
         shows_death: Whether it is so at once; else only when what it has forked is dead, too.
         report: Logs what happens to it.
         link_lost: Set by the dispatcher where the channel ended before the death was seen.
         heard_out: Set by the dispatcher where what it may still send does not count any more.
+        traces: What it shows there of its attempts.
         shared: The dispatcher's: numbers of the shared data that was sent to it.
     """
 
     node: str | None = None
+    _peak: int | None = None  # bytes, right before it was killed; None: it died by itself
 
     def __init__(self, slot: int, config: WorkerConfig, report: Report = report_here) -> None:
         """Start it; whatever goes wrong raises, and then nothing is left."""
         self.slot = slot
-        self.link_lost = False
-        self.heard_out = False
+        self.link_lost = self.heard_out = False
         self.shared: set[int] = set()
         self._stack_due: float | None = None  # how long one is waited for; None: not asked for
         self._stack_size, self._stack_grew = 0, 0.0  # as it was last seen, and since when
         self._dies_by: float | None = None  # without its link, by itself; later it is killed
         self._cut_off: bool | None = None  # whether it did not; None: it is not being killed yet
-        self._exit: tuple[int | None, int] | None = None  # code and ru_maxrss, once it is reaped
+        self._exit: tuple[int | None, Any] | None = None  # code and rusage, once it is reaped
         self.shows_death = False
+        self.lifeline: int | None = None
         self._oom_kills = oom_kills()
         reap_former()
         interpreter.check_startable()
@@ -109,13 +118,18 @@ class WorkerProcess:
         self._page = _make_page()
         self.channel: PacketChannel | StreamChannel
         try:
+            self.page = map_file(self._page, notes.PAGE_SIZE, mmap.MAP_SHARED)
+            self.traces = LocalTraces(self.page)
             self.channel, theirs = pair(packets=config.packets)
-            try:
-                with contextlib.closing(theirs):
-                    self._process = self._start(theirs.fileno(), config)
-            except BaseException:
-                self.channel.close()
-                raise
+            with contextlib.ExitStack() as undo:
+                undo.callback(self.channel.close)
+                undo.callback(theirs.close)
+                self._process = self._start(theirs.fileno(), config)
+                undo.pop_all()
+            if isinstance(self.channel, PacketChannel):
+                self.channel.keep(theirs)
+            else:
+                theirs.close()
         except BaseException:
             os.close(self._page)
             raise
@@ -125,6 +139,9 @@ class WorkerProcess:
             with contextlib.suppress(OSError):  # no descriptor free, or a sandbox refuses it
                 self.death = os.pidfd_open(self.pid)
                 self.shows_death = True
+        # Where the channel does not show that the worker has lost it: see `PacketChannel.keep`.
+        if self.shows_death and config.packets:
+            self.lifeline = self._process.sentinel
         self._fds = [self._page, self.death] if self.shows_death else [self._page]
         _open.add(self)
         self.report = report.about(self.pid, slot)
@@ -149,6 +166,8 @@ class WorkerProcess:
             "depth": (nesting.depth if config.depth is None else config.depth) + 1,
             "preload": config.preload,
             "initializer": config.initializer,
+            "title_from": _title_extension(),
+            "log_levels": levels() if config.forward_logs else None,
         }
         name = f"job-worker-{self.slot}"
         process = Process(name, dict(config.env), told, [fd, self._page])
@@ -197,6 +216,8 @@ class WorkerProcess:
             # No descriptor free, most likely: then it is ended without.
             with contextlib.suppress(Exception):
                 self._ask_stack()
+        if not self.is_dead():
+            self._peak = peak_memory(self.pid)
         # How one without its link ends by itself is still to be seen.
         if self._stack_due is None and not self.link_lost:
             self._tree.stop()
@@ -274,11 +295,11 @@ class WorkerProcess:
             else:
                 time.sleep(pause)
         # So that nobody waits for this pid, which may soon be another process's.
-        code, peak = self._exit or (None, 0)
+        code, used = self._exit or (None, None)
         self._process._popen.returncode = 0 if code is None else code
         if self._exit is not None:
             the_guard.remove(self.pid)
-        evidence = self._evidence(code, peak)
+        evidence = self._evidence(code, used)
         if evidence.left is not None:
             text = "worker %d is left alone, it could not be killed: %s"
             self.report(logging.WARNING, text, self.pid, evidence.left)
@@ -310,14 +331,14 @@ class WorkerProcess:
         except ChildProcessError:  # somebody else has reaped it
             return True
 
-    def _evidence(self, exitcode: int | None, peak: int) -> Evidence:
+    def _evidence(self, exitcode: int | None, used: Any) -> Evidence:
+        peak = 0 if used is None else used.ru_maxrss
         cut_off = bool(self._cut_off)
         noted: int | None = None
-        initializing, inherited, stack = 0, 1, None
+        matter, inherited, stack = 0, 1, None
         try:
-            noted, initializing, inherited = notes.NOTES.unpack(
-                os.pread(self._page, notes.NOTES.size, 0)
-            )
+            noted, matter, inherited = notes.NOTES.unpack(os.pread(self._page, notes.NOTES.size, 0))
+            cut_off = cut_off or matter == notes.LINK_LOST
             crashed = exitcode is not None and -exitcode in _CRASHES
             asked = self._stack_due is not None
             if crashed != asked:  # both: the asking has crashed it, and the stack is not the job's
@@ -329,14 +350,23 @@ class WorkerProcess:
             self.pid,
             None if cut_off else exitcode,  # not by a death of its own
             noted,
-            bool(initializing),
+            matter == notes.INITIALIZING,
             stack,
-            peak_memory=peak * _MAXRSS_UNIT if peak > inherited else None,
+            peak_memory=peak * _MAXRSS_UNIT if peak > inherited else self._peak or None,
+            usage=self._usage(noted, used, peak * _MAXRSS_UNIT if peak > inherited else 0),
             cut_off=cut_off,
             out_of_memory=None if cut_off else self._oom_signs(exitcode),
             left=self.left(),
             hint=None if inherited or cut_off else interpreter.hint(),
         )
+
+    def _usage(self, attempt: int | None, used: Any, peak: int) -> bytes | None:
+        """What the attempt used in which it died."""
+        if used is None or not attempt:
+            return None
+        exact = self._peak is not None and not self._tree.below
+        peak = max(peak, self._peak or 0)
+        return notes.used_at_death(self.page, attempt, used.ru_utime, used.ru_stime, peak, exact)
 
     def _ask_stack(self) -> None:
         """Have it write its Python stack and do nothing more, if it can."""
@@ -371,17 +401,18 @@ class WorkerProcess:
         rise = " and ".join(more)
         return f"its count rose {rise} since this worker was started" if more else None
 
-    def _reap(self) -> tuple[int | None, int]:
-        """Take it, dead, off the system's table; return exit code and ru_maxrss, 0 if unknown."""
+    def _reap(self) -> tuple[int | None, Any]:
+        """Take it, dead, off the system's table; return exit code and rusage, None if unknown."""
         try:
             _, status, usage = os.wait4(self.pid, 0)
-            return os.waitstatus_to_exitcode(status), usage.ru_maxrss
+            return os.waitstatus_to_exitcode(status), usage
         except (ChildProcessError, ValueError):  # somebody else reaped it
-            return None, 0
+            return None, None
 
     def close(self) -> None:
         """Give the descriptors back; again is harmless."""
         self.channel.close()
+        self.traces.close()
         while self._fds:
             os.close(self._fds.pop())
         self._process._popen.close()  # its sentinel
@@ -400,6 +431,19 @@ def _close_all() -> None:
 
 
 in_forks(Turn.PARTS, _close_all)
+
+
+@functools.cache
+def _title_extension() -> str | None:
+    """The file of setproctitle's extension, by which a worker bears the name of its job.
+
+    A worker is told, since looking takes a while, and what setproctitle imports even longer.
+    """
+    try:
+        spec = importlib.util.find_spec("setproctitle._setproctitle")
+    except ImportError:
+        return None
+    return None if spec is None else spec.origin
 
 
 @functools.cache
@@ -452,9 +496,11 @@ def _not_daemonic() -> Iterator[None]:
 
 def _make_page() -> int:
     """A nameless file of one page, to be shared with a worker."""
-    fd = nameless_file("primitive_jobs-page")
+    fd = nameless_file("primitive_jobs-page", sealable=True)
     try:
         os.ftruncate(fd, notes.PAGE_SIZE)
+        if HAVE_PACKETS:
+            seal(fd)
     except OSError:
         os.close(fd)
         raise

@@ -11,6 +11,7 @@ chunk         many calls in one job
 culprit       by what an object cannot be pickled
 evidence      what is told of a worker's end
 fact          frozen records
+facts         what is to be known of an attempt once it is over
 failures      what a worker sends in the place of a result
 forking       processes that a job starts by multiprocessing itself
 import_hook   something done to a module once it is imported
@@ -22,8 +23,14 @@ libc          calls that Python has no names for
 messages      what a worker and its pool say to each other
 nesting       how deep this process is nested in workers
 notes         the page of memory that both share
+parcel        what a message carries, ready to be sent; files without a name
 pickling      objects to bytes, and back
+present       the job that a worker is at
+redirect      has what a job prints go elsewhere
+retrying      the classes of `retry_on`, and whether an exception counts
+rng_states    where its random generators are
 rows          the arguments of many calls, packed
 seeding       the seeds of jobs
+setting       the options of a job that its worker sees to
 ============  ================================================================
 """

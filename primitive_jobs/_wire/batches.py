@@ -24,6 +24,7 @@ from . import calls, chunk, failures, pickling
 from .chunk import all_plain
 from .layers import MAIN, WHOLE, Writer, fast_pickler
 from .leftovers import after_call
+from .present import now
 from .rows import Need, is_by_name
 
 if TYPE_CHECKING:
@@ -272,6 +273,7 @@ def run_tasks(layers: list[Layer], rows: list[Row], buffers: list[Any], _needs: 
             if function is None or type(row) is not tuple:
                 function, row = arguments.unpacked(common, place, row)
             args, kwargs = row
+            now.call = place
             value: Any = function(*args, **kwargs)
             exit_if_forked(pid)
             kind = type(value)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
+    from .present import About
     from .seeding import Key
 
 
@@ -23,19 +24,20 @@ def dump_call(
     kwargs: Mapping[str, Any],
     name: str,
     key: Key | None = None,
+    about: About = (),
 ) -> tuple[bytes, list[memoryview], tuple[Any, ...]]:
     """Pickle one call; the third of what is returned is the shared data it refers to.
 
-    With a ``key`` the worker seeds by it what is random.
+    With a ``key`` the worker seeds by it what is random. What is told ``about`` the job is first.
 
     Raises:
         SerializationError: It cannot be pickled; the message names the function or argument.
     """
-    call: tuple[Any, ...] = function, args, kwargs
+    call: tuple[Any, ...] = about, function, args, kwargs
     if key is not None:
         from .seeding import Entering  # which unseeded pools do without
 
-        call = Entering(key), *call
+        call = about, Entering(key), function, args, kwargs
     if _is_plain_call(function, args, kwargs):
         try:
             return pickle.dumps(call, PROTOCOL), [], ()

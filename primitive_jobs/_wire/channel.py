@@ -21,23 +21,23 @@ import errno
 import mmap
 import os
 import struct
-import sys
-import weakref
 
-from .messages import REFUSED, Kind, Lent, Message
+from .messages import Kind, Lent, Message
+from .parcel import HAVE_PACKETS, INLINE_LIMIT, Content, Parcel, map_file, unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Any, Final
+    from typing import Final
 
-INLINE_LIMIT = 128 * 1024  # bytes: 64 KB take 6.5 us inline and 55 us through a memfd
 _SMALL = 4 * 1024  # bytes: up to here joining header and body costs less than sending two parts
-_ALIGNMENT = 64  # bytes, of each out-of-band buffer: a cache line, and what SIMD code likes
-_HEADER = struct.Struct("<BBHIQQ")  # kind, flags, unused, number of buffers, attempt, size
+_HEADER = struct.Struct("<BBHIQQ")  # kind, flags, extra, number of buffers, attempt, size
 _IN_FILE = 1  # flag: the content is in the file whose descriptor came along
+_NOTED = 2  # flag, in a stream: notes come before the content, and their length before them
+_LENGTH = struct.Struct("<H")  # of these
+MOST_NOTES = 4096  # bytes
 _DESCRIPTOR = struct.Struct("i")
 _LEND = int(Kind.LEND)
+_RUN = int(Kind.RUN)
 _RIGHTS = b"."  # the datagram that a descriptor goes with
 _CLOEXEC: Final[int] = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 # No SIGPIPE, which may be at its default in a program, or in a worker after a job: a stream socket
@@ -50,236 +50,8 @@ NO_DESCRIPTOR = (
 _BROKEN = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF)
 
 
-def _has_packets() -> bool:
-    """Whether the system has what `PacketChannel` needs; Python may have what a sandbox refuses."""
-    try:
-        os.close(os.memfd_create("primitive_jobs", os.MFD_CLOEXEC))
-        for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET):
-            end.close()
-    except AttributeError:
-        return False
-    except OSError as error:  # no descriptor, or no memory, is free now: that passes
-        return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-    return True
-
-
-HAVE_PACKETS = _has_packets()
-
-
 class ChannelClosed(Exception):
     """The other side is gone; every message it sent before has been received."""
-
-
-class Parcel:
-    """Content ready to be sent, perhaps more than once: a pickle and its large buffers, packed.
-
-    It is a snapshot: later changes of the objects it was made from do not show. The content is
-    held as bytes or, from `INLINE_LIMIT` on and where ``to_file`` allows, in a nameless file,
-    whose descriptor is closed by `close` or when the parcel is dropped.
-    """
-
-    __slots__ = ("_fds", "buffers", "data", "refers_to", "size")
-
-    def __init__(
-        self, body: bytes, buffers: Sequence[memoryview] = (), *, to_file: bool = HAVE_PACKETS
-    ) -> None:
-        self._fds: list[int] = []  # one, or none
-        self.buffers = len(buffers)
-        self.refers_to: Sequence[object] = ()  # lives for as long as this
-        self.data: bytes | bytearray = b""
-        parts = _lay_out(body, buffers) if buffers else [body]
-        self.size = sum(map(len, parts))
-        if to_file and self.size > INLINE_LIMIT:
-            _write_file(parts, self._fds)
-        elif buffers:
-            self.data = b"".join(parts)
-        else:
-            self.data = body
-
-    @classmethod
-    def of_descriptor(cls, fd: int) -> Parcel:
-        """One that is sent to lend a descriptor: it holds a duplicate, and no content."""
-        parcel = cls(b"")
-        parcel._fds.extend(map(os.dup, (fd,)))  # in one breath, as in `_make_file`
-        return parcel
-
-    @classmethod
-    def of_packed(cls, data: bytes | bytearray, buffers: int) -> Parcel:
-        """One of what `data` and `buffers` of another one were, which held no file."""
-        parcel = cls(b"", to_file=False)
-        parcel.data, parcel.buffers, parcel.size = data, buffers, len(data)
-        return parcel
-
-    @property
-    def fd(self) -> int:
-        """The file's descriptor; -1 where there is none."""
-        try:
-            return self._fds[0]
-        except IndexError:
-            return -1
-
-    def file(self) -> int:
-        """The content as a file; from now on it is held there."""
-        if not self._fds:
-            _write_file([self.data], self._fds)
-            self.data = b""
-        return self._fds[0]
-
-    def to_bytes(self) -> None:
-        """Hold the content as bytes from now on: for when descriptors are short."""
-        if self.fd >= 0:
-            self.data = bytearray(self.size)
-            view, done = memoryview(self.data), 0
-            while done < self.size:
-                done += os.preadv(self.fd, [view[done:]], done)
-            self.close()
-
-    def copy_of_bytes(self) -> Parcel:
-        """The same content in a parcel of its own that holds it as bytes."""
-        copy = Parcel(bytes(self.data), to_file=False)
-        copy.buffers, copy.size = self.buffers, self.size
-        if self.fd >= 0:
-            copy._fds.append(os.dup(self.fd))
-            copy.to_bytes()
-        return copy
-
-    def close(self) -> None:
-        """Give the descriptor back, if there is one; any thread may, and several."""
-        with contextlib.suppress(IndexError):  # another thread was faster
-            while self._fds:
-                list(map(os.close, map(self._fds.pop, (0,))))  # in one breath, see _write_file
-
-    def __del__(self, _close: Callable[[int], None] = os.close) -> None:
-        # No globals: there may be none any more when the interpreter ends.
-        try:
-            while self._fds:
-                list(map(_close, map(self._fds.pop, (0,))))
-        except AttributeError:  # an interrupt came before it was made
-            pass
-
-
-Content = bytes | Parcel
-"""What a message carries: a short pickle without buffers as it is, anything else as a parcel."""
-
-
-def pack(
-    body: bytes,
-    buffers: Sequence[memoryview] = (),
-    refers_to: Sequence[object] = (),
-    *,
-    to_file: bool = HAVE_PACKETS,
-) -> Content:
-    """Make it ready to be sent; ``refers_to`` is kept alive with it."""
-    if not buffers and not refers_to and len(body) <= INLINE_LIMIT:
-        return body
-    parcel = Parcel(body, buffers, to_file=to_file)
-    parcel.refers_to = refers_to
-    return parcel
-
-
-def _lay_out(body: bytes, buffers: Sequence[memoryview]) -> list[bytes | memoryview]:
-    """Table of lengths, body, buffers; each buffer at a multiple of `_ALIGNMENT`."""
-    lengths = [len(body), *(buffer.nbytes for buffer in buffers)]
-    table = struct.pack(f"<{len(lengths)}Q", *lengths)
-    parts: list[bytes | memoryview] = [table, body]
-    place = len(table) + len(body)
-    for buffer in buffers:
-        gap = -place % _ALIGNMENT
-        parts += [bytes(gap), buffer]
-        place += gap + buffer.nbytes
-    return parts
-
-
-def unpack(content: memoryview, count: int) -> tuple[memoryview, list[memoryview]]:
-    """Return body and buffers of what `Parcel` has packed with ``count`` buffers."""
-    lengths = struct.unpack_from(f"<{count + 1}Q", content)
-    place = 8 * (count + 1)
-    body = content[place : place + lengths[0]]
-    place += lengths[0]
-    buffers = []
-    for length in lengths[1:]:
-        place += -place % _ALIGNMENT
-        buffers.append(content[place : place + length])
-        place += length
-    return body, buffers
-
-
-def _write_file(parts: Sequence[bytes | bytearray | memoryview], owner: list[int]) -> None:
-    """Make a file with this content, and put its descriptor into an empty ``owner``."""
-    _make_file("primitive_jobs", owner)
-    try:
-        for part in parts:
-            rest = memoryview(part)
-            while rest:
-                rest = rest[os.write(owner[0], rest) :]
-    except BaseException:
-        os.close(owner.pop())
-        raise
-
-
-def _make_file(name: str, owner: list[int]) -> None:
-    try:
-        # In one breath: no interrupt comes between the two.
-        owner.extend(map(os.memfd_create, (name,), (os.MFD_CLOEXEC,)))
-        return
-    except AttributeError:
-        pass
-    except OSError as error:
-        if error.errno not in REFUSED:
-            raise
-    import tempfile
-
-    with tempfile.TemporaryFile() as file:
-        owner.append(os.dup(file.fileno()))
-
-
-def nameless_file(name: str) -> int:
-    """A descriptor of a file that nobody else can open, and that is gone with its last one."""
-    owner: list[int] = []
-    _make_file(name, owner)
-    return owner.pop()
-
-
-def map_file(fd: int, size: int, flags: int) -> memoryview:
-    """Map a file; the mapping lives as long as the view and holds no descriptor.
-
-    Args:
-        fd: The file's.
-        size: Its bytes.
-        flags: ``mmap.MAP_PRIVATE``, copy-on-write, or ``mmap.MAP_SHARED``.
-    """
-    if sys.version_info >= (3, 13):
-        return memoryview(mmap.mmap(fd, size, flags=flags, trackfd=False))
-    # Before 3.13 an mmap object keeps a duplicate of the descriptor for as long as it lives: a
-    # thousand results held by a caller would be a thousand descriptors.
-    import _pickle as pickle
-    import ctypes
-
-    libc = _libc()
-    address = libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, 0)
-    if address in (None, ctypes.c_void_p(-1).value):
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    area = (ctypes.c_ubyte * size).from_address(address)
-    weakref.finalize(area, libc.munmap, address, size).atexit = False
-    return pickle.PickleBuffer(area).raw()  # the plain bytes; memoryview(area) has format "<B"
-
-
-def _libc() -> Any:
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = [
-        ctypes.c_void_p,
-        ctypes.c_size_t,
-        ctypes.c_int,
-        ctypes.c_int,
-        ctypes.c_int,
-        ctypes.c_long,
-    ]
-    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-    return libc
 
 
 class Channel:
@@ -300,7 +72,14 @@ class Channel:
         """The descriptor to wait on; -1 once closed."""
         return self._socket.fileno()
 
-    def send(self, kind: int, attempt: int = 0, content: Content | None = None) -> None:
+    def send(
+        self,
+        kind: int,
+        attempt: int = 0,
+        content: Content | None = None,
+        extra: int = 0,
+        notes: bytes = b"",
+    ) -> None:
         """Send one message.
 
         Raises:
@@ -308,6 +87,28 @@ class Channel:
             OSError: It cannot be sent for another reason.
         """
         raise NotImplementedError
+
+    def lend(self, attempt: int, fd: int, extra: int) -> None:
+        """Send a descriptor, from the side that blocks; whatever interrupts that ends the link.
+
+        ``extra`` says of what it is: see `messages.DATA`.
+
+        Raises:
+            ChannelClosed: The other side is gone.
+            OSError: It cannot be sent for another reason.
+        """
+        header = _HEADER.pack(_LEND, _IN_FILE, extra, 0, attempt, len(_RIGHTS))
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, _DESCRIPTOR.pack(fd))]
+        send = self._socket.sendmsg
+        try:
+            # In one breath: no handler of a signal comes between the two, as a rule.
+            list(map(send, ([header], [_RIGHTS]), ((), rights)))
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+            if isinstance(error, OSError) and error.errno in _BROKEN:
+                raise ChannelClosed from error
+            raise
 
     def receive(self) -> Message | None:
         """Return the next message; None where the pool's side would have to wait for it.
@@ -332,7 +133,9 @@ def _rights(parcel: Parcel) -> tuple[int, int, bytes]:
     return socket.SOL_SOCKET, socket.SCM_RIGHTS, _DESCRIPTOR.pack(parcel.file())
 
 
-def _joined(header: bytes, body: bytes | bytearray) -> _Datagram:
+def _joined(header: bytes, body: bytes | bytearray, notes: bytes) -> _Datagram:
+    if notes:
+        return header + body + notes
     return header + body if len(body) <= _SMALL else (header, body)
 
 
@@ -346,19 +149,66 @@ class PacketChannel(Channel):
         super().__init__(sock, blocking=blocking)
         # What the kernel had no room for, as (datagram, parcel whose descriptor goes with it).
         self._outgoing: collections.deque[tuple[_Datagram, Parcel | None]] = collections.deque()
-        self._buffer = bytearray(_HEADER.size + INLINE_LIMIT)
-        self._announced: bytes | None = None  # header of a message whose file is to come
+        self._buffer = bytearray(_HEADER.size + INLINE_LIMIT + MOST_NOTES)
+        # Header and notes of a message whose file is to come.
+        self._announced: bytes | None = None
+        self._theirs: socket.socket | None = None  # the other end, where this is the pool's
 
-    def send(self, kind: int, attempt: int = 0, content: Content | None = None) -> None:
+    def keep(self, theirs: socket.socket) -> None:
+        """Hold the other end open from now on, so that `take_back` can receive there."""
+        theirs.setblocking(True)  # as the worker's; the program may have a default timeout
+        self._theirs = theirs
+
+    def take_back(self) -> list[int]:
+        """Receive, in the other side's place, what that has not received; return whose it was.
+
+        The kernel gives each datagram to one of the two. So the attempts that are returned were
+        not received, and never will be; any other one was. To be called only where no file was
+        sent since the other side has answered last: then what is there is jobs, which came as
+        bytes, and orders without content, which are sent again.
+        """
+        assert self._theirs is not None, "the pool's end keeps the other one"
+        found = [part if isinstance(part, bytes) else part[0] for part, _ in self._outgoing]
+        self._outgoing.clear()
+        self.wants_write = False
+        received = []
+        try:
+            # It gives nothing, again and again, where the worker's job has shut it down.
+            while header := self._theirs.recv(_HEADER.size, socket.MSG_DONTWAIT):
+                received.append(header)
+        except OSError:  # BlockingIOError, unless it is the end of it
+            pass
+        back = []
+        for header in received + found:
+            kind, _, _, _, attempt, _ = _HEADER.unpack_from(header)
+            if kind == _RUN:
+                back.append(attempt)
+            else:
+                self._post(header[: _HEADER.size])
+        return back
+
+    def close(self) -> None:
+        super().close()
+        if self._theirs is not None:
+            self._theirs.close()
+
+    def send(
+        self,
+        kind: int,
+        attempt: int = 0,
+        content: Content | None = None,
+        extra: int = 0,
+        notes: bytes = b"",
+    ) -> None:
         try:
             if content is None:
-                self._post(_HEADER.pack(kind, 0, 0, 0, attempt, 0))
+                self._post(_HEADER.pack(kind, 0, extra, 0, attempt, 0) + notes)
             elif isinstance(content, Parcel):
-                self._send_parcel(kind, attempt, content)
+                self._send_parcel(kind, attempt, content, extra, notes)
             else:
-                header = _HEADER.pack(kind, 0, 0, 0, attempt, len(content))
-                if not self._post(_joined(header, content)):
-                    self._send_file(kind, attempt, Parcel(content))
+                header = _HEADER.pack(kind, 0, extra, 0, attempt, len(content))
+                if not self._post(_joined(header, content, notes)):
+                    self._send_file(kind, attempt, Parcel(content), extra, notes)
         except OSError as error:
             if error.errno in _BROKEN:
                 raise ChannelClosed from error
@@ -412,27 +262,31 @@ class PacketChannel(Channel):
         else:
             self._socket.sendmsg(datagram)
 
-    def _send_parcel(self, kind: int, attempt: int, parcel: Parcel) -> None:
+    def _send_parcel(
+        self, kind: int, attempt: int, parcel: Parcel, extra: int, notes: bytes
+    ) -> None:
         if parcel.fd < 0 and parcel.size <= INLINE_LIMIT:
-            header = _HEADER.pack(kind, 0, 0, parcel.buffers, attempt, parcel.size)
-            if self._post(_joined(header, parcel.data)):
+            header = _HEADER.pack(kind, 0, extra, parcel.buffers, attempt, parcel.size)
+            if self._post(_joined(header, parcel.data, notes)):
                 return
-        self._send_file(kind, attempt, parcel)
+        self._send_file(kind, attempt, parcel, extra, notes)
 
-    def _send_file(self, kind: int, attempt: int, parcel: Parcel) -> None:
+    def _send_file(self, kind: int, attempt: int, parcel: Parcel, extra: int, notes: bytes) -> None:
         parcel.file()  # it may fail: before anything is announced
-        self._post(_HEADER.pack(kind, _IN_FILE, 0, parcel.buffers, attempt, parcel.size))
+        header = _HEADER.pack(kind, _IN_FILE, extra, parcel.buffers, attempt, parcel.size)
+        self._post(header + notes)
         self._post(_RIGHTS, parcel)
 
     def receive(self) -> Message | None:
         try:
             if self._announced is not None:
                 return self._receive_file(self._announced)
-            if not self._socket.recv_into(self._buffer):
+            length = self._socket.recv_into(self._buffer)
+            if not length:
                 raise ChannelClosed
-            kind, where, _, count, attempt, size = _HEADER.unpack_from(self._buffer)
+            kind, where, extra, count, attempt, size = _HEADER.unpack_from(self._buffer)
             if where & _IN_FILE:
-                self._announced = bytes(self._buffer[: _HEADER.size])
+                self._announced = bytes(self._buffer[:length])
                 return self._receive_file(self._announced)
         except BlockingIOError:
             return None
@@ -440,15 +294,18 @@ class PacketChannel(Channel):
             if error.errno in _BROKEN:
                 raise ChannelClosed from error
             raise
+        end = _HEADER.size + size
+        notes = bytes(self._buffer[end:length]) if length > end else b""
         if not size:
-            return Message(kind, attempt)
-        content = self._buffer[_HEADER.size : _HEADER.size + size]
+            return Message(kind, attempt, extra=extra, notes=notes)
+        content = self._buffer[_HEADER.size : end]
         if not count:
-            return Message(kind, attempt, content)
-        return Message(kind, attempt, *unpack(memoryview(content), count))
+            return Message(kind, attempt, content, (), None, extra, notes)
+        return Message(kind, attempt, *unpack(memoryview(content), count), None, extra, notes)
 
-    def _receive_file(self, header: bytes) -> Message:
-        kind, _, _, count, attempt, size = _HEADER.unpack(header)
+    def _receive_file(self, announced: bytes) -> Message:
+        kind, _, extra, count, attempt, size = _HEADER.unpack_from(announced)
+        notes = announced[_HEADER.size :]
         while True:
             length, ancillary, _, _ = self._socket.recvmsg_into(
                 [self._buffer], socket.CMSG_SPACE(_DESCRIPTOR.size), _CLOEXEC
@@ -458,21 +315,24 @@ class PacketChannel(Channel):
             # Else a caller that was interrupted for long sends what its pool has sent for it.
             if length == len(_RIGHTS):
                 break
+            if self._theirs is not None:  # the pool's side: it would be an outcome
+                raise ChannelClosed
         self._announced = None
         if not ancillary:  # MSG_CTRUNC: this process has no descriptor free
-            return Message(kind, attempt, lost=NO_DESCRIPTOR)
+            return Message(kind, attempt, lost=NO_DESCRIPTOR, extra=extra, notes=notes)
         (fd,) = _DESCRIPTOR.unpack_from(ancillary[0][2])
         if kind == _LEND:
-            return Lent(attempt, fd)
+            return Lent(attempt, fd, extra)
         try:
             content = map_file(fd, size, mmap.MAP_PRIVATE)
         except OSError as error:
-            return Message(kind, attempt, lost=f"no memory to map its {size} bytes: {error}")
+            lost = f"no memory to map its {size} bytes: {error}"
+            return Message(kind, attempt, lost=lost, notes=notes)
         finally:
             os.close(fd)
         if not count:
-            return Message(kind, attempt, content)
-        return Message(kind, attempt, *unpack(content, count))
+            return Message(kind, attempt, content, (), None, extra, notes)
+        return Message(kind, attempt, *unpack(content, count), None, extra, notes)
 
 
 class StreamChannel(Channel):
@@ -492,7 +352,14 @@ class StreamChannel(Channel):
         self._filled = 0
         self._fd = -1  # one that came with it
 
-    def send(self, kind: int, attempt: int = 0, content: Content | None = None) -> None:
+    def send(
+        self,
+        kind: int,
+        attempt: int = 0,
+        content: Content | None = None,
+        extra: int = 0,
+        notes: bytes = b"",
+    ) -> None:
         buffers = 0
         data: bytes | bytearray = b""
         if kind == _LEND:
@@ -506,7 +373,10 @@ class StreamChannel(Channel):
             buffers, data = content.buffers, content.data
         elif content is not None:
             data = content
-        self._outgoing.append(memoryview(_HEADER.pack(kind, 0, 0, buffers, attempt, len(data))))
+        told = _LENGTH.pack(len(notes)) + notes if notes else b""
+        flags = _NOTED if notes else 0
+        header = _HEADER.pack(kind, flags, extra, buffers, attempt, len(told) + len(data))
+        self._outgoing.append(memoryview(header + told))
         if data:
             self._outgoing.append(memoryview(data))
         self.flush()
@@ -548,14 +418,20 @@ class StreamChannel(Channel):
             if got is None:
                 return None
             self._filled += got
-        kind, where, _, count, attempt, _ = _HEADER.unpack(self._header)
+        kind, where, extra, count, attempt, _ = _HEADER.unpack(self._header)
         content, self._content, self._header = self._content, None, bytearray()
         if where & _IN_FILE:
             fd, self._fd = self._fd, -1
-            return Lent(attempt, fd) if fd >= 0 else Message(kind, attempt, lost=NO_DESCRIPTOR)
+            if fd < 0:
+                return Message(kind, attempt, lost=NO_DESCRIPTOR, extra=extra)
+            return Lent(attempt, fd, extra)
+        notes = b""
+        if where & _NOTED:
+            end = _LENGTH.size + _LENGTH.unpack_from(content)[0]
+            notes, content = bytes(content[_LENGTH.size : end]), content[end:]
         if not count:
-            return Message(kind, attempt, content)
-        return Message(kind, attempt, *unpack(memoryview(content), count))
+            return Message(kind, attempt, content, (), None, extra, notes)
+        return Message(kind, attempt, *unpack(memoryview(content), count), None, extra, notes)
 
     def _read(self, view: memoryview) -> int | None:
         try:

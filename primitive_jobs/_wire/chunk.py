@@ -19,6 +19,7 @@ from .._common import naming
 from . import failures, pickling
 from .layers import WHOLE, Reader, Writer, joined, state_of
 from .leftovers import after_call
+from .present import now as the_job
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,8 +79,7 @@ def run_chunk(
     is the number of the mapping. The `Reply` is ``packed`` where it has no buffers of its own: then
     it needs no cloudpickle.
     """
-    pid = os.getpid()
-    latest = float("inf") if limit is None else limit
+    pid, latest = os.getpid(), float("inf") if limit is None else limit
     common = Common(function, parts, mode, run)
     results = Results(alone=len(rows) == 1)
     values: list[Any] = []
@@ -97,6 +97,7 @@ def run_chunk(
                 call, row = common.prepare(len(values), row)
                 if first is not None:
                     seeds.reseed()
+            the_job.call = len(values)
             value = call(*row)
             if type(value) not in NUMBERS and not is_plain(value):
                 value = results.pack(call, value)
@@ -335,6 +336,12 @@ def _dump_failure(error: BaseException, pid: int) -> bytes:
         raise error  # the whole job is told to end
     if type(error) is Unfit:
         return error.args[0]  # type: ignore[no-any-return]
+    about = the_job.about
+    if about is not None and len(about) > 2 and "retry_on" in about[2]:
+        from . import retrying  # which most jobs do without
+
+        if retrying.counts(error):
+            raise error  # it is the only call: the whole job is tried again
     return failures.dump_exception(error, skip_frames=1)
 
 

@@ -6,6 +6,7 @@ Also a result, where it cannot be pickled there or unpickled here.
 from __future__ import annotations
 
 import _pickle as pickle
+import contextlib
 import copyreg
 import io
 import sys
@@ -33,6 +34,12 @@ if TYPE_CHECKING:
 
 _NOT_PICKLED = " (which cannot be pickled)"
 _IS_OURS = b""  # in place of a pickled exception: a SerializationError of our own
+
+
+class OwnFailure(Exception):
+    """Raised while a call is unpickled, where its cause is to be what the job raises."""
+
+
 _ENDS_PROGRAMS = (SystemExit, KeyboardInterrupt, GeneratorExit)
 # By module: looked up where it is loaded, since who raised one has loaded it.
 _CANCELLATIONS = {
@@ -254,6 +261,13 @@ def set_cause(error: BaseException, cause: BaseException) -> None:
     BaseException.__dict__["__cause__"].__set__(error, cause)
 
 
+def add_notes(error: BaseException, notes: Sequence[str]) -> None:
+    """Add to ``__notes__``, also on exceptions that forbid it, and before Python 3.11."""
+    with contextlib.suppress(Exception):  # a class with a __dict__ of its own ways
+        own = error.__dict__.get("__notes__")
+        error.__dict__["__notes__"] = [*(own if isinstance(own, list) else ()), *notes]
+
+
 def what_was_raised(body: Body) -> str:
     """Type and message of what `dump_exception` took, without unpickling it."""
     kind, message, *_ = pickle.loads(body)
@@ -291,6 +305,8 @@ _LAZY = {
 
 def dump_unloadable(error: BaseException) -> bytes:
     """What a worker answers when it cannot unpickle a call."""
+    if isinstance(error, OwnFailure) and error.__cause__ is not None:
+        return dump_exception(error.__cause__, skip_frames=2)
     hint = ""
     if isinstance(error, ModuleNotFoundError):  # else it would not have been pickled by its name
         hint = (

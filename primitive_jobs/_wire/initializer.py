@@ -13,7 +13,7 @@ import sys
 
 from .._common import naming
 from . import calls, failures, pickling
-from .channel import HAVE_PACKETS, Content, Parcel, pack
+from .parcel import HAVE_PACKETS, Content, Parcel, pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -33,6 +33,7 @@ _MASK = "pthread_sigmask"
 _ALARMS = ("setitimer", "alarm")
 _STACKS = ("enable", "disable", "register", "unregister")
 _WATCHDOG = "dump_traceback_later"
+_OVER = "dup2"  # puts a descriptor in the place of another
 
 # The functions themselves, which are not noted.
 _set_timer, _set_mask = signal.setitimer, signal.pthread_sigmask
@@ -45,7 +46,7 @@ _present: list[Leftovers] = []
 
 def watch() -> None:
     """Have the functions that `Leftovers` goes by note when they are called."""
-    for name in (*_PLACE, "umask", *_VARIABLES):
+    for name in (*_PLACE, "umask", _OVER, *_VARIABLES):
         if hasattr(posix, name):
             _watch(name, posix, os)
     for name in ("signal", _MASK):
@@ -90,6 +91,11 @@ def after_call() -> None:
     """Between two calls of one job: take back what the first has set by a watched function."""
     if _called and _present:
         _present[0].take_back()
+
+
+def may_have_replaced_descriptors() -> bool:
+    """Whether the present job has put a descriptor in the place of another one."""
+    return _OVER in _called
 
 
 def stop_timers() -> None:

@@ -11,6 +11,7 @@ import signal
 
 TYPE_CHECKING = False  # so that a worker imports no typing
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36  # linux/prctl.h
@@ -47,6 +48,21 @@ class _Signal(_c.CFuncPtr):  # type: ignore[misc]
     _argtypes_ = (_Int, _Pointer)
 
 
+class _Buffering(_c.CFuncPtr):  # type: ignore[misc]
+    _flags_ = _c.FUNCFLAG_CDECL
+    _restype_ = _Int
+    _argtypes_ = (_Pointer, _Pointer, _Int, _UnsignedLong)
+
+
+class _Flush(_c.CFuncPtr):  # type: ignore[misc]
+    _flags_ = _c.FUNCFLAG_CDECL
+    _restype_ = _Int
+    _argtypes_ = (_Pointer,)
+
+
+_LINES = 1  # _IOLBF of glibc and musl
+
+
 def _address(name: str) -> int:
     return int(_c.dlsym(_c.dlopen(None, 0), name))
 
@@ -61,6 +77,18 @@ def settle_in(name: str) -> None:
     prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     _PrctlOfName(address)(_PR_SET_NAME, name.encode())
+
+
+def stdout_by_lines() -> Callable[[], object]:
+    """Have C's stdout written at the end of each line; return what flushes it.
+
+    That one alone: to flush all streams would wait for a thread that reads from one.
+    """
+    stdout = _Pointer.from_address(_address("stdout"))
+    flush = _Flush(_address("fflush"))
+    flush(stdout)
+    _Buffering(_address("setvbuf"))(stdout, None, _LINES, 0)
+    return lambda: flush(stdout)
 
 
 def pause_at(number: int) -> None:

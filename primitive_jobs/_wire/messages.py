@@ -7,6 +7,7 @@ from __future__ import annotations
 import enum
 import errno
 import os
+import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,11 +31,44 @@ class Kind(enum.IntEnum):
     SHARE = 8  # pool -> worker: data that calls may refer to; its number stands for the attempt's
     FORGET = 9  # pool -> worker: no call refers to it any more
     INITIALIZE = 10  # pool -> worker: the initializer, before anything else
-    LEND = 11  # pool -> worker: as SHARE, but a descriptor, which comes with it
+    LEND = 11  # either way: a descriptor, which comes with it; `extra` says of what
+    AGAIN = 12  # pool -> worker: what comes with the next call, which is not the first attempt
+    RETRIABLE = 13  # worker -> pool: the job's exception, after which it may be tried again
 
 
-OUTCOMES = (int(Kind.RETURNED), int(Kind.RAISED))
-"""The kinds that end a job; ints, which are compared faster."""
+DATA, CHECKPOINTS, PRINTED, LOGGED = range(4)
+"""What a descriptor may be of: data that calls may refer to, as SHARE brings it; a file for
+checkpoints of the attempt; a pipe through which comes what the worker's jobs print; a socket
+through which come its log records."""
+
+AGAIN = struct.Struct("<QQ?")
+"""How the notes of such a message begin: how many attempts it is now; which call of a chunk has
+left the content, and whether there is one. A pickle of what the job is told of itself may follow,
+in the place of what its call says."""
+
+
+_IN_MS = 0x8000  # in `Message.extra`: it is in ms, not in us
+_UNTOLD = 0xFFFF
+
+
+def told_duration(microseconds: int) -> int:
+    """How long a call took, in 16 bits, rounded down; what takes longer has a larger number."""
+    if microseconds < _IN_MS:
+        return microseconds
+    return _IN_MS | min(microseconds // 1000, _UNTOLD - _IN_MS)
+
+
+def duration(told: int) -> float | None:
+    """The same in s; None: it took more than half a minute."""
+    if told < _IN_MS:
+        return told * 1e-6
+    return None if told == _UNTOLD else (told - _IN_MS) * 1e-3
+
+
+ENDS = (int(Kind.RETURNED), int(Kind.RAISED))
+"""The kinds that end a job, whatever it has left of retries; ints, which are compared faster."""
+OUTCOMES = (*ENDS, int(Kind.RETRIABLE))
+"""The kinds that end an attempt."""
 
 
 class Message:
@@ -46,9 +80,12 @@ class Message:
         body: A pickle; b"" where the kind says all.
         buffers: Its out-of-band data.
         lost: Why the receiver could not take the content in, None where it did.
+        extra: Of a call, the place in which the worker notes it; of an outcome, how long the call
+            took: see `told_duration`; of a descriptor, what it is of.
+        notes: Of an outcome, what else is to be known of the call: see `facts`; b"" where nothing.
     """
 
-    __slots__ = ("attempt", "body", "buffers", "kind", "lost")
+    __slots__ = ("attempt", "body", "buffers", "extra", "kind", "lost", "notes")
 
     def __init__(
         self,
@@ -57,15 +94,19 @@ class Message:
         body: bytes | bytearray | memoryview = b"",
         buffers: Sequence[memoryview] = (),
         lost: str | None = None,
+        extra: int = 0,
+        notes: bytes = b"",
     ) -> None:
         self.kind = kind
         self.attempt = attempt
         self.body = body
         self.buffers = buffers
         self.lost = lost
+        self.extra = extra
+        self.notes = notes
 
     def _parts(self) -> tuple[object, ...]:
-        return self.kind, self.attempt, self.body, self.buffers, self.lost
+        return self.kind, self.attempt, self.body, self.buffers, self.lost, self.notes
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Message) and self._parts() == other._parts()
@@ -81,9 +122,9 @@ class Lent(Message):
 
     __slots__ = ("fd",)
 
-    def __init__(self, number: int, fd: int) -> None:
+    def __init__(self, number: int, fd: int, extra: int = DATA) -> None:
         self.fd = fd
-        super().__init__(Kind.LEND, number)
+        super().__init__(Kind.LEND, number, extra=extra)
 
     def __del__(self) -> None:
         try:

@@ -31,6 +31,7 @@ else:
     Generator = object  # for `typing.get_type_hints`
 
 _LEGACY = 0x6C656761  # the child for what is older than SeedSequence; nobody spawns so many
+_STORED = 0x73746F72  # the child whose children have words in the place of numbers
 _POOL_SIZE = 4  # that of a SeedSequence, unless it is made with another one
 _job_key: Key | None = None  # in a worker: that of the job
 # In a worker: that of the call which the job is making, and what `job_rng` has made of it.
@@ -67,6 +68,15 @@ class Seeds:
     def next(self) -> Key:
         """The next job's key."""
         return self._entropy, (*self._spawn_key, next(self._numbers))
+
+    @property
+    def root(self) -> Key:
+        """That from which all of them follow."""
+        return self._entropy, self._spawn_key
+
+    def of_words(self, words: tuple[int, ...]) -> Key:
+        """The key of a job that has words of 32 bits in the place of a number, which it leaves."""
+        return self._entropy, (*self._spawn_key, _STORED, *words)
 
 
 class Entering:
@@ -177,6 +187,11 @@ _SEEDERS: dict[str, Callable[[Any], object]] = {
     "random": _seed_random,
     "numpy.random": _seed_legacy_numpy,
 }
+
+
+def generator() -> Generator | None:
+    """Return what `job_rng` has returned in this call; None: nothing yet, or it has no key."""
+    return _call[1][0] if _call is not None and _call[1] else None
 
 
 def job_rng() -> Generator:

@@ -85,7 +85,16 @@ def _settings(start: dict[str, Any]) -> dict[str, Callable[[Any], object]]:
             return
         forking.pickle_by_value(reduction)
 
+    def forward(module: Any) -> None:
+        try:
+            from primitive_jobs._worker import log_handler
+        except (ImportError, OSError):  # a job has left nothing to import with
+            return
+        log_handler.install(module.root)
+
+    wanted = start["worker"]["log_levels"] is not None
     return {
+        **({"logging": forward} if wanted else {}),
         "_posixsubprocess": note_subprocess,
         "multiprocessing.process": know_the_parent,
         "multiprocessing.reduction": pickle_by_value,

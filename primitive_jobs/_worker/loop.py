@@ -7,6 +7,7 @@ it gets SIGKILL from the kernel when its pool's process dies.
 
 from __future__ import annotations
 
+import _imp
 import _signal as signal  # type: ignore[import-not-found]
 import atexit
 import contextlib
@@ -17,24 +18,36 @@ import resource
 import struct
 import sys
 from functools import partial
+from time import monotonic_ns
 from types import MethodType
 
 from .._common import naming
-from .._wire import failures, nesting, pickling
-from .._wire.channel import (
-    HAVE_PACKETS,
-    ChannelClosed,
-    Content,
-    PacketChannel,
-    StreamChannel,
-    attach,
-    map_file,
-    pack,
+from .._wire import facts, failures, nesting, pickling
+from .._wire.channel import ChannelClosed, PacketChannel, StreamChannel, attach
+from .._wire.leftovers import (
+    Leftovers,
+    may_have_replaced_descriptors,
+    stop_timers,
+    unblock_signals,
+    watch,
 )
-from .._wire.leftovers import Leftovers, stop_timers, unblock_signals, watch
-from .._wire.messages import Kind, Lent, Message
-from .._wire.notes import NAME, NOTES, PAGE_SIZE, STACK_SIGNAL
+from .._wire.messages import Kind, Lent, Message, told_duration
+from .._wire.notes import (
+    INITIALIZING,
+    LINK_LOST,
+    NAME,
+    NOTES,
+    NUMBER,
+    PAGE_SIZE,
+    PLACE,
+    STACK_SIGNAL,
+    place_at,
+)
+from .._wire.parcel import HAVE_PACKETS, Content, map_file, pack
+from .._wire.present import Again, leave, now
 from . import orphans
+from .meter import Meter
+from .stacks import answer_looks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +60,8 @@ if TYPE_CHECKING:
 # `_signal` is what the module `signal` wraps so that it returns enums: that takes up to 2 us a
 # call, of which there are several for each job, and some milliseconds to be imported.
 
-_NOTE = struct.Struct("<QQ")  # the first two
+_NOTE = struct.Struct("QQ")  # the first two of `NOTES`
+_LONG = 1000  # us
 _SIGTERM_EXIT = 128 + signal.SIGTERM
 _MOST_DESCRIPTORS = 1024  # what a process may have as a rule; the kernel's table grows with it
 _OURS = (signal.SIGTERM, signal.SIGINT)
@@ -63,6 +77,8 @@ def main(
     depth: int,
     preload: tuple[str, ...],
     initializer: tuple[bytes, bool] | None,
+    title_from: str | None,
+    log_levels: tuple[int, dict[str, int]] | None,
 ) -> None:
     """Be a worker until told to leave, or until the pool is gone.
 
@@ -75,6 +91,8 @@ def main(
         preload: Modules to import.
         initializer: What was kept aside of it, pickled, and whether it came by value; None where
             there is none.
+        title_from: The file of setproctitle's extension; None: there is none.
+        log_levels: What the program's `logging` lets pass; None: it does not want our records.
     """
     nesting.cpu_share, nesting.depth = cpu_share, depth
     _settle_in(parent_pid)
@@ -82,10 +100,17 @@ def main(
     # That of the pool's own process: Linux lets it survive fork and exec (getrusage(2)).
     NOTES.pack_into(page, 0, 0, 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     _record_stacks(page_fd)
+    answer_looks(page, out_of_reach)
     watch()
     # Not too high: it is for a job that may have lowered the limit, too.
     pickling.reserve.append(out_of_reach(os.open(os.devnull, os.O_RDONLY), most=64))
     worker = _Worker(attach(channel_fd), page, page_fd)
+    if title_from is not None:
+        worker.show_job(title_from)
+    if log_levels is not None:
+        from . import log_socket  # which most pools do without
+
+        log_socket.open_for(log_levels, out_of_reach)
     if worker.initialize(preload, initializer):
         worker.serve()
     _leave()
@@ -145,6 +170,7 @@ def _record_stacks(page_fd: int) -> None:
         libc.pause_at(STACK_SIGNAL)
     _write_stacks_to(page_fd)
     os.register_at_fork(after_in_child=faulthandler.disable)  # a child's crash is its own affair
+    os.register_at_fork(after_in_child=leave)  # as is what it reports
 
 
 def _write_stacks_to(page_fd: int) -> None:
@@ -179,6 +205,18 @@ def _flush() -> None:
         pass
 
 
+def _identity(fd: int) -> tuple[int, ...]:
+    """What tells a channel from all that a job may put in its place; nothing where it is closed."""
+    try:
+        return os.fstat(fd)[1:3]  # inode and device
+    except OSError:
+        return ()
+
+
+def _tell_raised(text: bytes, told: dict[int, bytes]) -> None:
+    told[facts.RAISED] = text
+
+
 class _Leave(BaseException):
     """SIGTERM came while no job was running."""
 
@@ -200,6 +238,12 @@ class _Worker:
         self._told_to_leave = False
         self._unfit = False  # shared data could not be received
         self._last = 0  # the last attempt that was begun
+        self._title: Callable[[str], None] | None = None
+        self._again: Again | None = None  # what came for the next one
+        now.page, now.lend = page, self._lend
+        self._meter = Meter(page)
+        self._clock = monotonic_ns  # the true one, whatever a job puts into its place in modules
+        self._link = _identity(channel.fd)
         self._on_signal: Callable[[int, FrameType | None], None] = MethodType(
             _Worker._handle_signal, self
         )
@@ -255,12 +299,31 @@ class _Worker:
 
     # --- the loop ----------------------------------------------------------------------------
 
+    def show_job(self, extension: str) -> None:
+        """Have the process bear the name of the job that it is at, where ps and top look."""
+        with contextlib.suppress(Exception):  # it is not needed
+            # The name takes the place of the command line alone, not that of the environment, by
+            # which others may know whose the process is.
+            os.putenv("SPT_NOENV", "1")
+            spec: Any = type(sys.__spec__)("setproctitle._setproctitle", None, origin=extension)
+            module = _imp.create_dynamic(spec)
+            _imp.exec_dynamic(module)
+            module.setproctitle(NAME)
+            os.unsetenv("SPT_NOENV")
+            self._title = module.setproctitle
+
+    def _show(self, job: str = "") -> None:
+        assert self._title is not None, "it was asked for"
+        with contextlib.suppress(Exception):  # a name that cannot be shown
+            title = f"{NAME}: {job}" if job else NAME
+            self._title(title.encode("utf-8", "replace").decode().replace("\0", "?"))
+
     def initialize(self, preload: tuple[str, ...], initializer: tuple[bytes, bool] | None) -> bool:
         """Import and run what comes before the first job; return whether nothing of it raised."""
         keeper: Keeper | None = None
         try:
             if preload or initializer is not None:
-                _NOTE.pack_into(self._page, 0, 0, 1)
+                _NOTE.pack_into(self._page, 0, 0, INITIALIZING)
                 for name in preload:
                     __import__(name)
                 if initializer is not None:
@@ -277,6 +340,7 @@ class _Worker:
                 self._note_state(initialized=initializer is not None)
                 self._undo()
                 _NOTE.pack_into(self._page, 0, 0, 0)
+                self._meter.begin()
             self._take_signals()
             self._channel.send(Kind.READY)
         except ChannelClosed:
@@ -292,6 +356,7 @@ class _Worker:
 
     def serve(self) -> None:
         """Answer calls until told to leave."""
+        meter = self._meter
         while not self._told_to_leave:
             try:
                 self._idle = True
@@ -316,7 +381,12 @@ class _Worker:
                 if not self._answer(Kind.REFUSED, attempt):
                     return
                 continue
-            self._last = attempt
+            self._last = now.attempt = attempt
+            # In this order: who finds the attempt in its place finds when it began, too; and once
+            # it is the last one, all before it have been answered.
+            began = now.began = self._clock()
+            now.again, self._again = self._again, None
+            PLACE.pack_into(self._page, place_at(message.extra), began, attempt)
             _NOTE.pack_into(self._page, 0, attempt, 0)
             calls = [message]
             del message
@@ -324,39 +394,96 @@ class _Worker:
             self._exit_if_forked()
             self._take_signals()
             _flush()
-            if not self._answer(kind, attempt, content):
+            took = self._clock() - began
+            notes = self._end_job(took)
+            now.attempt = now.call = 0
+            now.again = None
+            if not self._answer(kind, attempt, content, told_duration(took // 1000), notes):
                 return
             del content
+            meter.settle(attempt)
+            if self._title is not None:
+                self._show()
             self._leftovers.take_back()
 
-    def _answer(self, kind: Kind, attempt: int, content: Content | None = None) -> bool:
+    def _end_job(self, took: int) -> bytes:
+        """Return what is to be known of the job, which took so many ns, as notes for the pool."""
+        told: dict[int, bytes] = {}
+        if self._meter.is_long(took):
+            told[facts.USAGE] = self._meter.measure(took)
+        elif not now.ending:
+            return b""
+        for end in now.ending:
+            with contextlib.suppress(Exception):
+                end(told)
+        now.ending.clear()
+        return facts.packed(told)
+
+    def _is_cut_off(self, took: int) -> bool:
+        """Whether a job that took so many us put something into the place of the channel.
+
+        Nobody would hear of it. The look takes 1 us, so that short jobs which cannot have done it
+        by Python's means are spared it.
+        """
+        may_be = took > _LONG or may_have_replaced_descriptors()
+        return may_be and _identity(self._channel.fd) != self._link
+
+    def _answer(
+        self,
+        kind: Kind,
+        attempt: int,
+        content: Content | None = None,
+        took: int = 0,
+        notes: bytes = b"",
+    ) -> bool:
         try:
-            self._channel.send(kind, attempt, content)
-        except (ChannelClosed, OSError):  # OSError: a job closed or replaced the channel
+            if self._is_cut_off(took):
+                raise ChannelClosed
+            self._channel.send(kind, attempt, content, took, notes)
+        except ChannelClosed:  # a job closed or replaced it; or the pool is gone
+            NUMBER.pack_into(self._page, NUMBER.size, LINK_LOST)
+            return False
+        except OSError:
             return False
         return True
 
     def _keep_or_forget(self, message: Message) -> None:
-        """Take shared data in, or let it go."""
+        """Take in what comes ahead of calls, or let shared data go."""
         number = message.attempt
         if message.kind == Kind.FORGET:
             pickling.received.pop(number, None)
         elif message.lost:
             self._unfit = True
+        elif message.kind == Kind.AGAIN:
+            self._again = Again(message)
         else:
             if type(message) is Lent:
                 message.fd = out_of_reach(message.fd)
             pickling.received[number] = message
 
+    def _lend(self, fd: int, what: int) -> None:
+        """Send the pool a descriptor of the job's; on whatever thread has the job's turn."""
+        self._channel.lend(now.attempt, fd, what)
+
     def _run(self, calls: list[Message]) -> tuple[Kind, Content]:
         """Make one call. Function, arguments and result are gone when this returns."""
-        message = calls.pop()
+        message = now.message = calls.pop()
         limit = self._recursion_limit
         try:
             self._in_job = True
             try:
-                *seeded, function, args, kwargs = pickling.loads(message.body, message.buffers)
+                now.about, again = None, now.again
+                if again is not None and again.about:
+                    now.about = pickling.loads(again.about)
+                call = pickling.loads(message.body, message.buffers)
+                about, *seeded, function, args, kwargs = call
+                now.about = about = now.about or about
+                now.message = None
+                del call
+                if self._title is not None:
+                    self._show(about[0])
             except BaseException as error:  # noqa: BLE001 - whatever unpickling raises
+                now.message = None
                 self._undo()
                 return Kind.RAISED, self._pack(failures.dump_unloadable(error))
             del message
@@ -373,13 +500,25 @@ class _Worker:
             # Before there is a call nothing raises a TypeError; pyright cannot know.
             if type(error) is TypeError and kwargs:  # pyright: ignore[reportPossiblyUnboundVariable]
                 failures.add_option_hint(error, function, kwargs)  # pyright: ignore[reportPossiblyUnboundVariable]
-            return Kind.RAISED, self._pack(failures.dump_exception(error, skip_frames=1))
+            return self._raised(error)
         try:
             body, buffers = pickling.dumps(result)
             return Kind.RETURNED, self._pack(body, buffers)
         except BaseException as error:  # noqa: BLE001 - whatever pickling raises
             name = naming.call_name(function)
             return Kind.RAISED, self._pack(failures.dump_unpicklable_result(error, result, name))
+
+    def _raised(self, error: BaseException) -> tuple[Kind, Content]:
+        """Return what is answered where the job has raised; it may be one of its `retry_on`."""
+        about = now.about
+        if about is not None and len(about) > 2 and "retry_on" in about[2]:
+            from .._wire import retrying  # which most jobs do without
+
+            if retrying.counts(error):
+                body, text = retrying.dump_raised(error)
+                now.ending.append(partial(_tell_raised, text))
+                return Kind.RETRIABLE, self._pack(body)
+        return Kind.RAISED, self._pack(failures.dump_exception(error, skip_frames=1))
 
     def _pack(self, body: bytes, buffers: list[memoryview] | None = None) -> Content:
         return pack(body, buffers or (), to_file=self._packets)

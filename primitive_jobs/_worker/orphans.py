@@ -74,6 +74,11 @@ def _noting(function: Callable[..., Any], *, gives_pid: bool) -> Callable[..., A
     return start
 
 
+def last_started() -> object:
+    """Return what is another one after each start of a child."""
+    return _last
+
+
 def may_be() -> bool:
     """Whether there may be any child at all."""
     return _last is not _quiet

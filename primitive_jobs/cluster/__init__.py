@@ -14,6 +14,7 @@ demo             the demonstration: `python -m primitive_jobs demo --cluster`
 everywhere
 line             `Line`: frames over a connection, where short ones overtake long ones
 frames           their names, and what travels in them
+traces           what is seen of jobs there, while they run and after their end
 the scheduler's
 sent             `PoolPlugin`; `place`, for Dask's workers: sent by value, import nothing of this
 a node's

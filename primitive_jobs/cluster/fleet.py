@@ -34,14 +34,15 @@ from .._engine.events import (
     Taken,
 )
 from .._engine.fleet import Fleet, FleetThread, Host, News
-from .._wire.channel import Content, Parcel, pack
 from .._wire.evidence import Evidence
 from .._wire.messages import Kind
+from .._wire.parcel import Content, Parcel, pack
 from ..errors import SerializationError
 from ..logs import Report
 from .connection import Connection, Hearer, Link, Policy, Target
 from .frames import evidence_of, message_of, packed
 from .line import Data, Frame
+from .traces import RemoteTraces
 
 
 class RemoteWorker:
@@ -55,6 +56,7 @@ class RemoteWorker:
         link: The line to the node.
         ending: It was told to die.
         busy: It was sent a job, and has not answered.
+        traces: What its node has told of its attempts.
     """
 
     def __init__(self, slot: int, pid: int, link: Link, report: Report) -> None:
@@ -63,6 +65,7 @@ class RemoteWorker:
         self.node: str | None = link.address
         self.report = report.about(pid, slot)
         self.link = link
+        self.traces = RemoteTraces()
         self.ending = self.busy = False
 
     def send(self, name: str, **facts: Any) -> None:
@@ -211,12 +214,15 @@ class ClusterFleet(Fleet, Hearer):
     ) -> Content:
         """Make a serialized call ready to be sent; in no file, as it goes over a network."""
         del to_file
-        if any(source.kind == Kind.LEND for source in refers_to):
-            raise SerializationError(
-                "the call has a socket or a connection among its arguments, whose descriptor "
-                "cannot be sent to another machine; a JobPool can lend it to its workers"
-            )
+        _check_sent(refers_to)
         return pack(body, buffers, refers_to, to_file=False)
+
+    def repack(self, parcel: Parcel) -> Parcel:
+        """Have it in no file."""
+        _check_sent(parcel.refers_to)
+        copy = parcel.copy_of_bytes()
+        copy.refers_to = parcel.refers_to
+        return copy
 
     def fits(self, slot: int, room: int) -> bool:
         """The node knows, and says so: see `run`."""
@@ -258,6 +264,7 @@ class ClusterFleet(Fleet, Hearer):
             "kind": int(source.kind),
             "buffers": buffers,
             "shared": [other.number for other in source.shared],
+            "notes": source.notes,
         }
         link.send(frame, -source.number, data)
         link.shared.add(source.number)
@@ -423,6 +430,12 @@ class ClusterFleet(Fleet, Hearer):
             case "answer":
                 worker.busy = False
                 host.answered(slot, message_of(frame))
+            case "traces":
+                worker.traces.heard(frame)
+            case "printing":
+                worker.traces.heard_printing(frame)
+            case "printed":
+                worker.traces.heard_printed(frame)
             case "taken":
                 host.happened(Taken(slot, frame["attempt"]), worker)
             case "not_taken":
@@ -450,6 +463,14 @@ class ClusterFleet(Fleet, Hearer):
             return  # given up
         self._forget(slot)
         self._host.happened(Gone(slot, evidence), worker)
+
+
+def _check_sent(refers_to: Sequence[Any]) -> None:
+    if any(source.kind == Kind.LEND for source in refers_to):
+        raise SerializationError(
+            "the call has a socket or a connection among its arguments, whose descriptor "
+            "cannot be sent to another machine; a JobPool can lend it to its workers"
+        )
 
 
 __all__ = ["ClusterFleet", "RemoteWorker"]

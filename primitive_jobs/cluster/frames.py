@@ -6,7 +6,9 @@ pool -> node   ``config`` (what all workers have in common), ``start``, ``evict`
                ``unwatch``, ``share``, ``forget``, ``grant`` (of a lease)
 node -> pool   ``lease`` (asks for one), ``started``, ``start_failed``, ``ready``, ``init_failed``,
                ``taken``, ``not_taken``, ``answer`` (the outcome of a job), ``over_memory``,
-               ``died``, ``faulted``, ``gone``, ``reclaimed``, ``bye`` (the lease has ended)
+               ``died``, ``faulted``, ``gone``, ``reclaimed``, ``traces`` (what a job has
+               reported and kept), ``printing`` and ``printed`` (what it prints, and has printed),
+               ``bye`` (the lease has ended)
 =============  ====================================================================================
 
 A reader passes over a frame that it does not know. `VERSION` is in the names of all that a pool
@@ -20,9 +22,9 @@ from typing import Any
 
 import primitive_jobs
 
-from .._wire.channel import Content, Parcel, unpack
 from .._wire.evidence import Evidence
 from .._wire.messages import Message
+from .._wire.parcel import Content, Parcel, unpack
 from ..errors import InitializerError
 from .line import Data, Frame
 
@@ -85,6 +87,7 @@ def answer_frame(kind: str, slot: int, message: Message) -> tuple[Frame, Data]:
         "attempt": message.attempt,
         "lost": message.lost,
         "buffers": len(message.buffers),
+        "notes": message.notes,
     }
     if not message.buffers:
         return frame, message.body
@@ -95,11 +98,12 @@ def message_of(frame: Frame) -> Message:
     """Return the message that came in a frame; its buffers can be written to."""
     data = frame.get("data") or b""
     kind, attempt, lost = frame["kind"], frame["attempt"], frame["lost"]
+    notes = frame["notes"]
     if not frame["buffers"]:
-        return Message(kind, attempt, data, lost=lost)
+        return Message(kind, attempt, data, lost=lost, notes=notes)
     if isinstance(data, bytes):
         data = bytearray(data)
-    return Message(kind, attempt, *unpack(memoryview(data), frame["buffers"]), lost)
+    return Message(kind, attempt, *unpack(memoryview(data), frame["buffers"]), lost, notes=notes)
 
 
 # --- evidence -------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import os
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
@@ -81,12 +82,18 @@ class ClusterPool(EnginePool):
             otherwise (a nanny of Dask sets some of them to 1).
         max_jobs_per_worker: Jobs after which a worker process is replaced by a fresh one; default
             None: never.
+        output: As for a `JobPool`. While a job runs its node tells twice a second what is new, 64
+            KB of it at most, and "tee" shows that; all that is kept is there at the end of the job.
+            A path is one on the node. By default what jobs print goes to where the Dask worker's
+            output goes.
         memory_limit: The `memory_limit` of jobs that have none of their own; default None. Dask's
             own limits do not see the workers.
         seed: Makes what is random in jobs reproducible, as that of a `JobPool`: the same jobs get
             the same seeds, wherever they run; default None: nothing is seeded.
         on_exit: What the interpreter's end does with unfinished jobs: "wait" (default) for them,
             or "cancel" them, each after its ``grace``.
+        visible: Whether ``python -m primitive_jobs top`` of the same user shows the pool, as that
+            of a `JobPool`; default True.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it.
@@ -112,8 +119,10 @@ class ClusterPool(EnginePool):
         threads_per_worker: int | None = None,
         max_jobs_per_worker: int | None = None,
         memory_limit: float | str | None = None,
+        output: str | os.PathLike[str] = "inherit",
         seed: Seed | None = None,
         on_exit: Literal["wait", "cancel"] = "wait",
+        visible: bool = True,
     ) -> None:
         check_not_exiting()
         check_surroundings()
@@ -127,12 +136,13 @@ class ClusterPool(EnginePool):
         name, follow = uuid.uuid4().hex, max_workers is None
         self._fleet = ClusterFleet(target, name, policy, config, follow_threads=follow)
         self._max_workers = count
-        self._options = check_pool_options(memory_limit)
+        self._options = check_pool_options(memory_limit, output)
         self._shown = {  # in a notebook
             "scheduler": target.address,
             "idle_timeout": leave_after,
             "node_timeout": policy.node_timeout,
             "memory_limit": self._options.memory_limit,
+            "output": self._options.output,
             "max_jobs_per_worker": most_jobs,
             "spare_workers": spares,
             "preload": tuple(config[0]["preload"]),
@@ -141,7 +151,7 @@ class ClusterPool(EnginePool):
         self._scheduler = Scheduler(
             count, leave_after, most_jobs, spares, confirms=True, slow_starts=True
         )
-        self._start(self._scheduler, self._fleet, on_exit=on_exit, seed=seed)
+        self._start(self._scheduler, self._fleet, on_exit=on_exit, seed=seed, visible=visible)
 
     def _worker_count(self) -> int:
         return self._scheduler.max_workers  # which may follow the cluster

@@ -40,13 +40,14 @@ from .._engine.poller import Bell, Poller
 from .._local.fleet import LocalFleet
 from .._procs.guard import lease_clock
 from .._procs.process import WorkerConfig
-from .._wire.channel import Content, Parcel
 from .._wire.evidence import Evidence
 from .._wire.initializer import Initializer
 from .._wire.messages import Kind, Message
+from .._wire.parcel import Content, Parcel
 from ..logs import report_here
 from .frames import answer_frame, evidence_as_dict, unpacked
 from .line import URGENT, Frame
+from .traces import TraceRelay
 
 _NEVER = -1.0
 
@@ -57,6 +58,7 @@ class _Data:
     def __init__(self, frame: Frame, shared: Sequence[_Data]) -> None:
         self.number: int = frame["number"]
         self.kind = Kind(frame["kind"])
+        self.notes: bytes = frame["notes"]
         self.shared = shared
         content = unpacked(frame)
         self._parcel = content if isinstance(content, Parcel) else Parcel(content, to_file=False)
@@ -112,6 +114,7 @@ class Session:
         self.poller.watch(self._bell.fileno(), self._bell.hush)
         self._fleet = LocalFleet(_worker_config(config, cpus, places))
         self._fleet.open(self)
+        self._relay = TraceRelay(self._fleet.workers, send)
         self._fleet.lease(self._lease_end)
         self._threads = [make_thread("node", self.run)]
         for thread in self._fleet.threads():
@@ -180,11 +183,13 @@ class Session:
     def _wait(self) -> None:
         """Wait for something to happen, and take in what the fleet's descriptors show."""
         timeout = self._keep_lease()
-        if self._fleet.pause is not None:
-            timeout = self._fleet.pause if timeout < 0 else min(timeout, self._fleet.pause)
+        for pause in (self._fleet.pause, self._relay.pause()):
+            if pause is not None and pause >= 0:
+                timeout = pause if timeout < 0 else min(timeout, pause)
         self.poller.handle(self.poller.poll(0 if self._commands else timeout))
         if self._fleet.pause is not None:
             self._fleet.look()
+        self.step("looking at its jobs", None, self._relay.look)
 
     def _take(self, command: Any) -> None:
         match command:
@@ -335,6 +340,7 @@ class Session:
                 content = Parcel(content, to_file=False)
             content.refers_to = [self._data[number] for number in frame["shared"]]
         if self._fleet.run(slot, attempt, content, room):
+            self._relay.begin(slot, attempt)
             self._send({"frame": "taken", "slot": slot, "attempt": attempt}, slot)
         else:
             self.happened(NotTaken(slot, attempt))
@@ -343,6 +349,8 @@ class Session:
 
     def happened(self, event: Event, worker: Worker | None = None) -> None:
         """Tell the pool what became of a worker."""
+        if isinstance(event, Gone):
+            self.step("telling what it has left", worker, lambda: self._relay.end(event.slot, None))
         frame, data = _frame_of(event, worker)
         slot = frame["slot"]
         if isinstance(event, Started | StartFailed):
@@ -358,10 +366,12 @@ class Session:
         elif isinstance(event, Gone | StartFailed):
             self._over(slot)
 
-    def answered(self, slot: int, message: Message) -> None:
-        """Tell the pool how a job has ended."""
+    def answered(self, slot: int, message: Message) -> int:
+        """Tell the pool how a job has ended; nothing is sent ahead here."""
+        self.step("telling what it has left", None, lambda: self._relay.end(slot, message.notes))
         frame, data = answer_frame("answer", slot, message)
         self._send(frame, slot, data)
+        return 0
 
     def fault(self, what: str, worker: Worker, error: Exception) -> None:
         """End a worker about which something has raised."""
