@@ -20,6 +20,28 @@ PACKAGE = "primitive_jobs"
 # In the order in which they run: the one of daily work, the oldest, the newest, the others.
 VERSIONS = ("3.13", "3.10", "3.14", "3.12", "3.11")
 
+# What is not the core's suite: what sees into jobs and keeps what they had done, what keeps their
+# results, what shows the library (pages, demo and benchmarks), and what is for other packages. The
+# session `around` has the first three, on the interpreter of daily work and on the oldest; so the
+# whole stays within the time of `.ci/run`. `python -m pytest` runs them with all the others.
+INSIGHT = (
+    "attempts",
+    "checkpoint",
+    "forward_logs",
+    "monitor",
+    "output",
+    "output_cluster",
+    "report",
+    "stack",
+    "timeline",
+    "timeline_pictures",
+    "top",
+    "usage",
+)
+STORE = ("store", "store_command", "store_files", "store_kill", "store_races")
+SHOWN = ("benchmarks", "coming_from", "demo", "docs", "notebook", "readme")
+ADAPTERS = ("joblib", "joblib_tasks", "libraries", "qiskit")
+
 
 def find_interpreter(version: str) -> Path | None:
     """A Python of this version that runs.
@@ -57,18 +79,26 @@ os.environ["UV_COMPILE_BYTECODE"] = "1"
 
 nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = ["lint", "types", "wheel", "docs", "cluster", "tests"]
+nox.options.sessions = ["lint", "types", "wheel", "docs", "cluster"]
+nox.options.sessions += ["around", "tests"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")["project"]
 
 # In the order of their numbers.
 BY_AGE = sorted(INTERPRETERS, key=lambda version: int(version.partition(".")[2]))
+# The one of daily work, and the oldest.
+DAILY_AND_OLDEST = list(dict.fromkeys([next(iter(INTERPRETERS)), BY_AGE[0]]))
 # The suites that any pool has to pass; `tests/test_makers.py` has the list.
 SUITES = re.findall(
     r'^    "(test_\w+)",$',
     Path("tests/test_makers.py").read_text("utf-8").partition("SUITES = [")[2].partition("]")[0],
     re.MULTILINE,
 )
+
+
+def file_of(name: str) -> str:
+    """The test module of this name."""
+    return f"tests/test_{name}.py"
 
 
 def install(session: nox.Session, extras: str) -> None:
@@ -108,7 +138,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def wheel(session: nox.Session) -> None:
-    """Build what is shipped: the package, complete with its type marker, and no more."""
+    """Build what is shipped: the package, complete with type marker and pages, and no more."""
     session.install("build")
     folder = Path(session.create_tmp()).resolve()
     for old in folder.glob("*.whl"):
@@ -117,18 +147,20 @@ def wheel(session: nox.Session) -> None:
     (built,) = folder.glob("*.whl")
     names = zipfile.ZipFile(built).namelist()
     shipped = {name for name in names if ".dist-info/" not in name}
-    in_tree = {path.as_posix() for path in Path(PACKAGE).rglob("*.py")} | {f"{PACKAGE}/py.typed"}
+    files = [*Path(PACKAGE).rglob("*.py"), *Path(PACKAGE).rglob("*.html")]
+    in_tree = {path.as_posix() for path in files} | {f"{PACKAGE}/py.typed"}
     if shipped != in_tree:
         missing, surplus = sorted(in_tree - shipped), sorted(shipped - in_tree)
         session.error(f"{built.name} lacks {missing} and should not have {surplus}")
     session.log(f"{built.name}: {len(shipped)} files")
 
 
-@nox.session(python=list(INTERPRETERS))
-def tests(session: nox.Session) -> None:
-    """Run the suite on each interpreter found; arguments go to pytest."""
+@nox.session(python=DAILY_AND_OLDEST)
+def around(session: nox.Session) -> None:
+    """Run the tests of what is around the core, but for those of the cluster."""
     install(session, "test,qiskit")
-    session.run("python", "-m", "pytest", *session.posargs)
+    files = map(file_of, (*INSIGHT, *STORE, *SHOWN))
+    session.run("python", "-m", "pytest", *(session.posargs or files))
 
 
 @nox.session
@@ -147,7 +179,7 @@ def cluster(session: nox.Session, release: str) -> None:
         session.run(*pytest, *session.posargs)
         return
     files = sorted(map(str, Path("tests").glob("test_cluster*.py")))
-    session.run(*pytest, *files, "tests/test_line.py", "tests/test_docs.py")
+    session.run(*pytest, *files, *map(file_of, ("line", "output_cluster", "docs")))
     others = [f"tests/{name}.py" for name in SUITES]
     marks = "not local and not soak and not checkers"
     session.run(*pytest, "--pool", "clusters:make", "-m", marks, *others)
@@ -167,6 +199,23 @@ def docs(session: nox.Session) -> None:
     """Build the documentation; a warning is an error."""
     install(session, "docs")
     session.run("python", "-m", "sphinx", "-W", "-b", "html", "docs", session.create_tmp())
+
+
+@nox.session(python=list(INTERPRETERS))
+def tests(session: nox.Session) -> None:
+    """Run the core's suite on each interpreter found, then what is for other packages.
+
+    It is behind the others in this file, and so in `.ci/run`, which leaves interpreters out where
+    the time is over, and nothing else. Arguments go to pytest, in the place of the files.
+    """
+    install(session, "test,qiskit")
+    pytest = ["python", "-m", "pytest"]
+    if session.posargs:
+        session.run(*pytest, *session.posargs)
+        return
+    elsewhere = map(file_of, (*INSIGHT, *STORE, *SHOWN, *ADAPTERS))
+    session.run(*pytest, *(f"--ignore={file}" for file in elsewhere))
+    session.run(*pytest, *map(file_of, ADAPTERS))
 
 
 @nox.session

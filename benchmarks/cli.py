@@ -15,6 +15,11 @@ from benchmarks.harness import Question, Report, byte_code, load, run_rounds, ve
 QUESTIONS = (
     "round_trip",
     "throughput",
+    "sent_ahead",
+    "insight",
+    "salvage",
+    "viewers",
+    "store",
     "map_objects",
     "large_array",
     "shared_array",

@@ -26,6 +26,7 @@ from benchmarks.harness import (
 DISTRIBUTIONS = (
     "cloudpickle",
     "deadpool-executor",
+    "diskcache",
     "distributed",
     "joblib",
     "loky",

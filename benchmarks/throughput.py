@@ -167,9 +167,9 @@ QUESTION = Question(
         ),
     ),
     goals=(
-        Goal("submitted", pools.FORK_POOL, at_least=0.95),
+        Goal("submitted", pools.FORK_POOL, at_least=1.1),
         Goal("submitted", EVERY_PEER, at_least=1.0, but=(pools.FORK_POOL, pools.SPAWN_POOL)),
-        Goal("submitted", "loky", at_least=2.5),
+        Goal("submitted", "loky", at_least=4.0),
     ),
     full=Scale(rounds=5, limit=120, counts={"jobs": 20_000}),
     quick=Scale(rounds=2, limit=60, counts={"jobs": 4000}),

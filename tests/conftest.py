@@ -22,6 +22,9 @@ from helpers import PATIENCE, meet
 from makers import DEFAULT_KIND, MakeExecutor, MakePool, Makers
 
 from primitive_jobs import JobPool
+from primitive_jobs._engine.lines import MOST, Lines
+from primitive_jobs._engine.slots import Slot
+from primitive_jobs.monitor import protocol, server
 
 # A shell's background job ignores Ctrl-C, one of nohup a hang-up; all that tests start would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -30,7 +33,9 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 SETTLE = 5.0  # s in which what a test has ended must be gone
 
-_TRACKERS = ("resource_tracker", "forkserver")  # loky's and multiprocessing's own
+# Not every kernel tells of them.
+_HAVE_CHILDREN = Path(f"/proc/self/task/{os.getpid()}/children").exists()
+_TRACKERS = (b"resource_tracker", b"forkserver")  # loky's and multiprocessing's own
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -44,6 +49,20 @@ def _pool_kind(
     else:
         with running(tmp_path_factory.mktemp("kind")):
             yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _out_of_sight() -> Iterator[None]:
+    """No `top` that is tested in another process looks at the pools of this one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "new_name", lambda: f"{protocol.new_name()[:-1]}x")
+        yield
+
+
+@pytest.fixture
+def in_sight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Viewers find the pools of this test, and may look at them at any time."""
+    monkeypatch.setattr(server, "new_name", protocol.new_name)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -61,11 +80,24 @@ def _trackers_run(_pool_kind: None) -> None:
     heap.BufferWrapper(8)
 
 
+# Each test asks four times, which is dear beside most tests: so no Path is made here, and psutil,
+# which looks through all of the machine, is not asked.
+
+
+def _names(folder: str) -> list[str]:
+    return os.listdir(folder)  # noqa: PTH208
+
+
+def _read(file: str) -> bytes:
+    with open(file, "rb", buffering=0) as opened:  # noqa: PTH123
+        return opened.readall()
+
+
 def _below(pid: int) -> Iterator[int]:
-    """The processes below one. psutil looks through all of the machine for them, twice a test."""
+    """The processes below one."""
     try:
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            for child in map(int, (thread / "children").read_bytes().split()):
+        for thread in _names(f"/proc/{pid}/task"):
+            for child in map(int, _read(f"/proc/{pid}/task/{thread}/children").split()):
                 yield child
                 yield from _below(child)
     except (FileNotFoundError, ProcessLookupError):  # it ended while we looked
@@ -73,7 +105,7 @@ def _below(pid: int) -> Iterator[int]:
 
 
 def _children() -> set[int]:
-    if not Path(f"/proc/self/task/{os.getpid()}/children").exists():  # not every kernel has it
+    if not _HAVE_CHILDREN:
         below = [child.pid for child in psutil.Process().children(recursive=True)]
     else:
         # Those after one that is reaped meanwhile may be left out, so that we look twice.
@@ -81,18 +113,21 @@ def _children() -> set[int]:
     found = set()
     for pid in {*below}:
         try:
-            if not any(name in " ".join(psutil.Process(pid).cmdline()) for name in _TRACKERS):
-                found.add(pid)
-        except psutil.Error:  # it ended while we looked
+            command = _read(f"/proc/{pid}/cmdline")
+            if not command and psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                continue
+        except (FileNotFoundError, ProcessLookupError, psutil.Error):  # it ended while we looked
             continue
+        if not any(name in command for name in _TRACKERS):
+            found.add(pid)
     return found
 
 
 def _descriptors() -> dict[str, str]:
     found = {}
-    for entry in Path("/proc/self/fd").iterdir():
+    for name in _names("/proc/self/fd"):
         try:
-            found[entry.name] = str(entry.readlink())
+            found[name] = os.readlink(f"/proc/self/fd/{name}")  # noqa: PTH115
         except OSError:  # the one that lists the folder
             continue
     return found
@@ -171,6 +206,24 @@ def marks(tmp_path: Path) -> Path:
 def pytest_addoption(parser: pytest.Parser) -> None:
     text = "what makes the pools of tests that are not `local`, as module:name"
     parser.addoption("--pool", default=DEFAULT_KIND, help=text)
+    text = "send jobs ahead to every busy worker, however long its jobs are, or to none"
+    parser.addoption("--ahead", choices=("always", "never"), help=text)
+
+
+def _always(lines: Lines, slot: Slot) -> int:
+    if not lines.most or lines.held or slot.retiring:
+        return 0
+    most = lines._max_jobs_per_worker
+    return MOST if most is None else min(MOST, most - slot.served - 1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _sending_ahead(pytestconfig: pytest.Config) -> Iterator[None]:
+    how = pytestconfig.getoption("--ahead")
+    with pytest.MonkeyPatch.context() as patch:
+        if how is not None:
+            patch.setattr(Lines, "depth", _always if how == "always" else lambda *_: 0)
+        yield
 
 
 def _makers(pytestconfig: pytest.Config) -> Iterator[Makers]:

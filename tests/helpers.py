@@ -14,7 +14,7 @@ import sys
 import textwrap
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -74,6 +74,23 @@ def case(name: object) -> Iterator[None]:
 # --- jobs ----------------------------------------------------------------------------------------
 
 
+def end_by(end: str) -> str:
+    """Come to an end of this kind, as a job."""
+    if end == "raised":
+        raise ValueError(end)
+    if end == "crashed":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif end == "exited":
+        os._exit(3)
+    elif end == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif end == "slept":
+        time.sleep(1000)
+    elif end == "in C":
+        sum(range(10**15))
+    return end
+
+
 def hold(gate: Path, value: Any = None) -> Any:
     """A job that ends when somebody makes the file ``gate``."""
     until(gate.exists, f"gate {gate.name}")
@@ -98,6 +115,11 @@ def write_mark(folder: Path, name: str, content: object = "") -> None:
     draft = folder / f".{name}.{os.getpid()}"
     draft.write_text(str(content))
     draft.rename(folder / name)
+
+
+def traces(folder: Path) -> list[Path]:
+    """The traces that are there. A draft is none, nor does it stay."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def be_neighbour(folder: Path, number: int) -> tuple[int, int]:
@@ -309,6 +331,20 @@ def sampled(stride: int) -> pytest.MarkDecorator:
 
     everywhere = pytest.param(1, marks=[pytest.mark.soak, pytest.mark.timeout(SOAK)], id="all")
     return pytest.mark.parametrize("stride", [pytest.param(stride, id="some"), everywhere])
+
+
+def by_turns(ones: Sequence[Any], others: Sequence[Any]) -> list[Any]:
+    """Parameters of a test of two: each of the ones with one of the others, by turns.
+
+    With ``-m soak`` each is tried with the rest of them, too.
+    """
+    import pytest  # no worker's business
+
+    return [
+        pytest.param(one, other, marks=[pytest.mark.soak] if (m - n) % len(others) else [])
+        for n, one in enumerate(ones)
+        for m, other in enumerate(others)
+    ]
 
 
 def interrupt_everywhere(attempt: Callable[[int], bool], stride: int) -> int:

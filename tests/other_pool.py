@@ -7,8 +7,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from primitive_jobs import BasePool, JobPool, PrimitiveJob
+from primitive_jobs import BasePool, JobPool, PrimitiveJob, Timeline
 from primitive_jobs._engine.record import JobRecord
+from primitive_jobs._wire.parcel import Parcel
 from primitive_jobs.snapshots import PoolSnapshot
 
 if TYPE_CHECKING:
@@ -38,12 +39,15 @@ class Link:
     def pack(self, body: bytes, buffers: list[memoryview], refers_to: tuple[Any, ...]) -> Any:
         return self._to.pack(body, buffers, refers_to)
 
+    def repack(self, parcel: Parcel) -> Parcel:
+        return self._to.repack(parcel)
+
     def enlist(self, record: JobRecord) -> None:
         self.enlisted.append(record)
         self._to.enlist(record)
 
-    def ask_cancel(self, record: JobRecord, grace: float) -> None:
-        self._to.ask_cancel(record, grace)
+    def ask_cancel(self, record: JobRecord, grace: float, *, queued_only: bool = False) -> None:
+        self._to.ask_cancel(record, grace, queued_only=queued_only)
 
     def call_back(self, callback: Callable[[], object]) -> None:
         self._to.call_back(callback)
@@ -68,6 +72,9 @@ class OtherPool(BasePool):
 
     def snapshot(self) -> PoolSnapshot:
         return self._inner.snapshot()
+
+    def timeline(self) -> Timeline:
+        return self._inner.timeline()
 
     def cancel_all(self, *, grace: float | None = None) -> None:
         self._inner.cancel_all(grace=grace)

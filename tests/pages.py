@@ -2,17 +2,20 @@
 
 The Python blocks of a page make one script, in their order. A block of the kind "output" is what
 the block before it prints; "..." in a line of it stands for anything, alone in a line for any
-lines.
+lines. A command of the shell runs, too, where what it prints stands right behind it.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-BLOCK = re.compile(r"^```(python|output)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(
+    r"^```(python|output|sh(?=\n[^`]*^```\n\n```output))\n(.*?)^```$", re.MULTILINE | re.DOTALL
+)
 SPLIT = "\x1e"
 PROGRESS = re.compile(r"[\w ]+: \d+/\d+.*")  # what `track` writes to a file
 
@@ -22,12 +25,18 @@ def parts(text: str) -> tuple[str, list[str | None]]:
     code: list[str] = []
     outputs: list[str | None] = []
     for kind, content in BLOCK.findall(text):
-        if kind == "python":
-            # A Dask cluster of this machine imports the script in each of its nodes.
-            code += [content, f"if __name__ == '__main__':\n    print({SPLIT!r}, flush=True)\n"]
-            outputs.append(None)
-        else:
+        if kind == "output":
             outputs[-1] = content
+            continue
+        ends = f"print({SPLIT!r}, flush=True)"
+        if kind == "python":
+            code.append(content)
+        else:
+            command = re.sub(r"^python ", f"{shlex.quote(sys.executable)} ", content)
+            ends = f"__import__('subprocess').run({command!r}, shell=True, check=True)\n    {ends}"
+        # A Dask cluster of this machine imports the script in each of its nodes.
+        code.append(f"if __name__ == '__main__':\n    {ends}\n")
+        outputs.append(None)
     return "\n".join(code), outputs
 
 
@@ -57,6 +66,7 @@ def run_script(code: str, folder: Path) -> str:
         line
         for line in done.stderr.splitlines()
         if not ("track(" in code and PROGRESS.fullmatch(line))
+        and "building the font cache" not in line  # matplotlib does, once
     ]
     assert not complaints, done.stderr
     assert done.returncode == 0

@@ -20,11 +20,13 @@ from primitive_jobs._engine.fleet import Direct, Fleet, FleetThread, Host, LateS
 from primitive_jobs._engine.look import look_at
 from primitive_jobs._engine.record import JobRecord
 from primitive_jobs._engine.scheduler import Scheduler
-from primitive_jobs._wire.channel import pack
 from primitive_jobs._wire.evidence import Evidence
 from primitive_jobs._wire.failures import dump_exception
 from primitive_jobs._wire.messages import Kind, Message
+from primitive_jobs._wire.notes import PAGE_SIZE
+from primitive_jobs._wire.parcel import pack
 from primitive_jobs._wire.pickling import dumps_whole
+from primitive_jobs.insight.traces import LocalTraces
 from primitive_jobs.job import record_of, submit_to
 from primitive_jobs.logs import report_here
 from primitive_jobs.options import DEFAULT_OPTIONS
@@ -67,6 +69,7 @@ class Worker:
 
     def __init__(self, slot: int) -> None:
         self.slot, self.pid, self.fd = slot, 1000 + slot, 10**6 + slot
+        self.traces = LocalTraces(memoryview(bytearray(PAGE_SIZE)))
         self.sent: list[Message] = []  # that nobody has received yet
         self.attempt = 0
         self.job: str | None = None  # how it goes, while it runs
@@ -159,7 +162,7 @@ class PlayedFleet(Fleet, Direct):
 
     def _on_readable(self, worker: Worker) -> None:
         if worker.sent:
-            self.hear(worker, worker.sent.pop(0))
+            self.taken_in(worker, worker.sent.pop(0))
         elif worker.dead:
             self.host.happened(Died(worker.slot))
 
@@ -180,7 +183,7 @@ class PlayedFleet(Fleet, Direct):
     def _on_gone(self, event: Gone) -> None:
         worker = self.played[event.slot]
         while worker.sent:
-            self.hear(worker, worker.sent.pop(0))
+            self.taken_in(worker, worker.sent.pop(0))
         del self.host.poller.handlers[worker.fd]
         del self.played[event.slot]
         self.host.happened(event, worker)
@@ -231,8 +234,8 @@ class PlayedFleet(Fleet, Direct):
     def lost(self, worker: Worker) -> None:
         raise NotImplementedError
 
-    def hear(self, worker: Worker, message: Message) -> None:
-        self.host.answered(worker.slot, message)
+    def taken_in(self, worker: Worker, message: Message) -> int:
+        return self.host.answered(worker.slot, message)
 
 
 class Asleep(BaseException):
@@ -277,7 +280,7 @@ class Play:
             )
             inbox, dispatcher = self.engine._inbox, self.engine._dispatcher
             patch.setattr(inbox.bell, "ring", self.ring)
-            dispatcher._poll = self.poll
+            dispatcher.poller.poll = self.poll
             try:
                 self.turn()
                 self.script = self.endless()

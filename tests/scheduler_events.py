@@ -19,6 +19,7 @@ class Submitted(NamedTuple):
     memory_limit: int | None = None
     retries: int = 0
     grace: float = 0.0
+    retry_delay: float = 0.0
 
 
 class Answered(NamedTuple):

@@ -33,7 +33,7 @@ from benchmarks.harness import (
     absent,
     judge,
 )
-from primitive_jobs._wire.channel import HAVE_PACKETS
+from primitive_jobs._wire.parcel import HAVE_PACKETS
 
 ROOT = Path(__file__).resolve().parent.parent
 TRACE = (

@@ -35,7 +35,7 @@ from primitive_jobs import (
     wait,
 )
 from primitive_jobs._procs import probe, process
-from primitive_jobs._wire.channel import HAVE_PACKETS
+from primitive_jobs._wire.parcel import HAVE_PACKETS
 
 if TYPE_CHECKING:
     from makers import MakePool

@@ -10,21 +10,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers import descriptors
+from helpers import PATIENCE, descriptors
 
 from primitive_jobs._wire.channel import (
-    HAVE_PACKETS,
-    INLINE_LIMIT,
     NO_DESCRIPTOR,
     Channel,
     ChannelClosed,
     PacketChannel,
-    Parcel,
     StreamChannel,
     attach,
     pair,
 )
-from primitive_jobs._wire.messages import Kind, Message
+from primitive_jobs._wire.messages import Kind, Message, duration, told_duration
+from primitive_jobs._wire.parcel import HAVE_PACKETS, INLINE_LIMIT, Parcel
 
 PATIENCE_MS = 20_000  # ms, after which what is waited for will not come
 SIZES = (0, 1, 1000, INLINE_LIMIT - 1, INLINE_LIMIT, INLINE_LIMIT + 1, 3 * 2**20)
@@ -308,10 +306,10 @@ def test_a_mapping_holds_no_descriptor() -> None:
         kept.append(message)
         assert descriptors() == before
     assert all(bytes(m.buffers[0]) == content(2 * INLINE_LIMIT) for m in kept)
-    assert "memfd:primitive_jobs" in Path("/proc/self/maps").read_text()
+    assert "memfd:primitive_jobs (" in Path("/proc/self/maps").read_text()
     del message
     kept.clear()
-    assert "memfd:primitive_jobs" not in Path("/proc/self/maps").read_text()
+    assert "memfd:primitive_jobs (" not in Path("/proc/self/maps").read_text()
     ours.close()
     theirs.close()
 
@@ -466,3 +464,88 @@ def test_full_disk_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None
         with pytest.raises(OSError, match="No space"):
             Parcel(content(INLINE_LIMIT + 1), to_file=True)
     assert descriptors() == before
+
+
+# --- taking back ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def both_ends() -> Iterator[tuple[PacketChannel, Channel]]:
+    """The pool's end, which holds the other one, too; and the worker's."""
+    if not HAVE_PACKETS:
+        pytest.skip("messages are no datagrams here")
+    ours, sock = pair(packets=True)
+    assert isinstance(ours, PacketChannel)
+    ours.keep(sock)
+    theirs = attach(os.dup(sock.fileno()))
+    yield ours, theirs
+    ours.close()
+    theirs.close()
+
+
+def test_what_was_not_received_is_taken_back(both_ends: tuple[PacketChannel, Channel]) -> None:
+    ours, theirs = both_ends
+    for attempt in (1, 2, 3):
+        ours.send(Kind.RUN, attempt, b"call", 7)
+    ours.send(Kind.FORGET, 9)
+    ours.send(Kind.RUN, 4, bytes(5000))
+    assert theirs.receive() == Message(Kind.RUN, 1, bytearray(b"call"), extra=7)
+    assert ours.take_back() == [2, 3, 4]
+    assert ours.take_back() == []
+    assert theirs.receive() == Message(Kind.FORGET, 9)
+    assert ours.take_back() == []
+
+
+def test_what_did_not_go_out_is_taken_back(both_ends: tuple[PacketChannel, Channel]) -> None:
+    ours, theirs = both_ends
+    attempts = 0
+    while not ours.wants_write:
+        attempts += 1
+        ours.send(Kind.RUN, attempts, bytes(2000))
+    ours.send(Kind.RUN, attempts + 1, bytes(2000))
+    assert sorted(ours.take_back()) == [*range(1, attempts + 2)]
+    assert not ours.wants_write
+    ours.send(Kind.STOP)
+    assert theirs.receive() == Message(Kind.STOP)
+
+
+def test_each_job_goes_to_one_of_two_that_read(both_ends: tuple[PacketChannel, Channel]) -> None:
+    ours, theirs = both_ends
+    received: list[int] = []
+
+    def work() -> None:
+        while (message := theirs.receive()) is not None and message.kind == Kind.RUN:
+            received.append(message.attempt)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    taken: list[int] = []
+    for attempt in range(1, 5001):
+        ours.send(Kind.RUN, attempt, b"call")
+        if attempt % 7 == 0:
+            taken += ours.take_back()
+            ours.flush()
+    taken += ours.take_back()
+    ours.send(Kind.STOP)
+    worker.join(PATIENCE)
+    assert sorted(taken + received) == [*range(1, 5001)]
+
+
+def test_an_end_that_was_shut_gives_nothing_back(both_ends: tuple[PacketChannel, Channel]) -> None:
+    ours, theirs = both_ends
+    ours.send(Kind.RUN, 1, b"call")
+    theirs._socket.shutdown(socket.SHUT_RD)
+    assert ours.take_back() in ([], [1])
+
+
+@pytest.mark.parametrize("us", [0, 1, 32767, 32768, 33000, 10**6, 32_766_999, 10**8])
+def test_how_long_a_call_took(us: int) -> None:
+    told = told_duration(us)
+    assert 0 <= told < 1 << 16
+    seconds = duration(told)
+    if us >= 32_767_000:
+        assert seconds is None
+    else:
+        assert seconds is not None
+        assert us * 1e-6 - 0.001 < seconds <= us * 1e-6 + 1e-12
+    assert told_duration(us + 1000) >= told

@@ -28,8 +28,11 @@ from primitive_jobs import (
     JobStatus,
     SerializationError,
     WorkerDiedError,
+    checkpoint,
+    current_job,
     gather,
     job_rng,
+    resume,
     share,
 )
 from primitive_jobs.cluster import ClusterPool
@@ -114,6 +117,36 @@ def test_as_many_workers_as_the_cluster_has_threads(cluster: DaskCluster, tmp_pa
         node.close()
         assert pool.options(retries=3).submit(abs, -1).result(PATIENCE) == 1
         assert "max_workers=1 " in repr(pool)
+
+
+def test_a_job_is_tried_again_after_its_own_exception(pool: ClusterPool, tmp_path: Path) -> None:
+    class Mine(Exception):
+        pass
+
+    def attempts() -> tuple[int, Any]:
+        job = current_job()
+        assert job is not None
+        found = resume(default=None)
+        checkpoint(job.attempt, force=True)
+        if job.attempt < 3:
+            raise Mine(f"no {job.attempt}")
+        return job.attempt, found
+
+    view = pool.options(retries=2, retry_on=Mine, retry_delay=0.05)
+    job = view.submit(attempts)
+    assert job.result(PATIENCE) == (3, 2)
+    assert job.attempts == 3
+    again = ["QUEUED", "RUNNING"]
+    assert [status.name for status, _ in job.history()][2:] == [*again * 3, "DONE"]
+    lost = view.options(retries=1).submit(attempts)
+    error = lost.exception(PATIENCE)
+    assert isinstance(error, Mine)
+    (note,) = error.__notes__
+    assert note.startswith("attempt 1 raised Mine: no 1 (test_cluster.py, line ")
+    waits = view.options(retry_delay=60).submit(attempts)
+    until(lambda: str(waits.waiting_for).startswith("retry in"), "its delay")
+    assert waits.cancel()
+    assert list(view.map(abs, [-1, -2])) == [1, 2]
 
 
 def raise_it() -> None:
@@ -494,3 +527,18 @@ def test_many_cancels_at_random_moments(cluster: DaskCluster, tmp_path: Path) ->
         runs = starts(tmp_path, job.name)
         assert len(runs) <= 1
         assert all(all_gone(tmp_path, job.name) for _ in runs)
+
+
+def test_it_is_seen_from_another_terminal(pool: ClusterPool, tmp_path: Path) -> None:
+    from visits import visiting
+
+    job = submit(pool, tmp_path, "seen")
+    until(is_running(job, tmp_path), "its start")
+    with visiting(pool) as client:
+        head, (row,) = client.ask("snapshot")
+        assert (head["kind"], row["node"], row["pid"]) == ("ClusterPool", job.node, job.pid)
+        told, _ = client.ask("ask stack", id=job.job_id())
+        assert f"on another machine, {job.node}" in told["error"]
+        answer, _ = client.ask("cancel", id=job.job_id())
+        assert (answer["was"], answer["job"]["status"]) == ("RUNNING", "CANCELLED")
+    assert job.status() is JobStatus.CANCELLED

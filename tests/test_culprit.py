@@ -374,4 +374,4 @@ def test_initializers() -> None:
 
 def test_nothing_is_looked_for_where_all_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(culprit, "_Search", None)
-    assert cloudpickle.loads(dump_call(max, ([1],), {}, "max")[0])[1] == ([1],)
+    assert cloudpickle.loads(dump_call(max, ([1],), {}, "max")[0])[2] == ([1],)

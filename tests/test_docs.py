@@ -22,6 +22,8 @@ NEEDS = {
     "qiskit": "qiskit",
     "import ClusterPool": "distributed",
     "security=True": "cryptography",
+    "import matplotlib": "matplotlib",
+    "to_pandas": "pandas",
 }
 WITH_CODE = sorted(name for name, text in PAGES.items() if "\n```python\n" in text)
 

@@ -27,7 +27,7 @@ import pytest
 from helpers import PATIENCE, sampled
 
 from primitive_jobs import JobCancelledError, JobError, JobPool, JobStatus, PoolClosedError
-from primitive_jobs._wire.channel import HAVE_PACKETS
+from primitive_jobs._wire.parcel import HAVE_PACKETS
 
 LARGE = 300_000  # bytes: travels in a file
 

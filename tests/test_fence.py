@@ -14,6 +14,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ from primitive_jobs._engine.worker_log import WorkerLog
 from primitive_jobs._local import fleet, memory_watch
 from primitive_jobs._local.fleet import LocalFleet
 from primitive_jobs._procs.process import WorkerProcess
-from primitive_jobs._wire.channel import HAVE_PACKETS, PacketChannel, StreamChannel
+from primitive_jobs._wire.channel import PacketChannel, StreamChannel
+from primitive_jobs._wire.parcel import HAVE_PACKETS
 
 # Or each worker would import pytest first.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -201,6 +203,7 @@ def assign_waiting_for_room(scene: Scene) -> None:
 
 
 def assign_after_an_answer(scene: Scene) -> None:
+    scene.engine._scheduler.lines.most = 0
     gate = scene.folder / "first"
     first = scene.submit(hold_and_tell, gate)
     second = scene.submit(abs, -5)
@@ -209,6 +212,31 @@ def assign_after_an_answer(scene: Scene) -> None:
     gate.touch()
     assert first.result(PATIENCE)
     assert second.result(PATIENCE) == 5
+
+
+def sending_ahead(scene: Scene) -> None:
+    for _ in range(20):  # until that worker is known for its short jobs
+        scene.pool.submit(abs, -1).result(PATIENCE)
+    scene.fault(StatusTracker, "send_ahead", RuntimeError("no status"))
+    for n in range(200):
+        scene.submit(abs, -n)
+    assert [job.result(PATIENCE) for job in scene.jobs] == [*range(200)]
+
+
+def taking_back(scene: Scene) -> None:
+    for _ in range(20):
+        scene.pool.submit(abs, -1).result(PATIENCE)
+    scene.fault(PacketChannel, "take_back", OSError("no queue"))
+    for _ in range(3):
+        for n in range(100):
+            scene.submit(abs, -n)
+        scene.submit(time.sleep, 0.05)  # what is behind it is taken back
+    for n in range(100):
+        scene.submit(abs, -n)
+    for job in scene.jobs:
+        assert job.wait(PATIENCE)
+        error = job.exception()
+        assert error is None or isinstance(error, WorkerDiedError)
 
 
 def settle_an_answer(scene: Scene) -> None:
@@ -275,7 +303,7 @@ def kill_that_never_works(scene: Scene) -> None:
     scene.fault(LocalFleet, "kill", MemoryError(), times=2)
     with pytest.raises(JobError, match="could not be stopped"):
         job.cancel()
-    assert {process.pid for process in fleet_of(scene.pool)._given_up} == {pid}
+    assert {process.pid for process in fleet_of(scene.pool)._unclosed._given_up} == {pid}
 
 
 def spawn(scene: Scene) -> None:
@@ -334,7 +362,7 @@ def registering_a_death(scene: Scene) -> None:
 
 
 def hearing(scene: Scene) -> None:
-    scene.fault(fleet, "_receive", MemoryError())
+    scene.fault(fleet, "receive", MemoryError())
     job = scene.hold("soon", timeout=PATIENCE)
     (scene.folder / "soon").touch()
     assert job.result(PATIENCE), "what it has sent counts"
@@ -396,7 +424,7 @@ def draining(scene: Scene) -> None:
 
 
 def polling(scene: Scene) -> None:
-    scene.fault(scene.engine._dispatcher, "_poll", OSError(errno.ENOMEM, "no memory"))
+    scene.fault(scene.engine._dispatcher.poller, "poll", OSError(errno.ENOMEM, "no memory"))
     replace_one(scene)
 
 
@@ -463,6 +491,8 @@ ACTIONS: list[Callable[[Scene], None]] = [
     assign_sharing,
     assign_waiting_for_room,
     assign_after_an_answer,
+    sending_ahead,
+    taking_back,
     settle_an_answer,
     settle_a_cancel,
     watch,
@@ -501,6 +531,7 @@ OTHERS: list[Callable[[Scene], None]] = [
 ]
 
 
+DATAGRAMS = (taking_over, taking_over_what_is_done, sending_ahead, taking_back)
 CHANNEL = PacketChannel if HAVE_PACKETS else StreamChannel
 
 
@@ -511,8 +542,8 @@ def test_one_fault_costs_one_worker(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    if happen in (taking_over, taking_over_what_is_done) and not HAVE_PACKETS:
-        pytest.skip("nothing is handed over here")
+    if happen in DATAGRAMS and not HAVE_PACKETS:
+        pytest.skip("nothing is handed over, or sent ahead, here")
     caplog.set_level(logging.INFO, "primitive_jobs")
     with JobPool(2, spare_workers=0) as pool:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import gc
 import sys
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 from types import FrameType
@@ -230,11 +231,16 @@ def _grows(step: Callable[[], object], times: int) -> tuple[Counter[str], int]:
     objects, sizes = _objects(), _sizes()
     for _ in range(times):
         step()
-    return _objects() - objects, _sizes() - sizes
+    # On a busy machine the last workers may still be on their way out.
+    end = time.monotonic() + PATIENCE / 3
+    while (more := _sizes() - sizes) >= times and time.monotonic() < end:
+        time.sleep(0.05)
+    return _objects() - objects, more
 
 
 @pytest.mark.usefixtures("all_objects")
-def test_the_age_of_a_pool_costs_nothing() -> None:
+def test_the_age_of_a_pool_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("primitive_jobs._engine.attempts.KEPT", 3)  # so that these are all there
     table = share([1, 2, 3])
     with JobPool(1, max_jobs_per_worker=1, spare_workers=0) as pool, JobExecutor(pool=pool) as two:
 

@@ -244,7 +244,8 @@ def test_a_broken_link_ends_no_program(tmp_path: Path, who: str) -> None:
 def test_a_message_to_nobody_raises_no_signal(tmp_path: Path, packets: bool) -> None:
     source = f"""
         import signal
-        from primitive_jobs._wire.channel import ChannelClosed, Parcel, pair
+        from primitive_jobs._wire.channel import ChannelClosed, pair
+        from primitive_jobs._wire.parcel import Parcel
 
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         ours, theirs = pair(packets={packets})

@@ -21,7 +21,8 @@ from primitive_jobs._engine.engine import Engine
 from primitive_jobs._engine.hand_over import give
 from primitive_jobs._engine.inbox import Inbox
 from primitive_jobs._engine.record import JobRecord
-from primitive_jobs._wire.channel import HAVE_PACKETS, PacketChannel
+from primitive_jobs._wire.channel import PacketChannel
+from primitive_jobs._wire.parcel import HAVE_PACKETS
 
 
 def leave_mark(folder: str) -> None:
@@ -60,7 +61,7 @@ def test_nobody_wakes_the_dispatcher(pool: JobPool, monkeypatch: pytest.MonkeyPa
         assert pool.submit(divmod, n, 7).result(PATIENCE) == divmod(n, 7)
     assert wakes == []
     assert pool.jobs() == []
-    assert len(fleet_of(pool)._late_senders) <= 1
+    assert len(fleet_of(pool)._unclosed._late_senders) <= 1
 
 
 def test_the_job_runs_before_the_dispatcher_knows(pool: JobPool, tmp_path: Path) -> None:
@@ -282,7 +283,7 @@ def test_a_caller_stuck_before_the_sending_holds_nobody_up(
     assert len(list(tmp_path.iterdir())) == 1
     os.kill(pool.submit(os.getpid).result(PATIENCE), 9)
     until(lambda: not fleet_of(pool).workers, "the worker's end")
-    assert fleet_of(pool)._late_senders, "its descriptor is not given to anybody else"
+    assert fleet_of(pool)._unclosed._late_senders, "its descriptor is not given to anybody else"
     go_on.set()
     thread.join(PATIENCE)
     assert jobs[0].done()

@@ -91,6 +91,12 @@ VALUES: dict[str, Any] = {
     "memory_limit": "2 GB",
     "retries": 2,
     "grace": 0.5,
+    "cwd": "/",
+    "env": {"A": "1"},
+    "keep_call": True,
+    "output": "capture",
+    "retry_on": OSError,
+    "retry_delay": 0.5,
 }
 
 
@@ -100,7 +106,7 @@ def test_every_option_among_the_arguments(pool: JobPool) -> None:
     assert list(hints.JOB_OPTIONS) == fields
     submit: Any = pool.submit
     for option, value in VALUES.items():
-        shown = "..." if option == "metadata" else repr(value)
+        shown = "..." if option in ("metadata", "env", "retry_on") else repr(value)
         with pytest.raises(TypeError) as caught:
             submit(identity, 1, **{option: value}).result(PATIENCE)
         text = str(caught.value)

@@ -40,7 +40,7 @@ from primitive_jobs import (
     run,
 )
 from primitive_jobs._engine import roster
-from primitive_jobs._wire.channel import HAVE_PACKETS
+from primitive_jobs._wire.parcel import HAVE_PACKETS
 
 Attack = Callable[[], object]
 

@@ -25,8 +25,8 @@ from helpers import PATIENCE, descriptors, expect, meet
 
 from primitive_jobs import InitializerError, JobExecutor, JobPool
 from primitive_jobs._procs.process import WorkerConfig
-from primitive_jobs._wire.channel import HAVE_PACKETS
 from primitive_jobs._wire.initializer import Initializer
+from primitive_jobs._wire.parcel import HAVE_PACKETS
 
 # Or each worker would import pytest and NumPy first.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -20,7 +20,7 @@ import joblib
 import numpy as np
 import psutil
 import pytest
-from helpers import PATIENCE, hold, meet, until
+from helpers import PATIENCE, hold, meet, traces, until
 from joblib import Parallel, delayed
 
 import primitive_jobs.joblib
@@ -330,7 +330,7 @@ def test_a_timeout_of_joblib_stops_what_runs(marks: Path, return_as: str) -> Non
     def calls() -> Iterator[Any]:
         for place in range(6):
             if place == 2:  # joblib takes four before it looks at the time
-                until(lambda: len(list(marks.iterdir())) == 2, "both")
+                until(lambda: len(traces(marks)) == 2, "both")
             yield delayed(spin)(marks)
 
     with pytest.raises(joblib.parallel.TimeoutError):
@@ -364,7 +364,7 @@ def test_a_generator_that_is_closed_or_dropped_stops_what_runs(marks: Path) -> N
 
 def test_ctrl_c_stops_what_runs(marks: Path) -> None:
     def interrupt() -> None:
-        until(lambda: len(list(marks.iterdir())) == 2, "both")
+        until(lambda: len(traces(marks)) == 2, "both")
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)

@@ -561,6 +561,8 @@ def test_a_callback_that_blocks_keeps_no_thread_busy(one: JobPool) -> None:
     jobs.clear()
     callbacks = one._engine._callbacks._queue
     until(callbacks.qsize, "their letting go being asked for")
-    time.sleep(0.3)  # what is measured: it is asked for once
-    assert callbacks.qsize() == 1
+    # Once, or once more for each time that nothing happened for a while before all had ended.
+    asked = callbacks.qsize()
+    time.sleep(0.3)  # what is measured: it is not asked for again and again
+    assert callbacks.qsize() == asked < 5
     release.set()

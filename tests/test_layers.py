@@ -23,13 +23,29 @@ ARROWS = {
     "_common": {"vocabulary"},
     "_wire": {"_common", "vocabulary"},
     "_worker": {"_common", "_wire"},
-    "_procs": {"_common", "_wire", "vocabulary"},
-    "_local": {"_common", "_engine", "_procs", "_wire", "vocabulary"},
-    "_engine": {"_common", "_wire", "vocabulary"},
-    "held": {"_common", "_engine", "_local", "_procs", "_wire", "vocabulary"},
-    "adapters": {"_common", "_engine", "_procs", "_wire", "held", "vocabulary"},
-    "cluster": {"_common", "_engine", "_local", "_procs", "_wire", "held", "vocabulary"},
-    "programs": {"held", "cluster"},
+    "inside": {"_common", "_wire", "vocabulary"},
+    "insight": {"_common", "_wire", "vocabulary"},
+    "monitor": {"_common", "vocabulary"},
+    "viewer": {"_common", "monitor"},
+    "_procs": {"_common", "_wire", "insight", "vocabulary"},
+    "_local": {"_common", "_engine", "_procs", "_wire", "insight", "vocabulary"},
+    "_engine": {"_common", "_wire", "insight", "vocabulary"},
+    "held": {
+        "_bars",
+        "_common",
+        "_engine",
+        "_local",
+        "_procs",
+        "_wire",
+        "insight",
+        "monitor",
+        "vocabulary",
+    },
+    "_bars": {"_common", "_engine", "held", "insight", "vocabulary"},
+    "adapters": {"_common", "_engine", "_procs", "_wire", "held", "insight", "vocabulary"},
+    "cluster": {"_common", "_engine", "_local", "_procs", "_wire", "held", "insight", "vocabulary"},
+    "store": {"_common", "_engine", "_wire", "held", "insight", "vocabulary"},
+    "programs": {"held", "cluster", "insight", "store", "viewer"},
 }
 # Imports inside of functions and for type checkers count; those of the package itself do not, which
 # knows the modules of the public names: a job gets the default pool there.
@@ -37,6 +53,7 @@ ARROWS = {
 FOREIGN = {
     "asyncio": {"_get_running_loop"},
     "atexit": {"_run_exitfuncs"},
+    "collections": {"_asdict"},
     "cloudpickle": {
         "_class_reduce",
         "_class_setstate",
@@ -71,6 +88,8 @@ FOREIGN = {
         "_resource_tracker",
     },
     "os": {"_data", "_exit"},
+    "numpy": {"_seed_seq"},
+    "pickle": {"_Unpickler"},
     "sys": {"_getframe"},
     "threading": {"_register_atexit", "_shutdown"},
 }
@@ -216,8 +235,10 @@ class Mine:
 
 
 def test_the_scheduler_is_pure() -> None:
-    parts = {f"_engine.{part}" for part in ("job_table", "pauses", "queue", "roster", "slots")}
-    allowed = {"_engine.events", "_wire.evidence", "_wire.messages", "options"} | parts
+    names = ("delays", "job_table", "lines", "pauses", "queue", "roster", "slots")
+    parts = {f"_engine.{name}" for name in names}
+    allowed = {"_engine.events", "_wire.evidence", "_wire.messages", "_wire.notes", "options"}
+    allowed |= parts
     arrows = graph()
     for module in {"_engine.scheduler"} | parts:
         assert arrows[module] <= allowed, module
@@ -244,6 +265,7 @@ def test_a_worker_loads_little() -> None:
     ours = {name for name in loaded if name.split(".")[0] == "primitive_jobs"}
     shared = [
         "channel",
+        "facts",
         "failures",
         "import_hook",
         "leftovers",
@@ -251,10 +273,17 @@ def test_a_worker_loads_little() -> None:
         "messages",
         "nesting",
         "notes",
+        "parcel",
         "pickling",
+        "present",
     ]
     parts = {"_common", "_common.imported", "_common.naming", "_wire", "_worker"}
-    parts |= {f"_wire.{name}" for name in shared} | {"_worker.loop", "_worker.orphans"}
+    parts |= {f"_wire.{name}" for name in shared} | {
+        "_worker.loop",
+        "_worker.meter",
+        "_worker.orphans",
+        "_worker.stacks",
+    }
     assert ours == {"primitive_jobs"} | {f"primitive_jobs.{part}" for part in parts}
     # Each costs some milliseconds at every start of a worker.
     dear = {"loky", "multiprocessing", "threading", "typing", "re", "pickle", "socket"}

@@ -32,8 +32,9 @@ from primitive_jobs import (
     share,
 )
 from primitive_jobs._procs.process import WorkerConfig
-from primitive_jobs._wire.channel import NO_DESCRIPTOR, Parcel, attach, pair
+from primitive_jobs._wire.channel import NO_DESCRIPTOR, attach, pair
 from primitive_jobs._wire.messages import Kind, Lent
+from primitive_jobs._wire.parcel import Parcel
 
 # Or each worker would import pytest first.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

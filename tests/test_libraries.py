@@ -19,7 +19,7 @@ import emcee
 import numpy as np
 import psutil
 import pytest
-from helpers import PATIENCE, hold, meet, until
+from helpers import PATIENCE, hold, meet, traces, until
 from scipy.integrate import quad_vec
 from scipy.optimize import brute, differential_evolution, rosen
 from tqdm import tqdm
@@ -189,7 +189,7 @@ def test_a_runner_of_adaptive_that_is_cancelled_stops_the_work(
     marks: Path, two: JobExecutor
 ) -> None:
     def both_run() -> bool:
-        return len(list(marks.iterdir())) == 2
+        return len(traces(marks)) == 2
 
     async def main() -> None:
         learner = adaptive.Learner1D(functools.partial(mark_and_spin, marks), (-1, 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import signal
 import sys
@@ -19,7 +20,15 @@ import psutil
 import pytest
 from helpers import PATIENCE, Script, expect, marked, script, until, wait_for
 
-from primitive_jobs import JobPool, JobStatus, PoolClosedError, PrimitiveJob, default_pool
+from primitive_jobs import (
+    JobPool,
+    JobStatus,
+    PoolClosedError,
+    PrimitiveJob,
+    checkpoint,
+    default_pool,
+    report,
+)
 from primitive_jobs._engine import lifetime
 from primitive_jobs._engine.engine import Engine
 from primitive_jobs._procs.guardian import the_guard
@@ -423,31 +432,59 @@ def test_an_idle_worker_leaves() -> None:
         assert pool.submit(os.getpid).result(PATIENCE) not in pids
 
 
-def switches(threads: list[int]) -> int:
+class Counted(logging.Handler):
+    """A handler that counts."""
+
+    records = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records += 1
+
+
+def switches(threads: list[Path]) -> int:
     """How often these threads went to sleep so far."""
     total = 0
     for thread in threads:
-        text = Path(f"/proc/self/task/{thread}/status").read_text()
+        text = (thread / "status").read_text()
         (line,) = (x for x in text.splitlines() if x.startswith("voluntary_ctxt_switches"))
         total += int(line.split()[1])
     return total
 
 
-def test_an_idle_pool_does_not_wake_up() -> None:
+def print_and_report(number: int) -> int:
+    print("printed", number)
+    report(0.5, "half")
+    checkpoint(number, force=True)
+    logging.getLogger("tests.idle").warning("logged %d", number)
+    return number
+
+
+@pytest.mark.parametrize("insight", [False, True], ids=["plain", "all of insight"])
+def test_an_idle_pool_does_not_wake_up(insight: bool, in_sight: None) -> None:
     before = set(threading.enumerate())
-    with JobPool(max_workers=2) as pool:
-        assert [job.result(PATIENCE) for job in [pool.submit(abs, -n) for n in range(4)]]
-        threads = [
-            thread.native_id
-            for thread in set(threading.enumerate()) - before
-            if thread.native_id is not None
-        ]
+    handled = Counted()
+    logging.getLogger("tests.idle").addHandler(handled)
+    options: dict[str, Any] = {"output": "capture", "forward_logs": True} if insight else {}
+    with JobPool(max_workers=2, **options) as pool:
+        jobs = [pool.submit(print_and_report if insight else abs, n) for n in range(4)]
+        assert [job.result(PATIENCE) for job in jobs] == [0, 1, 2, 3]
+        if insight:
+            assert [job.output() for job in jobs] == [f"printed {n}\n" for n in range(4)]
+            assert len(pool.timeline().attempts) == 4
+            until(lambda: handled.records == 4, "what they logged")
+            assert pool._engine._dispatcher.poller.closers, "viewers find it"
+        ours = [thread.native_id for thread in set(threading.enumerate()) - before]
+        threads = [Path(f"/proc/self/task/{number}") for number in ours if number is not None]
         assert threads
+        until(lambda: all(worker.pid for worker in pool.snapshot().workers), "its spare")
+        for worker in pool.snapshot().workers:
+            threads += Path(f"/proc/{worker.pid}/task").iterdir()
         previous = -1
         while previous != (previous := switches(threads)):
             time.sleep(0.2)  # what was under way comes to rest
         time.sleep(1.0)
         assert switches(threads) - previous <= 2
+    logging.getLogger("tests.idle").removeHandler(handled)
 
 
 def test_ctrl_c_does_not_reach_a_worker_that_starts(tmp_path: Path) -> None:

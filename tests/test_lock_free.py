@@ -24,10 +24,11 @@ from primitive_jobs import JobFailuresWarning, JobPool, JobStatus, JobTimeoutErr
 from primitive_jobs._common.lock_free import members, snapshot
 from primitive_jobs._engine import hand_over, unseen
 from primitive_jobs._engine.events import FailedEarly
-from primitive_jobs._engine.tracker import HandOver, Outcome, StatusTracker
+from primitive_jobs._engine.gate import HandOver
+from primitive_jobs._engine.tracker import Outcome, StatusTracker
 from primitive_jobs._engine.unseen import Token, Unseen
 from primitive_jobs._wire import pickling
-from primitive_jobs._wire.channel import HAVE_PACKETS, INLINE_LIMIT, Parcel
+from primitive_jobs._wire.parcel import HAVE_PACKETS, INLINE_LIMIT, Parcel
 from primitive_jobs.errors import JobError, WorkerDiedError
 
 
@@ -465,7 +466,7 @@ def test_the_end_of_the_interpreter_prints_nothing(tmp_path: Path) -> None:
     source = """
         import os, sys
         from primitive_jobs import JobExecutor, JobPool, as_completed, share, track
-        from primitive_jobs._wire.channel import Parcel
+        from primitive_jobs._wire.parcel import Parcel
 
         def fail():
             raise ValueError

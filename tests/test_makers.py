@@ -17,6 +17,7 @@ FOLDER = Path(__file__).parent
 SUITES = [
     "test_asyncio",
     "test_cancel",
+    "test_checkpoint",
     "test_executor",
     "test_executor_stop",
     "test_groups",
@@ -26,8 +27,13 @@ SUITES = [
     "test_map_layers",
     "test_map_semantics",
     "test_pool",
+    "test_report",
+    "test_retries",
     "test_shared",
     "test_status",
+    "test_store",
+    "test_timeline",
+    "test_usage",
 ]
 # What a test has to be `local` for: what no `BasePool` has, and what is told of processes here.
 NAMES = {"default_pool", "expect", "gone", "kills_that_need", "maps", "probe", "process", "run"}

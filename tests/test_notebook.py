@@ -60,6 +60,7 @@ jobs = [pool.submit(pow, n, 2) for n in range(8)] + [pool.submit(int, "x"), endl
 print(sum(job.result() for job in track(jobs, "<b>sweep</b>") if job.done()))
 """,
     "pool": "pool",
+    "timeline": "pool.timeline()",
     "define": "def edited_here(): return 'before'\nprint(pool.submit(edited_here).result())",
     "define again": "def edited_here(): return 'after'\nprint(pool.submit(edited_here).result())",
     "module": """
@@ -99,6 +100,9 @@ def test_a_notebook_end_to_end(tmp_path: Path) -> None:
     (shown,) = found["pool"]
     for part in ("0 queued, 0 running", "1 failed, 1 cancelled", "0 busy, ", "idle_timeout=30.0"):
         assert part in shown["data"]["text/html"]
+    (shown,) = found["timeline"]
+    assert shown["data"]["image/svg+xml"].startswith("<svg ")
+    assert "lost to kills and deaths" in shown["data"]["text/plain"]
     assert text_of(found["define"]) == "before\n"
     assert text_of(found["define again"]) == "after\n"
     assert text_of(found["module"]) == "1 1\n"

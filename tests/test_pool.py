@@ -50,7 +50,7 @@ from primitive_jobs import (
     wait,
 )
 from primitive_jobs._common.thread_variables import THREAD_VARIABLES
-from primitive_jobs._wire.channel import Parcel
+from primitive_jobs._wire.parcel import Parcel
 
 if TYPE_CHECKING:
     from makers import MakePool

@@ -30,10 +30,12 @@ from primitive_jobs import (
     JobPool,
     PrimitiveJob,
     ResultTimeoutError,
-    pace,
     progress,
+    report,
     track,
 )
+from primitive_jobs._bars import state as pace
+from primitive_jobs._bars import views
 
 PATIENCE = 30.0  # s
 
@@ -307,7 +309,7 @@ def test_timeout(pool: JobPool, capsys: pytest.CaptureFixture[str]) -> None:
 def test_it_is_true_after_a_long_body(
     pool: JobPool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress._Lines, "pause", 0.0)
+    monkeypatch.setattr(views._Lines, "pause", 0.0)
     monkeypatch.setattr(progress, "_SHARE", float("inf"))  # it is time again at once
     jobs = [pool.submit(pow, n, 2) for n in range(5)]
     bodies = 0
@@ -567,7 +569,7 @@ def test_a_prompt_appears_above_a_bar_when_it_is_flushed(monkeypatch: pytest.Mon
     monkeypatch.setattr(tqdm, "monitor_interval", 0)  # or there is a thread
     shown, drawn = io.StringIO(), io.StringIO()
     with tqdm(total=3, file=drawn) as bar:
-        above = progress._Above(shown, bar)
+        above = views._Above(shown, bar)
         print("a line", file=above)
         print("Continue? ", end="", file=above)
         assert shown.getvalue() == "a line\n"
@@ -667,7 +669,7 @@ def ctrl_c(call: Callable[[], object], place: int) -> bool:
     def step(frame: FrameType, event: str, arg: object) -> Any:
         nonlocal count
         code = frame.f_code
-        ours = code.co_filename == progress.__file__ and code.co_name != "_follow"
+        ours = code.co_filename in (progress.__file__, views.__file__) and code.co_name != "_follow"
         name = frame.f_globals.get("__name__", "").partition(".")[0]
         if not ours and name not in ("rich", "tqdm"):
             return None
@@ -743,7 +745,79 @@ def test_a_terminal_that_is_gone_ends_the_bar_and_not_the_loop(
 
         close = show
 
-    monkeypatch.setattr(progress, "_find_views", lambda meter: iter([Gone()]))
+    monkeypatch.setattr(progress, "find_views", lambda *_, **__: iter([Gone()]))
     jobs = [pool.submit(pow, n, 2) for n in range(5)]
     assert {job.result() for job in track(jobs)} == {0, 1, 4, 9, 16}
     assert not progress._open
+
+
+def tells(gate: Path) -> None:
+    report(0.5, "half way", x=1.5)
+    hold(gate)
+
+
+def test_parts_of_running_jobs_count_and_are_shown(pool: JobPool, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    jobs = [pool.options(name=f"run\n{n}").submit(tells, gate) for n in range(2)]
+    jobs.append(pool.submit(hold, gate))
+    meter = progress._Meter("sweep", jobs, details=True)
+    wait_for(lambda: all(job.progress is not None for job in jobs[:2]))
+    state = meter._look()
+    assert state.details is not None
+    assert (state.final, state.running, state.partial) == (0, 2, 1.0)
+    assert state.reached() == 1.0
+    state.since = time.monotonic() - 10
+    assert str(state) == "0/3, 2 running, 6.0/min, 0:20 left"
+    assert [detail.name for detail in state.details] == ["run 0", "run 1"]
+    text = str(state.details[0])
+    assert text.startswith("run 0: 50% half way, x=1.5, 0:0"), text
+    gate.touch()
+    for job in jobs:
+        job.result(PATIENCE)
+    assert meter._look().details == []
+
+
+DETAILS = """
+from primitive_jobs import JobPool, report, track
+
+def tell(n, gate):
+    report(0.25 + n / 100, "at work", step=n)
+    while not gate.exists():
+        time.sleep(0.01)
+    return n
+
+if __name__ == "__main__":
+    gate = Path(sys.argv[2])
+    with JobPool(4) as pool:
+        jobs = [pool.options(name=f"run-{n}").submit(tell, n, gate) for n in range(4)]
+        while any(job.progress is None for job in jobs):
+            time.sleep(0.01)
+        for job in track(jobs, "sweep", details=True):
+            job.result()
+"""
+
+
+@pytest.mark.parametrize("view", HIDE)
+def test_running_jobs_have_lines_of_their_own(view: str, tmp_path: Path) -> None:
+    terminal = Terminal(DETAILS, view, tmp_path, both=True, size=(5, 100))
+    if view == "rich":  # which has room for two of them
+        terminal.read_until("and 3 more running")
+        shown = plain(terminal.shown)
+        assert re.search(r"run-0 .*at work, step=0, 0:0\d", shown)
+        assert "run-2" not in shown
+    terminal.go.touch()
+    terminal.end()
+    assert re.search(r"4/4.*in 0:0\d", plain(terminal.shown))
+
+
+def test_plain_lines_have_them_too(
+    pool: JobPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(views._Lines, "pause", 0.0)
+    gate = tmp_path / "gate"
+    job = pool.options(name="n").submit(tells, gate)
+    wait_for(lambda: job.progress is not None)
+    threading.Timer(2 * views.REFRESH, gate.touch).start()
+    assert list(track([job], "sweep", details=True)) == [job]
+    err = capsys.readouterr().err
+    assert re.search(r"^  n: 50% half way, x=1.5, 0:0\d$", err, re.MULTILINE), err

@@ -62,7 +62,7 @@ from primitive_jobs import (
     SerializationError,
     WorkerDiedError,
 )
-from primitive_jobs._wire.channel import HAVE_PACKETS
+from primitive_jobs._wire.parcel import HAVE_PACKETS
 from primitive_jobs.qiskit import (
     PooledEstimator,
     PooledJob,

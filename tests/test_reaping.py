@@ -15,7 +15,7 @@ from typing import Any
 
 import cloudpickle
 import pytest
-from helpers import PATIENCE, ROOT, expect, gone, hold, until, write_mark
+from helpers import PATIENCE, ROOT, expect, gone, hold, traces, until, write_mark
 
 from primitive_jobs import JobError, JobPool, JobStatus, PrimitiveJob, WorkerDiedError
 from primitive_jobs._procs import killing
@@ -109,7 +109,7 @@ def test_one_that_does_not_die_delays_no_other(
     two: JobPool, marks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = (two.submit(mark_and_hold, marks, name) for name in ("a", "b"))
-    until(lambda: len(list(marks.iterdir())) == 2, "both")
+    until(lambda: len(traces(marks)) == 2, "both")
     immortal = Immortal(monkeypatch)
     pid = int((marks / "a-0").read_text())
     immortal.pids.add(pid)

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 import sandbox
-from helpers import PATIENCE, script
+from helpers import PATIENCE, by_turns, script
 
 from primitive_jobs._engine.poller import Bell, Poller
 from primitive_jobs._procs import former
-from primitive_jobs._wire.channel import INLINE_LIMIT, Parcel
+from primitive_jobs._wire.parcel import INLINE_LIMIT, Parcel
 
 pytestmark = pytest.mark.skipif(not sandbox.can_refuse(), reason="unknown system calls")
 
@@ -94,8 +94,11 @@ def run(folder: Path, source: str, calls: tuple[str, ...], error: str) -> tuple[
     return ended
 
 
-@pytest.mark.parametrize("error", ERRORS)
-@pytest.mark.parametrize("calls", SANDBOXES, ids=",".join)
+def name_of(what: tuple[str, ...] | str) -> str:
+    return what if isinstance(what, str) else ",".join(what)
+
+
+@pytest.mark.parametrize(("calls", "error"), by_turns(SANDBOXES, ERRORS), ids=name_of)
 def test_a_pool_works_without(calls: tuple[str, ...], error: str, tmp_path: Path) -> None:
     assert run(tmp_path, USE_A_POOL, calls, error) == (0, "2\n", "")
 

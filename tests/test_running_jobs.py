@@ -20,7 +20,9 @@ from storm import RunningWatch, most_at_once
 
 from primitive_jobs import JobPool, JobStatus, PrimitiveJob
 from primitive_jobs._engine.engine import Engine
-from primitive_jobs._engine.tracker import HandOver, StatusTracker, Taken
+from primitive_jobs._engine.gate import HandOver, SentAhead, Taken
+from primitive_jobs._engine.recall import Recall
+from primitive_jobs._engine.tracker import StatusTracker
 from primitive_jobs._procs.process import WorkerProcess
 
 
@@ -34,19 +36,34 @@ class Beginnings:
 
     def look(self, tracker: StatusTracker) -> None:
         self.count += 1
-        others = sum(job.running() for job in self.jobs if job._tracker is not tracker)
-        if tracker.status is JobStatus.RUNNING:  # still: so both ran at the moment of the look
+        trackers = [job._tracker for job in self.jobs if job._tracker is not tracker]
+        others = sum(map(runs, trackers))
+        if runs(tracker):  # still: so both ran at the moment of the look
             self.most = max(self.most, 1 + others)
+
+
+def runs(tracker: StatusTracker) -> bool:
+    """As `PrimitiveJob.running`, which must not be called on the dispatcher's thread."""
+    return tracker.status is JobStatus.RUNNING and not tracker.is_over()
 
 
 @pytest.fixture
 def beginnings(monkeypatch: pytest.MonkeyPatch) -> Beginnings:
     watch = Beginnings()
-    assigned, take = StatusTracker.assigned, StatusTracker.take
+    assigned, take, attempt_of = StatusTracker.assigned, StatusTracker.take, Recall.attempt_of
 
     def assigned_and_seen(self: StatusTracker, *where: Any) -> None:
         assigned(self, *where)
         watch.look(self)
+
+    def shown_and_seen(self: Recall, number: int) -> int:
+        attempt = attempt_of(self, number)
+        slot = self._scheduler.slots.get(number)
+        if attempt and slot is not None and slot.job is not None:
+            tracker = self._jobs.unfinished[slot.job.number].tracker
+            if isinstance(tracker._gate[0], SentAhead):  # else it was seen before
+                watch.look(tracker)
+        return attempt
 
     def taken_and_seen(self: StatusTracker, *how: Taken) -> bool:
         done = take(self, *how)
@@ -56,13 +73,16 @@ def beginnings(monkeypatch: pytest.MonkeyPatch) -> Beginnings:
 
     monkeypatch.setattr(StatusTracker, "assigned", assigned_and_seen)
     monkeypatch.setattr(StatusTracker, "take", taken_and_seen)
+    monkeypatch.setattr(Recall, "attempt_of", shown_and_seen)
     return watch
 
 
-@pytest.fixture
-def single() -> Iterator[JobPool]:
+@pytest.fixture(params=["sent ahead", "one by one"])
+def single(request: pytest.FixtureRequest) -> Iterator[JobPool]:
     """One worker that has run a job already, and its spare."""
     with JobPool(1) as fresh:
+        if request.param == "one by one":
+            fresh._engine._scheduler.lines.most = 0
         fresh.submit(abs, -1).result(PATIENCE)
         yield fresh
         fresh.shutdown(cancel=True)
@@ -81,7 +101,8 @@ def test_one_answer_after_the_other(single: JobPool, beginnings: Beginnings) -> 
     for n in range(300):
         jobs.append(single.submit(abs, -n))
     assert [job.result(PATIENCE) for job in jobs] == [*range(300)]
-    assert beginnings.count == 300
+    ahead = single._engine._scheduler.lines.most > 0  # then some are seen twice
+    assert beginnings.count == 300 or (ahead and beginnings.count > 300)
     assert beginnings.most == 1
     assert most_at_once(jobs) == 1
 

@@ -29,7 +29,7 @@ from primitive_jobs import (
 )
 from primitive_jobs._procs.guardian import the_guard
 from primitive_jobs._procs.process import WorkerConfig, WorkerProcess
-from primitive_jobs._wire.channel import HAVE_PACKETS
+from primitive_jobs._wire.parcel import HAVE_PACKETS
 from primitive_jobs.logs import Report
 
 in_files = pytest.mark.skipif(not HAVE_PACKETS, reason="nothing is held in files here")
@@ -300,6 +300,7 @@ def test_a_failed_start(monkeypatch: pytest.MonkeyPatch, where: str, code: int) 
 
     with JobPool(1) as pool:
         the_guard.be_there()  # as from the first start on
+        pool.snapshot()  # by then its dispatcher has made the socket for viewers
         before = descriptors()
         with monkeypatch.context() as patch:
             patch.setattr(where, refuse(code))

@@ -8,12 +8,13 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from helpers import SOAK
+from helpers import SOAK, case
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from scheduler_events import Answered, Submitted, Told, tell
 
+from primitive_jobs._engine.delays import Delays
 from primitive_jobs._engine.events import (
     Action,
     Assign,
@@ -60,6 +61,7 @@ from primitive_jobs._engine.events import (
     Withdrawn,
 )
 from primitive_jobs._engine.pauses import FIRST_PAUSE
+from primitive_jobs._engine.queue import Job
 from primitive_jobs._engine.scheduler import (
     LEAVE_TIME,
     MAX_STARTS,
@@ -72,6 +74,7 @@ from primitive_jobs._wire.messages import Kind, Message
 
 RETURNED = Message(Kind.RETURNED)
 RAISED = Message(Kind.RAISED)
+RETRIABLE = Message(Kind.RETRIABLE)
 
 
 class Script:
@@ -150,7 +153,7 @@ def test_what_returns_keeps_its_place_among_those_that_returned() -> None:
     busy = {slot.job.number: n for n, slot in play.scheduler.slots.items() if slot.job}
     for job in (2, 1, 3):
         play(Died(busy[job]), Gone(busy[job], Evidence(1, -9, noted=0)))
-    waiting = [play.scheduler._queue.pop().number for _ in range(5)]
+    waiting = [play.scheduler.queue.pop().number for _ in range(5)]
     assert waiting == [1, 2, 3, 4, 5]
 
 
@@ -159,7 +162,7 @@ def test_a_queue_forgets_what_was_removed() -> None:
     play(*(Submitted(number, number % 3) for number in range(1, 501)))
     for number in range(2, 501):
         play(CancelAsked(number))
-    assert sum(map(len, play.scheduler._queue._rows.values())) < 150
+    assert sum(map(len, play.scheduler.queue._rows.values())) < 150
     assert play(Started(1), Ready(1)) == [Assign(1, 1, 1)]
 
 
@@ -186,7 +189,8 @@ def test_what_was_handed_over_is_a_job_like_any_other() -> None:
     play(HandedOver(1, 1, 2, retries=1))
     assert play(Submitted(2)) == []
     assert play(Died(1)) == [Kill(1), Spawn(2)]
-    assert play(Gone(1, Evidence(1, -11, noted=2))) == [Requeue(1, began=True)]
+    died = Evidence(1, -11, noted=2)
+    assert play(Gone(1, died)) == [Requeue(1, began=True, evidence=died)]
     play(Started(2))
     assert play(Ready(2)) == [Assign(2, 1, 3)]
     assert play(CancelAsked(1)) == [Kill(2), Spawn(3)]
@@ -660,7 +664,8 @@ def test_a_worker_that_holds_too_much_is_killed_where_the_job_shall_stop() -> No
 def test_retries_only_after_a_death() -> None:
     play = Script()
     play(Submitted(1, retries=1), Started(1), Ready(1), Died(1))
-    assert play(Gone(1, Evidence(1, -11, noted=1))) == [Requeue(1, began=True), Spawn(2)]
+    died = Evidence(1, -11, noted=1)
+    assert play(Gone(1, died)) == [Requeue(1, began=True, evidence=died), Spawn(2)]
     play(Started(2))
     assert play(Ready(2)) == [Assign(2, 1, 2)]
     play(Died(2))
@@ -689,6 +694,198 @@ def test_no_retry_after_an_exception() -> None:
     play = Script()
     play(Submitted(1, retries=9), Started(1), Ready(1))
     assert settled(play(Answered(1, 1, RAISED))) == {1: RAISED}
+
+
+# --- retries after an exception, and delays ------------------------------------------------------
+
+
+def retried(job: int, delay: float = 0.0) -> Requeue:
+    return Requeue(job, True, None, RETRIABLE, delay)
+
+
+def test_a_job_is_tried_again_at_once_before_later_ones() -> None:
+    play = Script()
+    play.warm()
+    play(Submitted(1, retries=1), Submitted(2), Submitted(3, 1))
+    assert play(Answered(1, 2, RETRIABLE)) == [retried(1), Assign(1, 3, 3)]
+    assert not play.scheduler.steady, "more has changed than that a job has ended"
+    assert play(Answered(1, 3, RETURNED)) == [Settle(3, RETURNED), Assign(1, 1, 4)]
+    assert play(Answered(1, 4, RETRIABLE))[0] == Settle(1, RETRIABLE), "none is left"
+    assert play.scheduler.jobs.keys() == {2}
+
+
+def test_what_may_not_be_tried_again_ends() -> None:
+    play = Script()
+    play.warm()
+    play(Submitted(1))
+    assert play(Answered(1, 2, RETRIABLE)) == [Settle(1, RETRIABLE)]
+
+
+def test_a_delay_is_waited_for_and_doubled() -> None:
+    play = Script()
+    play.warm()
+    play(Submitted(1, retries=7, retry_delay=4.0))
+    for attempt, delay in enumerate((4.0, 8.0, 16.0, 32.0, 60.0, 60.0), 2):
+        assert play(Answered(1, attempt, RETRIABLE)) == [retried(1, delay)]
+        assert play.scheduler.next_deadline() == play.now + delay
+        assert (play.scheduler.waiting, len(play.scheduler.delayed.jobs)) == (0, 1)
+        play.now += delay - 0.01
+        assert play(Tick()) == []
+        play.now += 0.02
+        assert play(Tick()) == [Assign(1, 1, attempt + 1)]
+        assert play.scheduler.next_deadline() is None
+
+
+def test_a_delay_that_is_longer_than_the_longest_stays() -> None:
+    play = Script()
+    play.warm()
+    play(Submitted(1, retries=3, retry_delay=90.0))
+    for attempt in (2, 3):
+        assert play(Answered(1, attempt, RETRIABLE)) == [retried(1, 90.0)]
+        play.now += 90.0
+        play(Tick())
+
+
+def test_a_delay_after_a_death() -> None:
+    play = Script()
+    play.warm()
+    play(Submitted(1, retries=1, retry_delay=5.0), Died(1))
+    evidence = Evidence(1, -9, 2)
+    actions = play(Gone(1, evidence))
+    assert actions == [Requeue(1, True, evidence, None, 5.0)], "and no worker is started for it"
+    play.now = 5.0
+    assert play(Tick()) == [Spawn(2)]
+
+
+def test_what_is_due_again_comes_by_its_priority_and_number() -> None:
+    play = Script(2)
+    play.warm(2)
+    play(Submitted(1, retries=1, retry_delay=1.0), Submitted(2, 5, retries=1, retry_delay=2.0))
+    play(Answered(1, 4, RETRIABLE), Answered(2, 3, RETRIABLE))
+    play(Submitted(3), Submitted(4), Submitted(5), Submitted(6, 9))
+    assert play.scheduler.next_deadline() == 1.0
+    play.now = 3.0
+    assert play(Tick()) == [], "both workers have jobs"
+    order = []
+    for _ in range(4):
+        slot = play.scheduler.slots[1]
+        actions = play(Answered(1, slot.attempt, RETURNED))
+        order += [action.job for action in actions if isinstance(action, Assign)]
+    assert order == [6, 2, 1, 5]
+
+
+@pytest.mark.parametrize("end", [CancelAsked(1), CancelAllAsked(), ShutDown(cancel=True)])
+def test_a_delayed_job_is_cancelled_at_once(end: Told) -> None:
+    play = Script()
+    play.warm()
+    play(Submitted(1, retries=1, retry_delay=5.0), Answered(1, 2, RETRIABLE))
+    assert Settle(1, Cancelled()) in play(end)
+    assert play.scheduler.next_deadline() in (None, LEAVE_TIME)
+    play.now = 6.0
+    assert not [action for action in play(Tick()) if isinstance(action, Assign)]
+
+
+def test_a_delayed_job_ends_with_its_cluster() -> None:
+    play = Script(confirms=True)
+    play(Submitted(1, retries=1, retry_delay=5.0), Started(1), Ready(1), Taken(1, 1))
+    assert play(Answered(1, 1, RETRIABLE)) == [retried(1, 5.0)]
+    error = OSError("lost")
+    assert Settle(1, Unreachable(error)) in play(Broken(error))
+
+
+def test_a_shutdown_waits_for_a_delayed_job_and_keeps_its_worker() -> None:
+    play = Script()
+    play.warm()
+    play(Submitted(1, retries=1, retry_delay=5.0), Answered(1, 2, RETRIABLE))
+    assert play(ShutDown()) == []
+    play.now = 5.0
+    assert play(Tick()) == [Assign(1, 1, 3)]
+    assert play(Answered(1, 3, RETURNED)) == [Settle(1, RETURNED), Leave(1)]
+
+
+def test_an_initializer_that_raises_fails_no_delayed_job() -> None:
+    play = Script()
+    play.warm()
+    play(Submitted(1, retries=1, retry_delay=5.0), Answered(1, 2, RETRIABLE), RestartAsked())
+    play(Submitted(2), Started(2))
+    actions = play(InitFailed(2, Message(Kind.INIT_FAILED)))
+    assert [action.job for action in actions if isinstance(action, Settle)] == [2]
+    assert play.scheduler.jobs.keys() == {1}
+
+
+def test_an_exception_faster_than_the_kill_is_not_tried_again_after_a_cancel() -> None:
+    play = Script()
+    play.warm()
+    play(Submitted(1, retries=1), CancelAsked(1))
+    assert play(Answered(1, 2, RETRIABLE)) == [], "it is CANCELLED when its worker is gone"
+    assert play(Gone(1, Evidence(1, -9, 2))) == [Settle(1, Cancelled())]
+    play = Script()
+    play.warm()
+    play(Submitted(1), CancelAsked(1))
+    assert play(Answered(1, 2, RETRIABLE)) == [Settle(1, RETRIABLE)], "it has ended by itself"
+
+
+def test_an_exception_in_a_grace_or_after_a_limit_is_not_tried_again() -> None:
+    play = Script()
+    play.warm()
+    play(Submitted(1, timeout=1.0, retries=3, grace=5.0))
+    play.now = 1.0
+    play(Tick())
+    play(Answered(1, 2, RETRIABLE))
+    evidence = Evidence(1, -9, 2)
+    assert play(Gone(1, evidence)) == [Settle(1, TimedOut(1.0, None, None))]
+    play = Script()
+    play.warm()
+    play(Submitted(1, timeout=1.0, retries=3))
+    play.now = 1.0
+    play(Tick())
+    assert play(Answered(1, 2, RETRIABLE)) == [Settle(1, RETRIABLE)], "it was faster"
+
+
+def test_an_exception_before_a_death_is_tried_again() -> None:
+    play = Script()
+    play.warm()
+    play(Submitted(1, retries=1), Died(1))
+    actions = play(Answered(1, 2, RETRIABLE))
+    assert actions[0] == retried(1)
+    assert play(Gone(1, Evidence(1, -9, 2))) == [], "it is no job of this worker's any more"
+    assert play.scheduler.waiting == 1
+
+
+def test_each_attempt_has_its_time() -> None:
+    play = Script()
+    play.warm()
+    play(Submitted(1, timeout=2.0, retries=1, retry_delay=3.0))
+    play.now = 1.0
+    play(Answered(1, 2, RETRIABLE))
+    assert play.scheduler.next_deadline() == 4.0, "no limit counts while it waits"
+    play.now = 4.0
+    play(Tick())
+    assert play.scheduler.next_deadline() == 6.0
+
+
+def test_what_was_handed_over_is_delayed_like_any_other() -> None:
+    play = Script()
+    play.warm()
+    play(HandedOver(1, 1, 2, retries=1, retry_delay=3.0))
+    assert play(Answered(1, 2, RETRIABLE)) == [retried(1, 3.0)]
+
+
+def test_cancelled_ones_leave_no_heap_behind() -> None:
+    delays = Delays()
+    jobs = [Job(number) for number in range(1000)]
+    for job in jobs:
+        delays.put(job, float(job.number))
+    for job in jobs[:-1]:
+        assert delays.remove(job)
+        assert not delays.remove(job)
+    assert len(delays._heap) < 130
+    assert delays.first() == 999.0
+    delays.put(jobs[3], 1000.5)
+    assert delays.head(5) == [jobs[999], jobs[3]]
+    assert delays.take_due(1000.0) == [jobs[999]]
+    assert delays.take_due(2000.0) == [jobs[3]]
+    assert not delays.jobs
 
 
 def test_a_cancel_between_death_and_retry() -> None:
@@ -781,17 +978,18 @@ EVENTS: list[Told] = [
 
 
 @pytest.mark.parametrize("remote", [False, True])
-@pytest.mark.parametrize("event", EVENTS, ids=repr)
 @pytest.mark.parametrize("state", STATES)
-def test_every_event_in_every_state(state: SlotState, event: Told, remote: bool) -> None:
-    play = Script(confirms=remote, slow_starts=remote)
-    play(Submitted(1), *STATES[state])
-    assert play.scheduler.slots[1].state is state
-    fates = settled(play(event))
-    assert set(fates) <= {1, 9}
-    for slot in list(play.scheduler.slots.values()):
-        if slot.state is SlotState.DYING and slot.was is not SlotState.STARTING:
-            play(Gone(slot.number, Evidence(1, -9, noted=slot.attempt)))
+def test_every_event_in_every_state(state: SlotState, remote: bool) -> None:
+    for event in EVENTS:
+        with case(event):
+            play = Script(confirms=remote, slow_starts=remote)
+            play(Submitted(1), *STATES[state])
+            assert play.scheduler.slots[1].state is state
+            fates = settled(play(event))
+            assert set(fates) <= {1, 9}
+            for slot in list(play.scheduler.slots.values()):
+                if slot.state is SlotState.DYING and slot.was is not SlotState.STARTING:
+                    play(Gone(slot.number, Evidence(1, -9, noted=slot.attempt)))
 
 
 # --- workers that confirm ------------------------------------------------------------------------
@@ -1068,7 +1266,8 @@ def state_of(scheduler: Scheduler) -> object:
         pauses,
         places,
         [slot.number for slot in roster.idle],
-        sorted(scheduler._queue.numbers()),
+        sorted(scheduler.queue.numbers()),
+        sorted((number, due) for number, (due, _) in scheduler.delayed.jobs.items()),
     )
 
 
@@ -1096,6 +1295,7 @@ class World(RuleBasedStateMachine):
         self.shown: set[int] = set()  # jobs that are RUNNING, for whoever looks
         self.begun: Counter[int] = Counter()
         self.retries: dict[int, int] = {}
+        self.due: dict[int, float] = {}  # delayed jobs
         self.watched: set[int] = set()
         self.ends: Counter[int] = Counter()
         self.closes = 0
@@ -1123,11 +1323,14 @@ class World(RuleBasedStateMachine):
                     assert job not in [other for other, _ in self.running.values()]
                     assert not self.ends[job], "a job that ended starts again"
                     assert self.begun[job] <= self.retries[job], "a job starts too often"
+                    assert self.due.pop(job, self.now) <= self.now, "a job starts too early"
                     self.running[slot] = (job, attempt)
                     self.shown.add(job)
                     assert len(self.shown) <= self.scheduler.max_workers, "too many run"
-                case Requeue(job=job):
+                case Requeue(job=job, delay=delay):
                     assert not self.broken
+                    if delay:
+                        self.due[job] = self.now + delay
                     self.shown.discard(job)
                     for slot, (other, _) in list(self.running.items()):
                         if other == job:
@@ -1139,6 +1342,7 @@ class World(RuleBasedStateMachine):
                     self.watched.remove(slot)
                 case Settle(job=job):
                     self.shown.discard(job)
+                    self.due.pop(job, None)
                     self.ends[job] += 1
                     assert self.ends[job] == 1, "a job ends twice"
                 case Kill(slot=slot):
@@ -1161,6 +1365,7 @@ class World(RuleBasedStateMachine):
         memory_limit=st.sampled_from([None, 100]),
         retries=st.integers(0, 2),
         grace=st.sampled_from([0.0, 0.0, 3.0]),
+        retry_delay=st.sampled_from([0.0, 0.0, 4.0, 70.0]),
     )
     def submit(
         self,
@@ -1169,20 +1374,26 @@ class World(RuleBasedStateMachine):
         memory_limit: int | None,
         retries: int,
         grace: float,
+        retry_delay: float,
     ) -> None:
         self.jobs += 1
         self.retries[self.jobs] = retries
         needs_wake = self.scheduler.needs_wake()
         roster = self.scheduler._roster
         lines_up = roster.busy >= roster.max_workers and not needs_wake
-        done = self.tell(Submitted(self.jobs, priority, timeout, memory_limit, retries, grace))
+        limits = priority, timeout, memory_limit, retries, grace, retry_delay
+        done = self.tell(Submitted(self.jobs, *limits))
         assert needs_wake or not done, "nobody would have woken the dispatcher for it"
         assert not lines_up or not self.scheduler.needs_wake(), "it changes nothing"
         assert_nothing_is_left_to_do(self.scheduler)
 
     @precondition(lambda self: not self.remote and self.scheduler.offer())
-    @rule(priority=st.integers(-1, 1), retries=st.integers(0, 2))
-    def hand_over(self, priority: int, retries: int) -> None:
+    @rule(
+        priority=st.integers(-1, 1),
+        retries=st.integers(0, 2),
+        retry_delay=st.sampled_from([0.0, 4.0]),
+    )
+    def hand_over(self, priority: int, retries: int, retry_delay: float) -> None:
         offer = self.scheduler.offer()
         assert offer is not None
         slot, attempt = offer
@@ -1193,7 +1404,7 @@ class World(RuleBasedStateMachine):
         self.running[slot] = (self.jobs, attempt)
         self.shown.add(self.jobs)
         assert len(self.shown) <= self.scheduler.max_workers, "too many run"
-        done = self.tell(HandedOver(self.jobs, slot, attempt, priority, retries))
+        done = self.tell(HandedOver(self.jobs, slot, attempt, priority, retries, 0.0, retry_delay))
         assert not done, "an offer is made only where nothing else is to be done"
 
     @precondition(lambda self: not self.remote and self.scheduler.offer())
@@ -1310,13 +1521,17 @@ class World(RuleBasedStateMachine):
             self.tell(InitFailed(slot, Message(Kind.INIT_FAILED)))
 
     @precondition(lambda self: self.running)
-    @rule(data=st.data(), message=st.sampled_from([RETURNED, RAISED]))
+    @rule(data=st.data(), message=st.sampled_from([RETURNED, RAISED, RETRIABLE]))
     def answer(self, data: st.DataObject, message: Message) -> None:
         slot = self.pick(data, self.running)
         job, attempt = self.running.pop(slot)
+        again = message is RETRIABLE and self.begun[job] < self.retries[job]
+        again = again and self.scheduler.slots[slot].state is SlotState.BUSY
         self.begun[job] += 1
         plan = self.plan()
         self.tell(Answered(slot, attempt, message))
+        assert not again or not self.ends[job], "it has a retry left"
+        assert message is RETRIABLE or job not in self.due, "it is tried again"
         if self.scheduler.steady:
             (settle, assign) = self.actions
             assert settle == Settle(job, message)
@@ -1359,6 +1574,8 @@ class World(RuleBasedStateMachine):
     def tick(self, seconds: float) -> None:
         self.now += seconds
         self.tell(Tick())
+        waits = self.scheduler.delayed.jobs
+        assert all(due > self.now for due, _ in waits.values()), "it is due, and not queued"
 
     @rule(count=st.integers(1, 4))
     def resize(self, count: int) -> None:
@@ -1382,6 +1599,15 @@ class World(RuleBasedStateMachine):
         assert known | ended == set(range(1, self.jobs + 1)), "a job is lost"
         assert not known & ended
         assert self.closes <= 1
+        assert not (self.closes and known)
+        delayed = self.scheduler.delayed.jobs
+        assert {number: due for number, (due, _) in delayed.items()} == {
+            number: due for number, due in self.due.items() if number in delayed
+        }
+        if delayed:
+            deadline = self.scheduler.next_deadline()
+            assert deadline is not None
+            assert deadline <= min(due for due, _ in delayed.values()), "nobody wakes up for it"
         assert set(self.scheduler.slots) == self.starting | set(self.processes)
         assert self.watched <= self.running.keys(), "memory is watched while a job runs"
         assert self.scheduler.running == len(self.shown)

@@ -139,8 +139,9 @@ def test_interrupt_goes_through() -> None:
 
 
 def test_call_travels() -> None:
-    function, args, kwargs = loads(*dump_call(divmod, (7, 2), {"z": None}, "divmod")[:2])
-    assert (function, args, kwargs) == (divmod, (7, 2), {"z": None})
+    about = "divmod", b"0123456789abcdef"
+    dumped = dump_call(divmod, (7, 2), {"z": None}, "divmod", about=about)
+    assert loads(*dumped[:2]) == (about, divmod, (7, 2), {"z": None})
 
 
 def test_call_names() -> None:

@@ -32,7 +32,7 @@ from primitive_jobs import (
 )
 from primitive_jobs._engine.dispatcher import Dispatcher
 from primitive_jobs._procs import process as process_module
-from primitive_jobs._wire.channel import HAVE_PACKETS
+from primitive_jobs._wire.parcel import HAVE_PACKETS
 
 if TYPE_CHECKING:
     from makers import MakePool

@@ -17,7 +17,8 @@ import pytest
 from helpers import descriptors
 from storm import Storm
 
-SHORT, LONG = 3.0, 600.0  # s
+SHORT, LONG = 1.5, 600.0  # s
+AGAIN = 6.0  # s, at least, that each further one takes if the first had too few jobs
 WARM = 1.0  # s, before anything is counted
 HAPPENS = ["CANCELLED", "DONE", "ERROR", "JobMemoryError"]
 with contextlib.suppress(OSError):  # refused: nobody else's process can be signalled for certain
@@ -37,7 +38,7 @@ def blow(folder: Path, seconds: float, seed: int, tell: Callable[[str, object], 
     report = Counter(Storm(folder, seed + 1).blow(seconds))
     for more in range(2, 5):  # on a slow machine a short one has few jobs
         if not all(report[what] for what in HAPPENS):
-            report += Counter(Storm(folder, seed + more).blow(2 * seconds))
+            report += Counter(Storm(folder, seed + more).blow(max(AGAIN, 2 * seconds)))
     after = resident(), threading.active_count(), descriptors()
     lines = [f"storm of {seconds:.0f} s, seed {seed}:"]
     lines += [f"  {what:24} {count}" for what, count in sorted(report.items())]

@@ -11,6 +11,7 @@ import pytest
 from helpers import PATIENCE, hold_and_tell, until
 
 from primitive_jobs import InitializerError, JobPool, PrimitiveJob
+from primitive_jobs._wire.notes import NAME
 
 
 def workers() -> set[int]:
@@ -18,8 +19,7 @@ def workers() -> set[int]:
     found = set()
     for child in psutil.Process().children():
         try:
-            ours = any(part.endswith("primitive_jobs/_worker/boot.py") for part in child.cmdline())
-            if ours and os.getsid(child.pid) == child.pid:
+            if child.name().startswith(NAME) and os.getsid(child.pid) == child.pid:
                 found.add(child.pid)
         except (psutil.Error, OSError):  # it ended while we looked
             continue

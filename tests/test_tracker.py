@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from primitive_jobs._engine.tracker import HandOver, Outcome, StatusTracker, cancelled
+from primitive_jobs._engine.gate import HandOver
+from primitive_jobs._engine.tracker import Outcome, StatusTracker, cancelled
 from primitive_jobs._wire.failures import dump_exception
 from primitive_jobs._wire.messages import Kind, Message
 from primitive_jobs._wire.pickling import dumps
@@ -40,7 +41,7 @@ def failed() -> Outcome:
 
 
 def settle(tracker: StatusTracker, outcome: Outcome) -> bool:
-    settled = tracker.settle(outcome)
+    settled = tracker.settle(outcome) is not None
     tracker.tell_waiters()
     return settled
 

@@ -17,7 +17,7 @@ from primitive_jobs._common.twins import bare_twin
 OURS = [
     kind
     for _, kind in inspect.getmembers(errors, inspect.isclass)
-    if kind.__module__ == errors.__name__
+    if kind.__module__ == errors.__name__ and issubclass(kind, BaseException)
 ]
 
 

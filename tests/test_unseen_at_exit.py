@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import cloudpickle
 import pytest
-from helpers import PATIENCE, expect, script, until
+from helpers import PATIENCE, by_turns, expect, script, until
 
 from primitive_jobs import JobPool
 from primitive_jobs._engine.tracker import Outcome, StatusTracker
@@ -55,16 +55,15 @@ JOBS = "jobs = [pool.submit(diverge, number) for number in range(3)]"
 LINE = "primitive_jobs: 1 of 1 jobs failed, and nobody looked at it: 'diverge': ValueError: T=1 "
 
 
-@pytest.mark.parametrize(
-    "submit",
-    [
-        "for number in range(3): run(diverge, number)",
-        "jobs = [run(diverge, number) for number in range(3)]",
-        f"pool = JobPool(2); {JOBS}",
-        f"pool = JobPool(2)\nwith pool: {JOBS}",
-    ],
-)
-@pytest.mark.parametrize("flags", ["", "-Werror"])
+SUBMITS = [
+    "for number in range(3): run(diverge, number)",
+    "jobs = [run(diverge, number) for number in range(3)]",
+    f"pool = JobPool(2); {JOBS}",
+    f"pool = JobPool(2)\nwith pool: {JOBS}",
+]
+
+
+@pytest.mark.parametrize(("submit", "flags"), by_turns(SUBMITS, ["", "-Werror"]))
 def test_at_exit_one_line_for_a_pool(submit: str, flags: str) -> None:
     source = f"{FUNCTION}\nfrom primitive_jobs import JobPool, run\n{submit}\n"
     with script(*flags.split(), "-c", source) as started:

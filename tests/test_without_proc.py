@@ -12,7 +12,7 @@ from pathlib import Path
 import cloudpickle
 import psutil
 import pytest
-from helpers import PATIENCE, ROOT, hold, until, write_mark
+from helpers import PATIENCE, ROOT, hold, traces, until, write_mark
 
 from primitive_jobs import JobError, JobMemoryError, JobPool, JobStatus
 from primitive_jobs._procs import killing, probe
@@ -90,7 +90,7 @@ def test_a_cancel_without_proc(
         signal.pause()
 
     jobs = [two.submit(breed, name) for name in ("a", "b")]
-    until(lambda: len(list(marks.iterdir())) == 2, "both")
+    until(lambda: len(traces(marks)) == 2, "both")
     assert "/proc" not in caplog.text
     with monkeypatch.context() as patch:
         lose_proc(patch)

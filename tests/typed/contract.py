@@ -215,6 +215,9 @@ def right_pools() -> None:
         view = pool.options(
             name="n", metadata={"a": 1}, timeout=1, memory_limit=2e9, priority=1, retries=2
         )
+        assert_type(view.options(retry_on=(OSError, KeyError), retry_delay=0.5), PoolView)
+        view.options(retry_on=OSError)
+        view.options(retry_on=int)  # type: ignore[arg-type]
         assert_type(view, PoolView)
         assert_type(view.options(timeout=None), PoolView)
         assert_type(pool.jobs(), list[PrimitiveJob[Any]])
