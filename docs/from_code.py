@@ -6,12 +6,17 @@ Directives::
     {thread-variables}         the environment variables that a pool sets in its workers
     {command-line}             what the commands print for --help
     {coming-from} PEER         the rows of one peer; without: the table of all peers
+    {page-plot} NAME.svg       the figure that the code of this page saves under this name
 """
 
 from __future__ import annotations
 
+import argparse
+import html
 import os
 import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -21,6 +26,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from docs.coming_from_rows import PEERS, comparison, page
 from docs.options_of_code import Option, cluster_options, handed_on, job_options, pool_options
+from docs.plots import plot_of
 from primitive_jobs.__main__ import _parser
 from primitive_jobs._common.thread_variables import THREAD_VARIABLES
 
@@ -73,17 +79,35 @@ class _ThreadVariables(_FromCode):
 class _CommandLine(_FromCode):
     def markdown(self, *arguments: str) -> str:
         os.environ["COLUMNS"] = "80"  # the same text on every terminal
-        parser = _parser()
-        parsers = [parser]
-        for action in parser._actions:
-            if isinstance(action.choices, dict):
-                parsers += action.choices.values()
-        return "\n\n".join(f"```text\n{one.format_help()}```" for one in parsers)
+        return "\n\n".join(f"```text\n{one.format_help()}```" for one in _parsers(_parser()))
+
+
+def _parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """Yield a parser, and those of its commands."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action.choices, dict):
+            for one in action.choices.values():
+                yield from _parsers(one)
 
 
 class _ComingFrom(_FromCode):
     def markdown(self, *arguments: str) -> str:
         return page(PEERS[arguments[0]]) if arguments else comparison()
+
+
+class _PagePlot(SphinxDirective):
+    """A figure in the colours of the page; the content tells those who cannot see it."""
+
+    required_arguments = 1
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        page = Path(self.env.doc2path(self.env.docname))
+        picture = plot_of(page.read_text("utf-8"), self.arguments[0])
+        told = html.escape(" ".join(self.content), quote=True)
+        markup = f'<div class="plot" role="img" aria-label="{told}">{picture}</div>'
+        return [nodes.raw("", markup, format="html")]
 
 
 def _spell_out(signature: str) -> str:
@@ -125,6 +149,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("thread-variables", _ThreadVariables)
     app.add_directive("command-line", _CommandLine)
     app.add_directive("coming-from", _ComingFrom)
+    app.add_directive("page-plot", _PagePlot)
     app.connect("autodoc-process-signature", _signature)
     app.connect("autodoc-process-docstring", _docstring, priority=100)  # before napoleon
     return {"version": "1", "parallel_read_safe": True}
