@@ -2,9 +2,12 @@
 
 No input, output, clock, lock or thread: the time comes with each event, and the dispatcher carries
 the actions out. What is known and decided of workers is in `roster`, of jobs in `job_table`, of
-their order in `queue`, and of the moves that a worker can make in `slots`::
+their order in `queue`, and of the moves that a worker can make in `slots`; what is told of a
+worker's start and end alone is taken in by `worker_events`::
 
     Scheduler ──► JobTable ──► JobQueue
+        │            │
+        ├─► WorkerEvents
         │            │
         └────────────┴──► Roster ──► Slot, Pause
 """
@@ -22,25 +25,16 @@ from .events import (
     CancelAllAsked,
     CancelAsked,
     Close,
-    Died,
     Event,
-    Faulted,
-    Gone,
     HandedOver,
-    InitFailed,
-    Lost,
-    NotInitialized,
     NotTaken,
     OverMemory,
-    Ready,
     Reason,
     Reclaimed,
     Refuse,
     Resized,
     RestartAsked,
     ShutDown,
-    Started,
-    StartFailed,
     Suspended,
     Taken,
     Tick,
@@ -61,6 +55,7 @@ from .slots import (
     Slot,
     SlotState,
 )
+from .worker_events import WorkerEvents
 
 if TYPE_CHECKING:
     from .._wire.messages import Message
@@ -117,21 +112,15 @@ class Scheduler:
         self.lines = self._table.lines
         self.slots = self._roster.slots
         self._handlers: dict[type, Callable[[Any], None]] = {
+            **WorkerEvents(self._roster, self._table).handlers(),
             HandedOver: self._on_handed_over,
             Withdrawn: self._on_withdrawn,
             Unsent: self._on_unsent,
             CancelAsked: self._on_cancel,
             CancelAllAsked: self._on_cancel_all,
-            Started: self._on_started,
-            StartFailed: self._on_start_failed,
-            Ready: self._on_ready,
-            InitFailed: self._on_init_failed,
             NotTaken: self._on_not_taken,
             Taken: self._on_taken,
             OverMemory: self._on_over_memory,
-            Died: self._on_died,
-            Faulted: self._on_faulted,
-            Gone: self._on_gone,
             Tick: self._on_tick,
             Resized: self._on_resized,
             Suspended: self._on_suspended,
@@ -362,56 +351,6 @@ class Scheduler:
 
     def _on_cancel_all(self, event: CancelAllAsked) -> None:
         self._table.cancel_all(event.grace)
-
-    # --- a worker's way --------------------------------------------------------------------------
-
-    def _on_started(self, event: Started) -> None:
-        self._roster.started(event.slot)
-
-    def _on_start_failed(self, event: StartFailed) -> None:
-        called_off = self.slots[event.slot].state is not STARTING
-        slot = self._roster.forget(event.slot)
-        if not called_off:
-            self._not_ready(slot, Lost(event.evidence))
-
-    def _on_ready(self, event: Ready) -> None:
-        self._roster.ready(event.slot)
-
-    def _on_init_failed(self, event: InitFailed) -> None:
-        slot = self.slots.get(event.slot)
-        if slot is not None and slot.state is WARMING:
-            self._roster.kill(slot)
-            self._not_ready(slot, NotInitialized(event.message, None))
-
-    def _not_ready(self, slot: Slot, fate: Lost | NotInitialized) -> None:
-        if self._roster.not_ready(slot, by_chance=isinstance(fate, Lost)):
-            self._table.fail_waiting(fate)
-
-    def _on_died(self, event: Died) -> None:
-        slot = self.slots.get(event.slot)
-        if slot is not None and slot.state is not DYING:
-            slot.died = True
-            self._roster.lose(slot)
-
-    def _on_faulted(self, event: Faulted) -> None:
-        slot = self.slots.get(event.slot)
-        if slot is not None and slot.state is not DYING:
-            slot.fault = event.error
-            self._roster.lose(slot)
-
-    def _on_gone(self, event: Gone) -> None:
-        slot = self._roster.forget(event.slot)
-        evidence = event.evidence
-        if slot.fault is not None:
-            evidence = Evidence(**{**vars(evidence), "error": slot.fault})
-        if slot.line:
-            self._table.end_line(slot, evidence)
-        if slot.job is not None:
-            self._roster.warm = True
-            self._table.worker_gone(slot, slot.job, evidence)
-        elif slot.unclear:
-            raised = evidence.initializing and slot.died
-            self._not_ready(slot, NotInitialized(None, evidence) if raised else Lost(evidence))
 
     # --- the whole pool's ------------------------------------------------------------------------
 
