@@ -93,6 +93,7 @@ if TYPE_CHECKING:
     from .inside.checkpoints import checkpoint, resume
     from .inside.current import CurrentJob, current_job
     from .inside.reporting import report
+    from .inside.resources import job_resources
     from .insight.progress import Progress
     from .insight.timeline import Timeline
     from .insight.usage import Usage
@@ -130,6 +131,7 @@ _HOMES = {
     "inside.checkpoints": ("checkpoint", "resume"),
     "inside.current": ("CurrentJob", "current_job"),
     "inside.reporting": ("report",),
+    "inside.resources": ("job_resources",),
     "insight.progress": ("Progress",),
     "insight.usage": ("Usage",),
     "insight.timeline": ("Timeline",),
@@ -191,6 +193,7 @@ __all__ = [
     "current_job",
     "default_pool",
     "gather",
+    "job_resources",
     "job_rng",
     "race",
     "report",

@@ -36,6 +36,7 @@ from .options import (
     check_initargs,
     check_output,
     check_preload,
+    check_seconds,
 )
 from .snapshots import Counts, PoolSnapshot
 
@@ -260,12 +261,15 @@ class WorkerSettings(NamedTuple):
         env: Variables besides those of the process that starts it.
         initializer: Called before the first job; None: nothing is.
         preload: Names of modules to be imported before that.
+        by_cpus: Those of the variables that say how many threads libraries may use, and are ours:
+            a worker whose jobs take several CPUs has so many times more.
     """
 
     cpu_share: int
     env: dict[str, str]
     initializer: Initializer | None
     preload: tuple[str, ...]
+    by_cpus: frozenset[str]
 
 
 def check_worker_settings(
@@ -284,11 +288,32 @@ def check_worker_settings(
     variables = check_env(env)
     share = max(1, cpus // max_workers)
     threads = check_count_or_none("threads_per_worker", threads_per_worker)
+    limits = thread_settings(threads, share)
     return WorkerSettings(
         cpu_share=share,
-        env={**thread_settings(threads, share), **variables},
+        env={**limits, **variables},
         initializer=None if initializer is None else Initializer(initializer, arguments),
         preload=check_preload(preload),
+        by_cpus=frozenset(limits.keys() - variables.keys()),
+    )
+
+
+class Numbers(NamedTuple):
+    """What a pool's scheduler is made with, besides the number of workers; see `Scheduler`."""
+
+    idle_timeout: float | None
+    max_jobs_per_worker: int | None
+    spare_workers: int
+
+
+def check_numbers(
+    idle_timeout: float | None, max_jobs_per_worker: int | None, spare_workers: int
+) -> Numbers:
+    """Check them."""
+    return Numbers(
+        check_seconds("idle_timeout", idle_timeout, positive=True),
+        check_count_or_none("max_jobs_per_worker", max_jobs_per_worker),
+        check_count("spare_workers", spare_workers, least=0),
     )
 
 
@@ -340,8 +365,10 @@ def _shut_down(engines: list[Engine]) -> None:
 
 __all__ = [
     "EnginePool",
+    "Numbers",
     "WorkerSettings",
     "check_count_or_none",
+    "check_numbers",
     "check_on_exit",
     "check_pool_options",
     "check_worker_settings",

@@ -15,7 +15,10 @@ import string
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from types import FunctionType, MethodType
-from typing import Any, NamedTuple, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard, TypeVar
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 T = TypeVar("T")
 
@@ -246,6 +249,76 @@ def check_columns(iterables: tuple[Iterable[Any], ...]) -> list[Iterator[Any]]:
     return columns
 
 
+def check_resources(name: str, value: object) -> dict[str, int]:
+    """Return names with how many there are of each, from 1 on; an empty dict for None.
+
+    Raises:
+        TypeError: It is no mapping of str to int.
+        ValueError: A name is empty, or a number below 1.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a dict like {{'gpu': 1}} or None, not {shown(value)}")
+    found = {}
+    for key, count in value.items():
+        if not isinstance(key, str):
+            raise TypeError(f"{name}: a name must be a str, not {shown(key)}")
+        if not key:
+            raise ValueError(f"{name}: a name must not be empty")
+        found[str.__str__(key)] = check_count(f"{name}[{key!r}]", count)
+    return found
+
+
+CPUS, MEMORY = 0, 1
+"""What a job may lack; a name stands for tokens of that name."""
+
+Lacked = int | str  # one of these
+_GB, _MB = 1_000_000_000, 1_000_000
+
+
+class Needs(tuple[int, int, tuple[tuple[str, int], ...]]):
+    """CPUs, bytes of memory (0: none are asked for), and tokens: names with how many, sorted."""
+
+    __slots__ = ()
+
+    def __new__(
+        cls, cpus: int = 1, memory: int = 0, tokens: Iterable[tuple[str, int]] = ()
+    ) -> Self:
+        """Make them of what an option says."""
+        return super().__new__(cls, (cpus, memory, tuple(sorted(tokens))))
+
+    @property
+    def cpus(self) -> int:
+        """How many of the pool's workers it takes."""
+        return self[0]
+
+    @property
+    def memory(self) -> int:
+        """Bytes that have to be there; 0: any number will do."""
+        return self[1]
+
+    @property
+    def row(self) -> Needs:
+        """The same, with the memory rounded up by an eighth at most.
+
+        Whoever says of each job what that will take makes a hundred rows by it, not one for each.
+        """
+        cpus, memory, tokens = self
+        shift = max(0, memory.bit_length() - 4)
+        return Needs(cpus, -(-memory >> shift) << shift, tokens) if shift else self
+
+    @property
+    def tokens(self) -> tuple[tuple[str, int], ...]:
+        """Names with how many, sorted."""
+        return self[2]
+
+
+def size(count: float) -> str:
+    """So many bytes in words: in GB from one on."""
+    return f"{count / _GB:.1f} GB" if count >= _GB else f"{count / _MB:.0f} MB"
+
+
 class Limits(NamedTuple):
     """What a pool has to know of a job's options: numbers, and nothing of the user's."""
 
@@ -255,11 +328,12 @@ class Limits(NamedTuple):
     retries: int = 0
     grace: float = 0.0  # s
     retry_delay: float = 0.0  # s
+    needs: Needs | None = None
 
     @property
     def unlimited(self) -> bool:
-        """Whether nobody has to watch such a job's time or memory."""
-        return self.timeout is None and self.memory_limit is None
+        """Whether any worker will do, and nobody has to watch such a job's time or memory."""
+        return self.timeout is None and self.memory_limit is None and self.needs is None
 
 
 DEFAULT_LIMITS = Limits()
@@ -376,6 +450,24 @@ class JobOptions:
         retry_delay: Seconds before the first retry, after a death as after an exception; before
             each further one it is twice as long, up to 60 (or to what is given, if that is more).
             Meanwhile the job is QUEUED, and needs no worker; a cancel ends it at once. Default 0.
+        cpus: How many of the pool's ``max_workers`` the job takes. It runs in a worker that was
+            started with the environment for so many times ``threads_per_worker`` threads, where the
+            program's own environment and the pool's ``env`` do not say how many: idle workers of
+            the pool are not used for it. If the pool is made smaller than that, it takes all.
+            Default 1. On a cluster more than 1 is a ValueError at the submit.
+        memory: What the job needs, in bytes or as a text like "4 GB": it starts when so much is
+            there beside what running jobs have reserved and do not use yet; 5 % of what there is
+            (at least 64, at most 512 MB) is left to others. Without a ``memory_limit`` that is its
+            limit, too. Where the pool has no budget (its own ``memory``), what the machine and each
+            cgroup above the program have left is looked at, at most ten times a second; if nothing
+            of the pool runs and there is too little, one job starts all the same, which is logged.
+            Smaller jobs pass one that waits for room; after 30 s the first one in order keeps what
+            it lacks. Default None: it starts whatever there is. On a cluster a ValueError at the
+            submit.
+        resources: How many of the pool's ``resources`` the job takes, by name, as ``{"gpu": 1}``;
+            `job_resources` says there which ones. They are given back when it has ended and, if its
+            worker was killed, nothing is left of that. Default None. More of these three than the
+            pool can ever give is a ValueError at the submit.
 
     Raises:
         TypeError, ValueError: On construction, naming the option that is wrong.
@@ -394,6 +486,9 @@ class JobOptions:
     output: str | os.PathLike[str] | None = None
     retry_on: type[BaseException] | tuple[type[BaseException], ...] | None = None
     retry_delay: float = 0.0
+    cpus: int = 1
+    memory: float | str | None = None
+    resources: Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.name, str):
@@ -415,14 +510,22 @@ class JobOptions:
         object.__setattr__(self, "output", check_output(self.output))
         object.__setattr__(self, "retry_on", check_retry_on(self.retry_on, self.retries))
         object.__setattr__(self, "retry_delay", check_delay(self.retry_delay))
+        object.__setattr__(self, "cpus", check_count("cpus", self.cpus))
+        object.__setattr__(self, "memory", check_bytes("memory", self.memory))
+        resources = check_resources("resources", self.resources)
+        object.__setattr__(self, "resources", resources or None)
 
     @property
     def limits(self) -> Limits:
         """Those of them that the pool sees to."""
-        limit = self.memory_limit
+        limit, memory = self.memory_limit, self.memory
         assert limit is None or isinstance(limit, int), "made an int when this was made"
+        assert memory is None or isinstance(memory, int), "made an int when this was made"
         numbers = self.retries, self.grace, self.retry_delay
-        return Limits(self.priority, self.timeout, limit, *numbers)
+        needs = None
+        if self.cpus > 1 or memory or self.resources:
+            needs = Needs(self.cpus, memory or 0, (self.resources or {}).items())
+        return Limits(self.priority, self.timeout, limit or memory, *numbers, needs)
 
     @property
     def told(self) -> dict[str, Any] | None:
@@ -439,6 +542,9 @@ class JobOptions:
             "output": None if self.output == "inherit" else self.output,
             "retry_on": self.retry_on,
             "retry_delay": self.retry_delay,
+            "cpus": None if self.cpus == 1 else self.cpus,
+            "memory": self.memory,
+            "resources": self.resources,
         }
         return {name: value for name, value in told.items() if value} or None
 

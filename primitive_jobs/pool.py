@@ -17,17 +17,23 @@ from ._engine.scheduler import Scheduler
 from ._local.fleet import LocalFleet
 from ._procs.process import WorkerConfig
 from ._procs.surroundings import check_surroundings
-from ._wire import nesting
+from ._wire import nesting, present
 from .base_pool import PoolView, Submitter, link_of, options_of
 from .engine_pool import (
     EnginePool,
-    check_count_or_none,
+    check_numbers,
     check_pool_options,
     check_worker_settings,
     engine_of,
 )
 from .job import PrimitiveJob
-from .options import JobOptions, check_bool, check_count, check_seconds
+from .options import (
+    JobOptions,
+    check_bool,
+    check_bytes,
+    check_count,
+    check_resources,
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -87,6 +93,13 @@ class JobPool(EnginePool):
         max_jobs_per_worker: Jobs after which a worker process is replaced by a fresh one, for
             code that leaks; default None: never.
         memory_limit: The `memory_limit` of jobs that have none of their own; default None.
+        memory: What jobs with a ``memory`` of their own may reserve together, in bytes or as a text
+            like "64 GB". Default None: what this machine has left, or the cgroup that the program
+            is in, each time that such a job waits; in a pool that a job makes, the ``memory`` of
+            that job, if it has one.
+        resources: How many there are of what jobs ask for by the same option, by name, as
+            ``{"gpu": 2, "licence": 1}``; `job_resources` says in the job which ones it has. Default
+            None: there are none.
         output: The `output` of jobs that have none of their own: where goes what they print;
             default "inherit": to where this program's stdout and stderr go. What an initializer
             prints goes there always.
@@ -138,6 +151,8 @@ class JobPool(EnginePool):
         idle_timeout: float | None = IDLE_TIMEOUT,
         max_jobs_per_worker: int | None = None,
         memory_limit: float | str | None = None,
+        memory: float | str | None = None,
+        resources: Mapping[str, int] | None = None,
         output: str | os.PathLike[str] = "inherit",
         forward_logs: bool = False,
         preload: Iterable[str] = (),
@@ -153,29 +168,35 @@ class JobPool(EnginePool):
         settings = check_worker_settings(
             count, cpus, initializer, initargs, env, threads_per_worker, preload
         )
-        leave_after = check_seconds("idle_timeout", idle_timeout, positive=True)
-        most_jobs = check_count_or_none("max_jobs_per_worker", max_jobs_per_worker)
-        spares = check_count("spare_workers", spare_workers, least=0)
+        numbers = check_numbers(idle_timeout, max_jobs_per_worker, spare_workers)
         check_bool("forward_logs", forward_logs)
+        budget = check_bytes("memory", memory) or _memory_of_job()
+        tokens = check_resources("resources", resources)
         self._options = check_pool_options(memory_limit, output)
         self._max_workers = count
         self._shown = {  # in a notebook
-            "idle_timeout": leave_after,
+            **numbers._asdict(),
             "memory_limit": self._options.memory_limit,
+            "memory": budget,
+            "resources": tokens or None,
             "output": self._options.output,
             "forward_logs": forward_logs or None,
-            "max_jobs_per_worker": most_jobs,
-            "spare_workers": spares,
             "preload": settings.preload,
             "on_exit": on_exit,
         }
         self._start(
-            Scheduler(count, leave_after, most_jobs, spares),
-            LocalFleet(WorkerConfig(*settings, forward_logs=forward_logs)),
+            Scheduler(count, *numbers, memory=budget, tokens=tokens),
+            LocalFleet(WorkerConfig(**settings._asdict(), forward_logs=forward_logs)),
             on_exit=on_exit,
             seed=seed,
             visible=visible,
         )
+
+
+def _memory_of_job() -> int | None:
+    """What the job has reserved that makes a pool; None: there is no such job, or it has not."""
+    about = present.about() if nesting.depth else None
+    return None if about is None or len(about) < 3 else about[2].get("memory")
 
 
 def _cpu_count() -> int:

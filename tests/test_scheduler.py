@@ -1255,10 +1255,13 @@ def state_of(scheduler: Scheduler) -> object:
         }
         for number, slot in scheduler.slots.items()
     }
-    values = {**vars(scheduler), **vars(roster)}
+    values = {**vars(scheduler), **vars(roster), **vars(scheduler._staffing)}
     rest = {k: v for k, v in values.items() if isinstance(v, (int, float, type(None)))}
     del rest["now"], rest["steady"]
-    pauses = [(p.doubt, p.until, p._next) for p in (roster.pause, roster._spare_pause)]
+    pauses = [
+        (p.doubt, p.until, p._next)
+        for p in (scheduler._staffing.pause, scheduler._staffing._spare_pause)
+    ]
     places = {n: job.slot for n, job in scheduler.jobs.items()}
     return (
         slots,

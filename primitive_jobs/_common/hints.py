@@ -28,6 +28,9 @@ JOB_OPTIONS = (
     "output",
     "retry_on",
     "retry_delay",
+    "cpus",
+    "memory",
+    "resources",
 )
 
 _SHORT = 30  # characters of a text that a message repeats

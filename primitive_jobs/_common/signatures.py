@@ -37,6 +37,9 @@ class JobOptionsDict(TypedDict, total=False):
     output: str | os.PathLike[str] | None
     retry_on: type[BaseException] | tuple[type[BaseException], ...] | None
     retry_delay: float
+    cpus: int
+    memory: float | str | None
+    resources: Mapping[str, int] | None
 
 
 class PoolOptionsDict(TypedDict, total=False):
@@ -47,6 +50,8 @@ class PoolOptionsDict(TypedDict, total=False):
     idle_timeout: float | None
     max_jobs_per_worker: int | None
     memory_limit: float | str | None
+    memory: float | str | None
+    resources: Mapping[str, int] | None
     output: str | os.PathLike[str]
     forward_logs: bool
     preload: Iterable[str]

@@ -14,7 +14,19 @@ if TYPE_CHECKING:
     from ..insight.salvage import Checkpoint
 
 
-class Again(Source):
+class AheadOfCall(Source):
+    """What one attempt alone is sent ahead."""
+
+    def with_call(self, payload: bytes | Parcel | None) -> Parcel:
+        """Return a call with this ahead of it, in the place of an earlier one."""
+        if not isinstance(payload, Parcel):
+            payload = Parcel.of_packed(payload or b"", 0)
+        others = [source for source in payload.refers_to if type(source) is not type(self)]
+        payload.refers_to = (*others, self)
+        return payload
+
+
+class Again(AheadOfCall):
     """How many attempts it is, and the last checkpoint.
 
     Args:
@@ -51,13 +63,5 @@ class Again(Source):
             return self._checkpoint.parcel()
         return Parcel.of_packed(self._checkpoint.to_bytes(), self._checkpoint.buffers)
 
-    def with_call(self, payload: bytes | Parcel | None) -> Parcel:
-        """Return a call with this ahead of it, in the place of an earlier one."""
-        if not isinstance(payload, Parcel):
-            payload = Parcel.of_packed(payload or b"", 0)
-        others = [source for source in payload.refers_to if not isinstance(source, Again)]
-        payload.refers_to = (*others, self)
-        return payload
 
-
-__all__ = ["Again"]
+__all__ = ["Again", "AheadOfCall"]

@@ -35,16 +35,17 @@ from .events import (
     Begin,
     CancelAsked,
     CancelJob,
-    Close,
     Event,
     FailedEarly,
     Faulted,
     Kill,
     Leave,
+    LookAtMemory,
     Lost,
     NewCode,
     NotTaken,
     OutOfMemory,
+    Overcommit,
     Postpone,
     Refuse,
     Requeue,
@@ -438,9 +439,13 @@ class Dispatcher:
             case Requeue():
                 self._jobs.requeued(action)
                 log.requeued(action)
-            case Spawn(slot=slot):
+            case Spawn(slot=slot, cpus=cpus):
                 log.ordered(slot)
-                fleet.start(slot)
+                fleet.start(slot, cpus)
+            case LookAtMemory():
+                fleet.look_at_memory()
+            case Overcommit():
+                log.overcommitted(action)
             case Postpone(seconds=seconds, spare=spare):
                 log.postponed(seconds, spare=spare)
             case Unspawn(slot=slot):
@@ -457,9 +462,7 @@ class Dispatcher:
             case Refuse(error=error):
                 log.broken(error)
                 self._refuse(error)
-            case Close():
-                pass  # seen by run
-        return None
+        return None  # as for `Close`, which `run` sees
 
     def _assign(self, action: Assign) -> Event | None:
         slot, attempt = action.slot, action.attempt
@@ -473,7 +476,7 @@ class Dispatcher:
         if not self._confirms:
             # Before the sending: whatever the job does, somebody who sees it sees RUNNING too.
             job.tracker.assigned(worker.pid, worker.node)
-        job.sit(worker.traces, attempt)
+        job.sit(worker.traces, attempt, self._scheduler.tokens_of(slot))
         if self._fleet.run(slot, attempt, job.payload, action.room):
             return None
         return NotTaken(slot, attempt)

@@ -34,6 +34,7 @@ from ..logs import Report
 from ..snapshots import Counts, PoolAttempts, PoolSnapshot
 from . import lifetime
 from .callbacks import Callbacks
+from .capacity import Capacity
 from .code_watch import code_watch
 from .dispatcher import Dispatcher
 from .events import (
@@ -92,6 +93,7 @@ class Engine:
         accepting: Whether it takes jobs.
         broken: Why no worker can be reached any more; None: they can. The dispatcher writes it,
             before `accepting`, so that whoever sees that the one is False knows the other.
+        capacity: What its jobs can have.
         owner: The process that it works in.
         of_parent: Whether this is a fork of that process.
         unseen: The failures that nobody has looked at.
@@ -116,6 +118,7 @@ class Engine:
         self.accepting = True
         self.cancel_at_exit = cancel_at_exit
         self.seeds = seeds
+        self.capacity = Capacity(scheduler, fleet)
         self.owner = os.getpid()
         self.of_parent = False
         self._scheduler = scheduler
@@ -131,10 +134,8 @@ class Engine:
         self._inbox = Inbox(self._refuse)
         self._tell = self._inbox.tell
         try:
-            rest, report = self._callbacks.call, self._report
-            self._dispatcher = Dispatcher(
-                scheduler, fleet, self._jobs, self._inbox, rest, self._give_up, report
-            )
+            told = self._callbacks.call, self._give_up, self._report
+            self._dispatcher = Dispatcher(scheduler, fleet, self._jobs, self._inbox, *told)
         except BaseException:
             self._inbox.bell.close()
             raise

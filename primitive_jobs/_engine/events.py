@@ -243,6 +243,13 @@ class Tick(Fact):
     late: frozenset[tuple[int, int]] | None = None
 
 
+class MemorySeen(Fact):
+    """What `LookAtMemory` has asked for: bytes that may be had, and that watched slots use."""
+
+    available: int
+    used: dict[tuple[int, int], int]  # by slot and attempt
+
+
 class Suspended(Fact):
     """All workers were stopped with the program, from when to when in monotonic seconds."""
 
@@ -301,6 +308,7 @@ Event = (
     | Died
     | Faulted
     | Gone
+    | MemorySeen
     | Tick
     | Resized
     | Suspended
@@ -314,9 +322,21 @@ Event = (
 
 
 class Spawn(Fact):
-    """Start a process for a slot."""
+    """Start a process for a slot, whose jobs take so many CPUs."""
 
     slot: int
+    cpus: int = 1
+
+
+class LookAtMemory(Fact):
+    """Look how much memory may be had, and what the workers use for whose jobs some is reserved."""
+
+
+class Overcommit(Fact):
+    """Tell that a job starts for which so many bytes are missing: nobody would give them back."""
+
+    job: int
+    missing: int
 
 
 class Postpone(Fact):
@@ -441,6 +461,8 @@ class Close(Fact):
 
 Action = (
     Spawn
+    | LookAtMemory
+    | Overcommit
     | Postpone
     | Unspawn
     | Assign

@@ -196,8 +196,10 @@ class Fleet(ABC):
         """Whether a worker was ordered whose start is not reported yet."""
 
     @abstractmethod
-    def start(self, slot: int) -> None:
+    def start(self, slot: int, cpus: int) -> None:
         """Order the start of a worker; `Started` or `StartFailed` reports how that went.
+
+        Its jobs take so many CPUs: 1, where `total_memory` is None.
 
         One of the two is reported, once. Where this raises, neither is: that counts as a failure.
         """
@@ -268,6 +270,17 @@ class Fleet(ABC):
     @abstractmethod
     def measures_memory(self) -> bool:
         """Whether the memory of processes can be measured here at all."""
+
+    def total_memory(self) -> int | None:
+        """Return how many bytes jobs could ever have.
+
+        None: jobs cannot reserve memory here, nor several CPUs. On any thread; raises OSError.
+        """
+        return None
+
+    def look_at_memory(self) -> None:
+        """Report by `MemorySeen` how much there is, once; where `total_memory` is not None."""
+        raise NotImplementedError
 
     @property
     def direct(self) -> Direct | None:

@@ -204,7 +204,7 @@ class HandOff:
         job.seat = offer
         job.tracker.note(offer)
         self._jobs.register(job)
-        slot, (priority, _, _, retries, grace, delay) = offer.worker.slot, job.limits
+        slot, (priority, _, _, retries, grace, delay, _) = offer.worker.slot, job.limits
         numbers = job.number, slot, offer.attempt, priority, retries
         self._feed(HandedOver(*numbers, grace, delay))
         if not offer.sent and not self._fleet.run(slot, offer.attempt, job.payload, None):

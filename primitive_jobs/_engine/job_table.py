@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .._wire.evidence import Evidence
 from .._wire.messages import Kind, Message
+from .admission import Admission
 from .delays import Delays, after
 from .events import (
     Assign,
@@ -27,8 +28,9 @@ from .events import (
 )
 from .lines import Lines
 from .queue import Job, JobQueue
-from .roster import MAX_STARTS, Roster
+from .roster import Roster
 from .slots import BUSY, DYING, GRACE, Slot
+from .staffing import MAX_STARTS, Staffing
 
 _RETRIABLE = int(Kind.RETRIABLE)  # of an IntEnum takes longer to compare with
 
@@ -38,26 +40,35 @@ class JobTable:
 
     Args:
         roster: The pool's workers.
+        staffing: When more of them are started.
         max_jobs_per_worker: Jobs after which a worker is asked to leave; None: never.
         confirms: Whether `Taken` is told of each job: see `Fleet`.
 
     Attributes:
         jobs: All that have not ended, by number.
+        admission: Those that wait and need more than any worker.
         delayed: Those that wait until they may be tried again.
         lines: Those that were sent ahead.
-        queue: Those that wait.
+        queue: The others that wait.
         broken: Why no worker can be reached any more; None: they can.
     """
 
     def __init__(
-        self, roster: Roster, max_jobs_per_worker: int | None, *, confirms: bool = False
+        self,
+        roster: Roster,
+        staffing: Staffing,
+        max_jobs_per_worker: int | None,
+        *,
+        confirms: bool = False,
     ) -> None:
         self.jobs: dict[int, Job] = {}
         self.broken: BaseException | None = None
         self.queue = JobQueue()
+        self.admission = Admission(roster, self.queue, roster.reservations)
         self.delayed = Delays()
         self.lines = Lines(roster, self.queue, max_jobs_per_worker)
         self._roster = roster
+        self._staffing = staffing
         self._max_jobs_per_worker = max_jobs_per_worker
         self._confirms = confirms
 
@@ -66,21 +77,44 @@ class JobTable:
     def add(self, job: Job) -> None:
         """Put a job into the queue; it may be one that has waited before."""
         self.jobs[job.number] = job
-        self.queue.push(job)
+        self._enqueue(job)
+
+    def _enqueue(self, job: Job) -> None:
+        if job.needs is None:
+            self.queue.push(job)
+        else:
+            self.admission.push(job)
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs might start, now or later, if there were workers enough.
+
+        Those with needs count where they might start now; and then so do the others.
+        """
+        if self._roster.needy:
+            return sum(width == 1 for _, width in self.admission.wanting)
+        return self.queue.count
+
+    def fill_up(self) -> None:
+        """Have the workers started that are missing."""
+        wide = [width for _, width in self.admission.wanting if width > 1]
+        self._staffing.fill_up(self.waiting, wide)
 
     def may_start(self, job: Job | None) -> bool:
-        """Whether a free worker may have a job now; no other place decides it.
+        """Whether a free worker may have a job now; while some need more, `Admission` decides it.
 
         Args:
             job: The next one in the queue; None: a plain one that came now, behind all others.
         """
         roster = self._roster
-        if roster.running >= roster.max_workers:
+        if roster.needy or roster.running + roster.extra >= roster.max_workers:
             return False
         return job is not None or not (self.queue.count or roster.closing)
 
     def fill(self) -> None:
         """Give idle workers the jobs that may start now."""
+        if self._roster.needy:
+            self.admission.place(self._assign)
         idle = self._roster.idle
         while idle and (job := self._next()) is not None:
             self._assign(idle.pop(), job)
@@ -95,6 +129,8 @@ class JobTable:
     def _assign(self, slot: Slot, job: Job) -> None:
         roster = self._roster
         roster.give(slot, job)
+        if job.needs is not None:
+            roster.reservations.reserve(slot, job.needs)
         if job.timeout is not None and not self._confirms:
             roster.limit(slot, roster.now + job.timeout)
         if job.memory_limit is None:
@@ -126,13 +162,17 @@ class JobTable:
 
     def _settle_waiting(self, job: Job, fate: Fate) -> None:
         if not self.delayed.remove(job):
-            self.queue.remove(job)
+            (self.queue if job.needs is None else self.admission).remove(job)
         del self.jobs[job.number]
         self._roster.actions.append(Settle(job.number, fate))
 
-    def fail_waiting(self, fate: Fate) -> None:
-        """End all jobs in the queue: those that might have started."""
-        while self.queue.count:
+    def fail_waiting(self, fate: Fate, width: int = 1) -> None:
+        """End the jobs that might have started on a worker for so many CPUs."""
+        if self._roster.needy:  # of the others, which lack something, each has its turn
+            for job in [job for job, each in self.admission.wanting if each == width]:
+                if job.number in self.jobs and job.slot is None:
+                    self._settle_waiting(job, fate)
+        while width == 1 and self.queue.count:
             self._settle_waiting(self.queue.first(), fate)
 
     def turn_away(self, number: int) -> None:
@@ -144,7 +184,7 @@ class JobTable:
         """End all jobs: no worker can be reached. Those that have one end when that is gone."""
         self.broken = error
         self.fail_waiting(Unreachable(error))
-        for _, job in list(self.delayed.jobs.values()):
+        for job in [*self.admission.jobs(), *(job for _, job in self.delayed.jobs.values())]:
             self._settle_waiting(job, Unreachable(error))
         for job in self.jobs.values():
             if job.slot is not None:
@@ -174,7 +214,7 @@ class JobTable:
             return True
         if slot.retiring or slot.served == self._max_jobs_per_worker:
             roster.ask_to_leave(slot)
-        elif (job := self._next()) is not None:
+        elif slot.width == 1 and (job := self._next()) is not None:
             if job.plain and (depth := self.lines.depth(slot)) > 0:
                 self.lines.start(slot, job, depth)
             else:
@@ -296,15 +336,20 @@ class JobTable:
     def queue_due(self) -> None:
         """Queue the delayed jobs that are due."""
         for job in self.delayed.take_due(self._roster.now):
-            self.queue.push(job)
+            self._enqueue(job)
 
     def next_deadline(self) -> float | None:
         """Return when the next tick is due; None: never."""
-        due = self._roster.next_deadline(self.queue.count)
-        if not self.delayed.jobs:
-            return due
-        retry = self.delayed.first()
-        return retry if due is None or retry < due else due
+        due = self._roster.next_deadline()
+        others = (
+            self._staffing.next_start(self.waiting),
+            self.delayed.first() if self.delayed.jobs else None,
+            self.admission.next_look() if self._roster.needy else None,
+        )
+        for other in others:
+            if other is not None and (due is None or other < due):
+                due = other
+        return due
 
     def withdraw(self, slot: Slot) -> None:
         """Forget a busy worker's job, which has ended before it was sent there."""
@@ -356,9 +401,12 @@ class JobTable:
         """Raise `AssertionError` if the state contradicts itself."""
         slots = self._roster.slots
         waiting = sorted(n for n, job in self.jobs.items() if job.slot is None)
-        queued = self.queue.numbers()
+        self.admission.check()
+        with_needs = self.admission.jobs()
+        queued = [*self.queue.numbers(), *(job.number for job in with_needs)]
         assert sorted([*queued, *self.delayed.jobs]) == waiting, "a waiting job is in one place"
-        assert self.queue.count == len(queued), "the waiting are counted right"
+        count = self.queue.count + self.admission.count
+        assert count == len(queued), "the waiting are counted right"
         assert all(job.retry_delay > 0 for _, job in self.delayed.jobs.values())
         for job in self.jobs.values():
             slot = None if job.slot is None else slots[job.slot]
@@ -370,5 +418,7 @@ class JobTable:
             assert not slot.line or slot.job is not None or slot.state is DYING, "behind a job"
             assert (slot.number in self.lines.slots) == (bool(slot.line) and slot.state is BUSY)
             assert [job.attempt for job in mine] == sorted(job.attempt for job in mine)
-        may_run = self._roster.idle and self._roster.running < self._roster.max_workers
-        assert not (self.queue.count and may_run), "nobody waits while a worker may have it"
+        may_run = self._roster.idle and self._roster.taken < self._roster.max_workers
+        # With needs, the first one may keep what it lacks.
+        alone = self.queue.count and not with_needs
+        assert not (alone and may_run), "nobody waits while a worker may have it"

@@ -16,7 +16,6 @@ from typing import Any, Literal, NamedTuple
 from .._common.clocks import to_wall_clock
 from .._common.lock_free import snapshot
 from ..insight.progress import progress_of
-from ..insight.waits import waits_for
 from ..snapshots import (
     Attempt,
     AttemptEnd,
@@ -175,7 +174,7 @@ def _job_info(record: JobRecord, at: float, workers: dict[int, _SlotLook]) -> Jo
     pid, node = (None, None) if worker is None else (worker.pid, worker.node)
     name, attempts = record.name, tracker.attempts
     progress = _progress_of(record) if running else None
-    waits = None if running else waits_for(record.kept)
+    waits = None if running else record.waiting_for()
     return JobInfo(record.job_id(), name, status, seconds, attempts, pid, node, progress, waits)
 
 

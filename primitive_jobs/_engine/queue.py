@@ -9,6 +9,8 @@ import heapq
 import itertools
 from collections import deque
 
+from ..options import Needs
+
 
 class Job:
     """What the scheduler knows of a job; `slot` is the number of the one that has it, if any."""
@@ -17,7 +19,9 @@ class Job:
         "attempt",
         "cancel_asked",
         "grace",
+        "lacks_since",
         "memory_limit",
+        "needs",
         "number",
         "plain",
         "priority",
@@ -37,6 +41,7 @@ class Job:
         retries: int = 0,
         grace: float = 0.0,
         retry_delay: float = 0.0,
+        needs: Needs | None = None,
     ) -> None:
         self.number = number
         self.priority = priority
@@ -45,6 +50,8 @@ class Job:
         self.retries = retries  # that are left
         self.grace = grace  # s, of a cancel that says nothing else
         self.retry_delay = retry_delay  # s before the next retry
+        self.needs = needs  # None: a worker will do
+        self.lacks_since: float | None = None  # when it was first in order and did not fit
         self.plain = False  # it is small, and needs nothing that not every job does
         self.slot: int | None = None
         self.attempt = 0  # there

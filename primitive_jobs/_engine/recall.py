@@ -142,7 +142,7 @@ class Recall:
         if self.slots and limits.priority > self._lines.priority:
             self.all()
         small = type(payload) is bytes and len(payload) <= PLAIN_SIZE
-        return small and limits.memory_limit is None
+        return small and limits.memory_limit is None and limits.needs is None
 
     def before_idle(self, slot: int) -> None:
         """The same, before an answer of a worker, while nothing is in the queue."""

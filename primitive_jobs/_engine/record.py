@@ -20,7 +20,8 @@ import functools
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .._common import identity
@@ -29,10 +30,12 @@ from .._wire.parcel import Parcel
 from .._wire.setting import Setting
 from ..insight.printed import Prints
 from ..insight.traces import Kept, Seat
+from ..insight.waits import waits_for
 from ..logs import report_here
 from ..options import DEFAULT_LIMITS, Limits
 from . import printing
 from .again import Again
+from .given import Given
 from .tracker import StatusTracker, cancelled
 
 if TYPE_CHECKING:
@@ -40,11 +43,15 @@ if TYPE_CHECKING:
     from .._wire.seeding import Key, Seeds
     from ..insight.traces import Seated, Traces
     from ..options import JobOptions
+    from .capacity import Capacity
+
+NO_TOKENS: Mapping[str, tuple[int, ...]] = MappingProxyType({})
 
 
 class PoolLink(Protocol):
     """What a pool hands to the jobs that are submitted to it."""
 
+    capacity: Capacity
     owner: int
     of_parent: bool
     """Whether this is a fork of the process that it works in: no job ends by itself then."""
@@ -166,8 +173,14 @@ class JobRecord:
         return self.prints is not None and self.prints.path is None
 
     def take(self, options: JobOptions, link: PoolLink | None) -> None:
-        """Be a job with these options, before it is submitted to the pool."""
+        """Be a job with these options, before it is submitted to the pool.
+
+        Raises:
+            ValueError: It needs more than the pool can ever give it.
+        """
         self.limits = options.limits
+        if self.limits.needs is not None and link is not None:
+            link.capacity.check(self.limits.needs)
         self.told = options.told
         if options.name is not None:
             self.name = options.name
@@ -208,9 +221,13 @@ class JobRecord:
                 seat.traces.drain()
             self.kept.take(seat, told)
 
-    def sit(self, traces: Traces, attempt: int) -> None:
-        """It is about to be sent to a worker; on the dispatcher's thread."""
+    def sit(
+        self, traces: Traces, attempt: int, tokens: Mapping[str, tuple[int, ...]] = NO_TOKENS
+    ) -> None:
+        """It is about to be sent to a worker, with these tokens; on the dispatcher's thread."""
         self.seat = Seat(traces, attempt)
+        if tokens:
+            self.payload = Given(tokens).with_call(self.payload)
         if self.prints is not None and self.is_piped:
             traces.print_into(attempt, self.prints.printed)
 
@@ -224,6 +241,13 @@ class JobRecord:
         """Have what was left come with the next attempt, or with the first one."""
         again = Again.after(self.payload, self.tracker.attempts + 1, kept.checkpoint)
         self.payload = again.with_call(self.payload)
+
+    def waiting_for(self) -> str:
+        """Return in words what it waits for, if it is QUEUED; on any thread."""
+        needs, link = self.limits.needs, self.link
+        if needs is None or link is None:
+            return waits_for(self.kept)
+        return waits_for(self.kept, needs, *link.capacity.lacked(needs))
 
     def let_go(self) -> None:
         """Drop the handle."""

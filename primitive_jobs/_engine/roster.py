@@ -1,8 +1,8 @@
-"""`Roster`: the workers of one pool: which there are, which are free, and how many are missing.
+"""`Roster`: the workers of one pool: which there are, and which are free.
 
-A pure part of the scheduler's state. It decides when a worker starts, leaves or is killed, and
-appends that to the actions of the event at hand. Which job a worker gets, and how a job ends, is
-decided in `job_table`.
+A pure part of the scheduler's state. It decides when a worker leaves or is killed, and
+appends that to the actions of the event at hand. When one starts is decided in `staffing`; which
+job it gets, and how a job ends, in `job_table`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from .events import (
     Actions,
     Kill,
     Leave,
-    Postpone,
     Reason,
     Spawn,
     Unspawn,
     Unwatch,
 )
-from .pauses import Pause
 from .queue import Job
+from .reservations import Reservations
 from .slots import (
     BUSY,
     DYING,
@@ -32,13 +31,14 @@ from .slots import (
     Slot,
     SlotState,
 )
+from .wide import WideWorkers
 
-MAX_STARTS = 3  # failures in a row to start a worker, or a job, before those who wait are told
 LEAVE_TIME = 5.0  # s that an idle worker has to end by itself, for the sake of its atexit handlers
 
 _HAS_JOB = tuple(int(state in (BUSY, GRACE)) for state in SlotState)
 _IS_LIVE = tuple(int(state not in (LEAVING, DYING, GONE)) for state in SlotState)
-_COMING = (STARTING, WARMING)
+COMING = (STARTING, WARMING)
+"""The states of a worker that is not ready yet."""
 
 
 class Roster:
@@ -49,21 +49,25 @@ class Roster:
         idle_timeout: Seconds after which an idle worker is asked to leave; None: never.
         spare_workers: Idle workers beyond `max_workers` that stand ready while all those have
             jobs, from the end of the first job on.
-        slow_starts: Whether starts that no job waits for any more are called off.
+        reservations: What jobs hold besides their worker.
 
     Attributes:
         slots: All slots that are not gone, by number.
         idle: The slots that are ready for a job, the longest idle first; the last one is used next.
+            Those that were started for jobs of several CPUs are in `wide`.
         running: Jobs that some slot has. One whose worker is being killed counts until its end is
             known: until then it holds its memory. May be read on any thread.
+        extra: CPUs that these jobs take beyond one each.
         busy: Slots that have a job, without those that are being killed.
+        needy: Jobs wait that need more than any worker: then `Admission` decides who is next.
+        short: Some of them wait for memory: no spare is started.
         attempts: The number of the last attempt.
         warm: A job has ended: spares may be started.
         closing: No job comes any more, and no spare is started.
         reclaimed: Slots whose place others wanted before their worker was ready: it leaves as soon
             as it is idle.
-        slow_starts: As the argument.
-        pause: Before the next start of a worker that jobs wait for, after failed ones.
+        live: Slots that may have a job now or later, or may prove that none can. A wide one counts
+            while it has a job: it takes no other's place before or after that.
         now: The time of the event at hand.
         actions: What is to be done about it; whoever decides something appends to it.
     """
@@ -73,12 +77,14 @@ class Roster:
         max_workers: int,
         idle_timeout: float | None,
         spare_workers: int,
-        *,
-        slow_starts: bool = False,
+        reservations: Reservations,
     ) -> None:
         self.max_workers = max_workers
+        self.reservations = reservations
+        self.wide = WideWorkers()
+        self.extra = 0
+        self.needy = self.short = False
         self.spare_workers = spare_workers
-        self.slow_starts = slow_starts
         self.reclaimed: set[Slot] = set()
         self.slots: dict[int, Slot] = {}
         self.idle: list[Slot] = []
@@ -87,15 +93,11 @@ class Roster:
         self.attempts = 0
         self.warm = False
         self.closing = False
-        self.pause = Pause()
         self.now = 0.0
         self._idle_timeout = idle_timeout
-        self._live = 0  # slots that may have a job now or later, or may prove that none can
-        self._full = False  # after the last event as many jobs ran as may
+        self.live = 0
         self._limited: set[Slot] = set()  # slots with a deadline
         self._slot_count = 0
-        self._start_failures = 0  # in a row, of workers that jobs waited for
-        self._spare_pause = Pause()
         self.actions: Actions = []
         self._cause = ""  # the event at hand, by name
 
@@ -111,6 +113,11 @@ class Roster:
         """End the event: its actions belong to the dispatcher from now on."""
         self.actions = []
 
+    @property
+    def taken(self) -> int:
+        """How many CPUs the jobs take that some slot has."""
+        return self.running + self.extra
+
     # --- one slot ----------------------------------------------------------------------------
 
     def with_attempt(self, number: int, attempt: int) -> Slot | None:
@@ -123,7 +130,8 @@ class Roster:
         before = slot.state
         slot.move(state, self._cause)
         self.busy += _HAS_JOB[state] - _HAS_JOB[before]
-        self._live += _IS_LIVE[state] - _IS_LIVE[before]
+        counts = _IS_LIVE if slot.width == 1 else _HAS_JOB
+        self.live += counts[state] - counts[before]
 
     def give(self, slot: Slot, job: Job) -> None:
         """Give a job to a worker that the caller has taken out of `idle`."""
@@ -132,6 +140,7 @@ class Roster:
         if slot.state is not BUSY:
             self.move(slot, BUSY)
         self.running += 1
+        self.extra += slot.width - 1
         slot.job, job.slot = job, slot.number
 
     def take_job(self, slot: Slot) -> Job:
@@ -140,13 +149,19 @@ class Roster:
         assert job is not None, "it has one"
         slot.job = job.slot = None
         self.running -= 1
+        self.extra -= slot.width - 1
+        if slot.reserves and slot.state is BUSY:  # else it is its worker's till that is gone
+            self.reservations.release(slot)
         return job
 
     def set_idle(self, slot: Slot) -> None:
         """Make a worker idle: it is ready for the next job."""
         self.move(slot, IDLE)
         slot.idle_since = self.now
-        self.idle.append(slot)
+        self._idle_with(slot).append(slot)
+
+    def _idle_with(self, slot: Slot) -> list[Slot]:
+        return self.idle if slot.width == 1 else self.wide.idle(slot.width)
 
     def limit(self, slot: Slot, deadline: float | None) -> None:
         """Set a slot's deadline; None: it has none."""
@@ -165,7 +180,7 @@ class Roster:
     def ask_to_leave(self, slot: Slot) -> None:
         """Ask a worker that has no job to end."""
         if slot.state is IDLE:
-            self.idle.remove(slot)
+            self._idle_with(slot).remove(slot)
         self.move(slot, LEAVING)
         self.limit(slot, self.now + LEAVE_TIME)
         self._do(Leave(slot.number))
@@ -177,7 +192,7 @@ class Roster:
         self.limit(slot, None)
         self.unwatch(slot)
         if slot.state is IDLE:
-            self.idle.remove(slot)
+            self._idle_with(slot).remove(slot)
         slot.was = slot.state
         self.move(slot, DYING)
         # Without a process yet there is nothing to kill: see `started`.
@@ -193,13 +208,23 @@ class Roster:
         self.reclaimed.discard(slot)
         self.limit(slot, None)
         self.move(slot, GONE)
-        self._live -= slot.unclear
+        self.live -= slot.unclear and slot.width == 1
+        if slot.reserves:
+            self.reservations.release(slot)
         return slot
 
     def _do(self, action: Action) -> None:
         self.actions.append(action)
 
     # --- from the order to the readiness -------------------------------------------------------
+
+    def order(self, *, spare: bool, trial: bool, width: int = 1) -> None:
+        """Have a worker started, whose jobs take so many CPUs."""
+        self._slot_count += 1
+        slot = Slot(self._slot_count, self._cause, spare=spare, trial=trial, width=width)
+        self.slots[self._slot_count] = slot
+        self.live += width == 1
+        self._do(Spawn(self._slot_count, width) if width > 1 else Spawn(self._slot_count))
 
     def started(self, number: int) -> None:
         """Record that a slot has its process."""
@@ -209,21 +234,15 @@ class Roster:
         else:  # called off meanwhile, too late
             self._do(Kill(slot.number))
 
-    def ready(self, number: int) -> None:
+    def ready(self, slot: Slot) -> None:
         """Record that a worker waits for its first job."""
-        slot = self.slots.get(number)
-        if slot is None or slot.state is not WARMING:
-            return
-        self._start_failures = 0
-        self.pause.end()
-        if slot.spare:
-            self._spare_pause.end()
         self.set_idle(slot)
-        if self.idle[0] is not slot:
+        idle = self._idle_with(slot)
+        if idle[0] is not slot:
             # Behind those that have served: what they have imported serves again.
-            self.idle.remove(slot)
-            slot.idle_since = self.idle[0].idle_since
-            self.idle.insert(0, slot)
+            idle.remove(slot)
+            slot.idle_since = idle[0].idle_since
+            idle.insert(0, slot)
 
     def lose(self, slot: Slot) -> None:
         """Clean up a worker that died by itself, or about which the pool had an error."""
@@ -231,51 +250,22 @@ class Roster:
         if slot.was is WARMING:
             # None is started in its place before it is known whether that makes sense.
             slot.unclear = True
-            self._live += 1
-
-    def not_ready(self, slot: Slot, *, by_chance: bool) -> bool:
-        """Record that a worker did not get ready; return whether the jobs that wait fail.
-
-        They fail if no other worker works or is coming, and the failure is not by chance: it is an
-        initializer's, or the last of several in a row.
-        """
-        if slot.spare:
-            self._postpone(self._spare_pause, spare=True)
-            return False
-        self._start_failures += 1
-        if self._start_failures < MAX_STARTS and by_chance:
-            return False  # another is started at once
-        if self._live:
-            self._postpone(self.pause, spare=False)
-            return False
-        self._start_failures = 0
-        self.pause.end()
-        return True
-
-    def _postpone(self, pause: Pause, *, spare: bool) -> None:
-        seconds = pause.begin(self.now)
-        if seconds is not None:
-            self._do(Postpone(seconds, spare))
+            self.live += slot.width == 1
 
     # --- all of them -----------------------------------------------------------------------------
 
-    def next_deadline(self, waiting: int) -> float | None:
-        """Return when the next tick is due, with ``waiting`` jobs in the queue; None: never."""
+    def next_deadline(self) -> float | None:
+        """Return when a slot's time is over; None: never."""
         due = []
         if self._limited:
             due += [slot.deadline for slot in self._limited if slot.deadline is not None]
-        if self.idle and self._idle_timeout is not None and self.running < self.max_workers:
-            due.append(self.idle[0].idle_since + self._idle_timeout)
-        until = self._pause_of(self.busy).until
-        if until is not None and self.missing(waiting, self.busy) > 0:
-            due.append(until)
+        if self._idle_timeout is not None and self.taken < self.max_workers:
+            due += [slot.idle_since + self._idle_timeout for slot in self._longest_idle()]
         return min(due) if due else None
 
-    def tick(self) -> list[Slot]:
-        """Take in that time has passed; return the slots past their deadline, in order."""
-        self.pause.tick(self.now)
-        self._spare_pause.tick(self.now)
-        return self.late(self.now)
+    def _longest_idle(self) -> list[Slot]:
+        """Return the one that has been idle longest, and the wide ones."""
+        return [*self.idle[:1], *self.wide.all_idle()]
 
     def late(self, now: float) -> list[Slot]:
         """Return the slots past their deadline, in order."""
@@ -284,9 +274,10 @@ class Roster:
 
     def dismiss_idle(self) -> None:
         """Ask workers to leave that have been idle for too long."""
-        if self._idle_timeout is not None and self.running < self.max_workers:
-            while self.idle and self.idle[0].idle_since + self._idle_timeout <= self.now:
-                self.ask_to_leave(self.idle[0])
+        if self._idle_timeout is not None and self.taken < self.max_workers:
+            for slot in [*self.idle, *self.wide.all_idle()]:
+                if slot.idle_since + self._idle_timeout <= self.now:
+                    self.ask_to_leave(slot)
 
     def suspended(self, since: float, until: float) -> None:
         """Move deadlines by the time for which all workers were stopped with the program."""
@@ -298,8 +289,11 @@ class Roster:
     def resize(self, max_workers: int) -> None:
         """Change the number of workers; idle ones beyond it leave."""
         self.max_workers = max_workers
-        while self.idle and self._live > max_workers:  # spares come when they are of use
+        while self.idle and self.live > max_workers:  # spares come when they are of use
             self.ask_to_leave(self.idle[0])
+        for slot in self.wide.all_idle():
+            if slot.width > max_workers:
+                self.ask_to_leave(slot)
 
     def restart(self) -> None:
         """Replace every worker, a busy one after its job."""
@@ -307,7 +301,7 @@ class Roster:
             slot.retiring = True
             if slot.state is IDLE:
                 self.ask_to_leave(slot)
-            elif slot.state in _COMING:  # it may have begun to import what has changed since
+            elif slot.state in COMING:  # it may have begun to import what has changed since
                 self.kill(slot)
 
     def reclaim(self, number: int) -> None:
@@ -322,7 +316,7 @@ class Roster:
         slot.retiring = slot.reclaimed = True
         if slot.state is IDLE:
             self.ask_to_leave(slot)
-        elif slot.state in _COMING:
+        elif slot.state in COMING:
             self.reclaimed.add(slot)
 
     def dismiss_reclaimed(self) -> None:
@@ -330,114 +324,43 @@ class Roster:
         for slot in sorted(self.reclaimed, key=lambda slot: slot.number):
             if slot.state is IDLE:
                 self.ask_to_leave(slot)
-            if slot.state not in _COMING:
+            if slot.state not in COMING:
                 self.reclaimed.discard(slot)
 
     def empty(self) -> None:
         """Ask every worker without a job to leave, and kill those that are not ready yet."""
-        while self.idle:
-            self.ask_to_leave(self.idle[0])
+        for slot in [*self.idle, *self.wide.all_idle()]:
+            self.ask_to_leave(slot)
         for slot in self.slots.values():
-            if slot.state in _COMING:
+            if slot.state in COMING:
                 self.kill(slot)
 
-    # --- how many there should be ----------------------------------------------------------------
 
-    def trim(self) -> None:
-        """Ask idle workers to leave that are too many."""
-        if self._full and self.running < self.max_workers:
-            for spare in self.idle:  # they were of use till now: they do not leave at once
-                spare.idle_since = self.now
-        while self.idle and self._live > self._most():
-            self.ask_to_leave(self.idle[0])
-
-    def fill_up(self, waiting: int) -> None:
-        """Start the workers that are missing, with ``waiting`` jobs in the queue."""
-        self._full = self.running >= self.max_workers
-        if self._live < self._most():
-            self._spawn(waiting)
-        if self.slow_starts:
-            self._call_off(waiting)
-
-    def _call_off(self, waiting: int) -> None:
-        """Call off the newest starts, of workers that no job waits for."""
-        slots = list(self.slots.values())
-        starting = [slot for slot in slots if slot.state is STARTING]
-        if not starting:
-            return
-        unclear = sum(slot.unclear for slot in slots)  # these count as live, but will have no job
-        surplus = -self.missing(waiting, self.busy) - unclear
-        for slot in reversed(starting[-surplus:] if surplus > 0 else []):
-            self.kill(slot)
-
-    def _most(self) -> int:
-        """How many workers there may be."""
-        # What is busy beyond the limit, after a resize, may have a spare too.
-        return max(self.max_workers, self.busy) + self.spare_workers
-
-    def missing(self, waiting: int, busy: int) -> int:
-        """Return how many workers are missing, with so many jobs waiting, and workers busy."""
-        if busy < self.max_workers:
-            wanted = min(waiting, self.max_workers - busy)
-        elif self.warm and not self.closing:
-            wanted = self.spare_workers
-        else:
-            wanted = 0
-        return wanted - (self._live - busy)
-
-    def to_start(self, waiting: int, busy: int) -> int:
-        """Return how many of the missing workers to start now.
-
-        After one that did not get ready, a single one is started at a time, each after a pause;
-        without a pause if there is no worker at all.
-        """
-        missing = self.missing(waiting, busy)
-        if missing <= 0:
-            return missing
-        pause = self._pause_of(busy)
-        if not pause.doubt:
-            return missing
-        spare = pause is self._spare_pause
-        slots = self.slots.values()
-        coming = (slot for slot in slots if slot.state in _COMING or slot.unclear)
-        tried = any(slot.trial and slot.spare is spare for slot in coming)
-        return 0 if tried or (self._live and pause.until is not None) else 1
-
-    def _pause_of(self, busy: int) -> Pause:
-        """Return the pause of a start: jobs wait for it, or, if all may be busy, it is a spare."""
-        return self.pause if busy < self.max_workers else self._spare_pause
-
-    def _spawn(self, waiting: int) -> None:
-        pause = self._pause_of(self.busy)
-        for _ in range(self.to_start(waiting, self.busy)):
-            self._slot_count += 1
-            spare = pause is self._spare_pause
-            slot = Slot(self._slot_count, self._cause, spare=spare, trial=pause.doubt)
-            self.slots[self._slot_count] = slot
-            self._live += 1
-            self._do(Spawn(self._slot_count))
-
-    # --- for tests ---------------------------------------------------------------------------
-
-    def check(self, waiting: int) -> None:
-        """Raise `AssertionError` if the state contradicts itself."""
-        for number, slot in self.slots.items():
-            assert slot.number == number
-            has_job = slot.state in (BUSY, GRACE)
-            assert not has_job or slot.job is not None, "a busy slot has a job"
-            may_have = has_job or slot.state is DYING
-            assert slot.job is None or may_have, "only a busy or dying slot has a job"
-            assert (slot in self.idle) == (slot.state is IDLE), "idle slots are listed"
-            assert (slot.deadline is None) == (slot not in self._limited)
-            assert not slot.watched or has_job, "only a busy worker's memory is watched"
-            assert slot.moves[-1][0] is slot.state, "the last move is remembered"
-        states = [slot.state for slot in self.slots.values()]
-        assert GONE not in states, "what is gone is forgotten"
-        assert self.busy == states.count(BUSY) + states.count(GRACE)
-        unclear = [slot for slot in self.slots.values() if slot.unclear]
-        assert all(slot.state is DYING and slot.was is WARMING for slot in unclear)
-        ending = states.count(LEAVING) + states.count(DYING)
-        assert self._live == len(states) - ending + len(unclear)
-        assert self._live or not waiting, "nobody waits without a worker to come"
-        assert all(slot.number in self.slots for slot in self._limited)
-        assert self.running == len([s for s in self.slots.values() if s.job is not None])
+def check(roster: Roster, waiting: int) -> None:
+    """For tests: raise `AssertionError` if the state contradicts itself."""
+    for number, slot in roster.slots.items():
+        assert slot.number == number
+        has_job = slot.state in (BUSY, GRACE)
+        assert not has_job or slot.job is not None, "a busy slot has a job"
+        may_have = has_job or slot.state is DYING
+        assert slot.job is None or may_have, "only a busy or dying slot has a job"
+        idle = roster.idle if slot.width == 1 else roster.wide.idle(slot.width)
+        assert (slot in idle) == (slot.state is IDLE), "idle slots are listed"
+        assert (slot.deadline is None) == (slot not in roster._limited)
+        assert not slot.watched or has_job, "only a busy worker's memory is watched"
+        assert slot.moves[-1][0] is slot.state, "the last move is remembered"
+    states = [slot.state for slot in roster.slots.values()]
+    assert GONE not in states, "what is gone is forgotten"
+    assert roster.busy == states.count(BUSY) + states.count(GRACE)
+    unclear = [slot for slot in roster.slots.values() if slot.unclear]
+    assert all(slot.state is DYING and slot.was is WARMING for slot in unclear)
+    regular = [slot for slot in roster.slots.values() if slot.width == 1]
+    live = sum(slot.state not in (LEAVING, DYING) or slot.unclear for slot in regular)
+    wide = [slot for slot in roster.slots.values() if slot.width > 1]
+    live += sum(slot.state in (BUSY, GRACE) for slot in wide)
+    assert roster.live == live
+    assert roster.slots or not waiting, "nobody waits without a worker to come"
+    assert all(slot.number in roster.slots for slot in roster._limited)
+    with_job = [slot for slot in roster.slots.values() if slot.job is not None]
+    assert roster.running == len(with_job)
+    assert roster.taken == sum(slot.width for slot in with_job)

@@ -5,16 +5,17 @@ the actions out. What is known and decided of workers is in `roster`, of jobs in
 their order in `queue`, and of the moves that a worker can make in `slots`; what is told of a
 worker's start and end alone is taken in by `worker_events`::
 
-    Scheduler ──► JobTable ──► JobQueue
+    Scheduler ──► JobTable ──► JobQueue, Admission, Delays, Lines
         │            │
-        ├─► WorkerEvents
+        ├─► WorkerEvents, Staffing
         │            │
-        └────────────┴──► Roster ──► Slot, Pause
+        └────────────┴──► Roster ──► Slot
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from .._wire.evidence import Evidence
@@ -27,6 +28,7 @@ from .events import (
     Close,
     Event,
     HandedOver,
+    MemorySeen,
     NotTaken,
     OverMemory,
     Reason,
@@ -43,7 +45,9 @@ from .events import (
 )
 from .job_table import JobTable
 from .queue import Job
-from .roster import LEAVE_TIME, MAX_STARTS, Roster
+from .reservations import Reservations
+from .roster import LEAVE_TIME, Roster
+from .roster import check as check_roster
 from .slots import (
     BUSY,
     DYING,
@@ -55,6 +59,7 @@ from .slots import (
     Slot,
     SlotState,
 )
+from .staffing import MAX_STARTS, Staffing
 from .worker_events import WorkerEvents
 
 if TYPE_CHECKING:
@@ -74,9 +79,12 @@ class Scheduler:
         confirms: Whether `Taken` is told of each job: see `Fleet`. The time that a job may take
             is counted from then, and it is sent till then, but does not run.
         slow_starts: Whether starts that no job waits for any more are called off.
+        memory: Bytes that jobs may reserve together; None: what the machine has.
+        tokens: What jobs may need besides, by name, and how many there are.
 
     Attributes:
         jobs: All that have not ended, by number.
+        admission: Those that wait and need more than any worker.
         delayed: Those that wait until they may be tried again.
         queue: The others that wait, but for those in lines.
         lines: Those that were sent ahead. Each event but `answered`, and those that touch no line,
@@ -98,21 +106,28 @@ class Scheduler:
         *,
         confirms: bool = False,
         slow_starts: bool = False,
+        memory: int | None = None,
+        tokens: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
+        self.memory, self.tokens = memory, tokens
         self.max_jobs_per_worker = max_jobs_per_worker
         self.closed = False
         self.steady = False
         self._cancelling = False  # it was shut down with everything cancelled
-        self._roster = Roster(max_workers, idle_timeout, spare_workers, slow_starts=slow_starts)
-        self._table = JobTable(self._roster, max_jobs_per_worker, confirms=confirms)
+        reservations = Reservations(memory, tokens)
+        self._roster = Roster(max_workers, idle_timeout, spare_workers, reservations)
+        self._staffing = Staffing(self._roster, slow_starts=slow_starts)
+        parts = self._roster, self._staffing
+        self._table = JobTable(*parts, max_jobs_per_worker, confirms=confirms)
         self._confirms = confirms
+        self.admission = self._table.admission
         self.delayed = self._table.delayed
         self.queue = self._table.queue
         self.jobs = self._table.jobs
         self.lines = self._table.lines
         self.slots = self._roster.slots
         self._handlers: dict[type, Callable[[Any], None]] = {
-            **WorkerEvents(self._roster, self._table).handlers(),
+            **WorkerEvents(*parts, self._table).handlers(),
             HandedOver: self._on_handed_over,
             Withdrawn: self._on_withdrawn,
             Unsent: self._on_unsent,
@@ -121,6 +136,7 @@ class Scheduler:
             NotTaken: self._on_not_taken,
             Taken: self._on_taken,
             OverMemory: self._on_over_memory,
+            MemorySeen: self._on_memory_seen,
             Tick: self._on_tick,
             Resized: self._on_resized,
             Suspended: self._on_suspended,
@@ -134,8 +150,8 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        """How many jobs are in the queue; those in lines, and delayed ones, are not."""
-        return self.queue.count
+        """How many jobs wait for their turn; those in lines, and delayed ones, do not."""
+        return self.queue.count + self.admission.count
 
     @property
     def running(self) -> int:
@@ -181,7 +197,7 @@ class Scheduler:
             job = Job(number, *limits)
             job.plain = plain
             self._table.add(job)
-        if roster.busy < roster.max_workers:  # else it waits, and that is all
+        if roster.busy + roster.extra < roster.max_workers:  # else it waits, and that is all
             self._fill()
         roster.end()
         return actions
@@ -196,13 +212,15 @@ class Scheduler:
         if slot is not None and slot.attempt == attempt and slot.job is not None:
             if slot.state is BUSY:
                 # Else the end of a deadline is news; and that of a pause, if the queue is empty.
-                unlimited = slot.deadline is None and roster.pause.until is None
+                unlimited = slot.deadline is None and self._staffing.pause.until is None
                 goes_on = self._table.answered(slot, message)
                 ended = message.kind in ENDS  # else it may be tried again, at a time
                 calm = goes_on and ended and roster.warm
-                if calm and not (roster.closing and not self.queue.count):
+                if calm and not (roster.needy or (roster.closing and not self.queue.count)):
                     # As many run, are idle and wait for their start as before: no more is due.
-                    fill = roster.slow_starts  # else there is one job less that waits for one
+                    fill = (
+                        self._staffing.slow_starts
+                    )  # else there is one job less that waits for one
                     self.steady = (
                         not fill and unlimited and slot.deadline is None and len(actions) <= 2
                     )
@@ -237,7 +255,7 @@ class Scheduler:
         slot.served += 1
         roster.warm = True
         slot.idle_since = now
-        if roster.running + 1 >= roster.max_workers:  # see Roster.trim
+        if roster.taken + 1 >= roster.max_workers:  # see Roster.trim
             for spare in roster.idle:
                 spare.idle_since = now
         return True
@@ -245,13 +263,13 @@ class Scheduler:
     def _fill(self) -> None:
         """Bring queue and slots together; every event ends here."""
         roster = self._roster
-        if roster.idle:
-            roster.trim()
+        if roster.idle or roster.needy:
+            self._staffing.trim()
             self._table.fill()
             if roster.reclaimed:
                 roster.dismiss_reclaimed()
-        roster.fill_up(self.queue.count)
-        if roster.closing and not (self.queue.count or self.delayed.jobs):
+        self._table.fill_up()
+        if roster.closing and not (self.waiting or self.delayed.jobs):
             self._close()
 
     def _close(self) -> None:
@@ -279,7 +297,8 @@ class Scheduler:
         if roster.spare_workers and not roster.warm:
             return None  # the end of the first job makes spares due
         busy = roster.busy + 1
-        if busy >= roster.max_workers and roster.to_start(0, busy) > 0:  # of spares, that is
+        full = busy + roster.extra >= roster.max_workers
+        if full and self._staffing.to_start(0, busy) > 0:  # of spares, that is
             return None
         return roster.idle[-1].number, roster.attempts + 1
 
@@ -288,12 +307,18 @@ class Scheduler:
         roster = self._roster
         if roster.closing:
             return True  # it would be turned away
-        if roster.busy >= roster.max_workers:
-            return roster.to_start(0, roster.busy) > 0
+        if roster.needy:
+            return True
+        if roster.busy + roster.extra >= roster.max_workers:
+            return self._staffing.to_start(0, roster.busy) > 0
         if roster.idle and self._table.may_start(None):
             return True
         # Whoever asks may have to answer for any number of them.
-        return roster.missing(roster.max_workers, roster.busy) > 0
+        return self._staffing.missing(roster.max_workers, roster.busy) > 0
+
+    def tokens_of(self, slot: int) -> dict[str, tuple[int, ...]]:
+        """Return which tokens a slot's job has."""
+        return self._roster.reservations.tokens_of(slot)
 
     # --- a job's way -----------------------------------------------------------------------------
 
@@ -355,7 +380,8 @@ class Scheduler:
     # --- the whole pool's ------------------------------------------------------------------------
 
     def _on_tick(self, event: Tick) -> None:
-        for slot in self._roster.tick():
+        self._staffing.tick()
+        for slot in self._roster.late(self._roster.now):
             if event.late is not None and (slot.number, slot.attempt) not in event.late:
                 continue
             if slot.state is BUSY and slot.job is not None:
@@ -364,6 +390,15 @@ class Scheduler:
                 self._roster.kill(slot)
         self._roster.dismiss_idle()
         self._table.queue_due()
+
+    def _on_memory_seen(self, event: MemorySeen) -> None:
+        roster = self._roster
+        used = {
+            number: size
+            for (number, attempt), size in event.used.items()
+            if roster.with_attempt(number, attempt) is not None
+        }
+        roster.reservations.seen(event.available, used, roster.now)
 
     def _on_resized(self, event: Resized) -> None:
         self._roster.resize(event.max_workers)
@@ -402,7 +437,8 @@ class Scheduler:
     def check(self) -> None:
         """Raise `AssertionError` if the state contradicts itself."""
         self._table.check()
-        self._roster.check(self.queue.count)
+        check_roster(self._roster, self.queue.count)
+        self._roster.reservations.check(self.slots, self.tokens)
 
 
 __all__ = [

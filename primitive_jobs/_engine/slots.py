@@ -75,6 +75,7 @@ class Slot:
         "place",
         "reason",
         "reclaimed",
+        "reserves",
         "retiring",
         "served",
         "spare",
@@ -84,12 +85,15 @@ class Slot:
         "unclear",
         "was",
         "watched",
+        "width",
     )
 
     def __init__(
-        self, number: int, cause: str, *, spare: bool = False, trial: bool = False
+        self, number: int, cause: str, *, spare: bool = False, trial: bool = False, width: int = 1
     ) -> None:
         self.number = number
+        self.width = width  # CPUs that its jobs take
+        self.reserves = False  # something is reserved for its job, or what is left of that
         self.spare = spare  # no job waited for it when it was ordered
         self.trial = trial  # the one before it did not get ready
         self.state = STARTING

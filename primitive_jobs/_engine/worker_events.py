@@ -23,6 +23,7 @@ from .events import (
 from .job_table import JobTable
 from .roster import Roster
 from .slots import DYING, STARTING, WARMING, Slot
+from .staffing import Staffing
 
 
 class WorkerEvents:
@@ -30,11 +31,13 @@ class WorkerEvents:
 
     Args:
         roster: The pool's workers.
+        staffing: When more of them are started.
         table: The pool's jobs.
     """
 
-    def __init__(self, roster: Roster, table: JobTable) -> None:
+    def __init__(self, roster: Roster, staffing: Staffing, table: JobTable) -> None:
         self._roster = roster
+        self._staffing = staffing
         self._table = table
         self._slots = roster.slots
 
@@ -60,7 +63,7 @@ class WorkerEvents:
             self._not_ready(slot, Lost(event.evidence))
 
     def _on_ready(self, event: Ready) -> None:
-        self._roster.ready(event.slot)
+        self._staffing.ready(event.slot)
 
     def _on_init_failed(self, event: InitFailed) -> None:
         slot = self._slots.get(event.slot)
@@ -69,8 +72,8 @@ class WorkerEvents:
             self._not_ready(slot, NotInitialized(event.message, None))
 
     def _not_ready(self, slot: Slot, fate: Lost | NotInitialized) -> None:
-        if self._roster.not_ready(slot, by_chance=isinstance(fate, Lost)):
-            self._table.fail_waiting(fate)
+        if self._staffing.not_ready(slot, by_chance=isinstance(fate, Lost)):
+            self._table.fail_waiting(fate, slot.width)
 
     def _on_died(self, event: Died) -> None:
         slot = self._slots.get(event.slot)

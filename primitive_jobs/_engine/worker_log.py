@@ -17,11 +17,13 @@ from .._wire.evidence import Evidence
 from .._wire.failures import what_was_raised
 from .._wire.messages import Message
 from ..logs import Later, Report
+from ..options import size
 from .events import (
     Event,
     Gone,
     InitFailed,
     NotTaken,
+    Overcommit,
     Ready,
     Reason,
     Requeue,
@@ -287,6 +289,16 @@ class WorkerLog:
                 job,
                 job=job,
             )
+
+    @_unfailing
+    def overcommitted(self, action: Overcommit) -> None:
+        """A job starts for which there is too little memory."""
+        job = self._jobs[action.job]
+        text = (
+            "job %s starts though %s of its memory are missing: no other job of the pool runs "
+            "that could give some back"
+        )
+        self._report(logging.WARNING, text, job, size(action.missing), job=job)
 
     @_unfailing
     def broken(self, error: BaseException) -> None:

@@ -34,6 +34,7 @@ from .._engine.events import (
     Suspended,
 )
 from .._engine.fleet import Ahead, Direct, Fleet, FleetThread, Host, LateSender, News
+from .._procs.available import total_memory
 from .._procs.guardian import the_guard
 from .._procs.probe import Unmeasurable, measurable, resident
 from .._procs.process import WorkerConfig, WorkerProcess
@@ -137,9 +138,9 @@ class LocalFleet(Fleet, Direct):
         """Whether the spawner has orders that it has not reported yet."""
         return self._spawner.busy
 
-    def start(self, slot: int) -> None:
+    def start(self, slot: int, cpus: int) -> None:
         """Order the start of a worker."""
-        self._spawner.order(slot)
+        self._spawner.order(slot, cpus)
 
     def call_off(self, slot: int) -> None:
         """Take back an order."""
@@ -179,10 +180,7 @@ class LocalFleet(Fleet, Direct):
             self._reaper.take(process)
 
     def lease(self, deadline: float) -> None:
-        """Have the guard kill all workers, and those that come later, when the deadline has passed.
-
-        Another call moves it; see `guardian.Guard.lease`. Without any call there is none.
-        """
+        """Have the guard kill all workers, of now and later, at a deadline; see `Guard.lease`."""
         self._lease_end = deadline
         the_guard.lease([process.pid for process in self._processes.values()], deadline)
         if self._processes:  # somebody may have killed the one that had the earlier lease
@@ -208,9 +206,8 @@ class LocalFleet(Fleet, Direct):
         del room
         process = self._processes[slot]
         refers_to: Sequence[Any] = content.refers_to if isinstance(content, Parcel) else ()
-        if refers_to and not self._share(process, refers_to):
-            return False
-        return self._send(process, Kind.RUN, attempt, content)
+        known = not refers_to or self._share(process, refers_to)
+        return known and self._send(process, Kind.RUN, attempt, content)
 
     def watch(self, slot: int, attempt: int, limit: int) -> None:
         """Watch a worker's memory."""
@@ -224,6 +221,14 @@ class LocalFleet(Fleet, Direct):
     def measures_memory(self) -> bool:
         """Whether /proc shows how much memory processes hold."""
         return measurable()
+
+    def total_memory(self) -> int:
+        """Return how much memory there is."""
+        return total_memory()
+
+    def look_at_memory(self) -> None:
+        """Have the memory watch look, and tell."""
+        self._memory_watch.look()
 
     def forget(self, number: int) -> None:
         """Tell the workers to drop shared data; called by a finalizer, on any thread."""

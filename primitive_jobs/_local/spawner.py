@@ -15,10 +15,11 @@ from ..logs import Report
 class Order:
     """A process to be started; `wanted` is cleared by the dispatcher when it is called off."""
 
-    __slots__ = ("slot", "wanted")
+    __slots__ = ("cpus", "slot", "wanted")
 
-    def __init__(self, slot: int) -> None:
+    def __init__(self, slot: int, cpus: int) -> None:
         self.slot = slot
+        self.cpus = cpus
         self.wanted = True
 
 
@@ -48,9 +49,9 @@ class Spawner:
 
     # --- on the dispatcher's thread ----------------------------------------------------------
 
-    def order(self, slot: int) -> None:
-        """Have a worker started."""
-        self._orders[slot] = order = Order(slot)
+    def order(self, slot: int, cpus: int = 1) -> None:
+        """Have a worker started, whose jobs take so many CPUs."""
+        self._orders[slot] = order = Order(slot, cpus)
         self._queue.put(order)
 
     def call_off(self, slot: int) -> None:
@@ -80,8 +81,9 @@ class Spawner:
                 self._tell(StartFailed(order.slot, Evidence(noted=0)))
                 continue
             try:
+                config = self._config.for_cpus(order.cpus)
                 with start_lock():
-                    process = WorkerProcess(order.slot, self._config, self._report)
+                    process = WorkerProcess(order.slot, config, self._report)
             except BaseException as error:  # noqa: BLE001 - it is the jobs' that wait for it
                 self._tell(StartFailed(order.slot, Evidence(noted=0, error=error)))
             else:

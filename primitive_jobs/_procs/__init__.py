@@ -3,6 +3,7 @@
 It touches processes, signals and /proc, and knows neither jobs nor queues.
 
 ============  ===============================================
+available     how much memory the machine, or the cgroup, has left
 former        what the program was before an exec(3)
 guard         the process that outlives the program, a script
 guardian      this program's side of the guard

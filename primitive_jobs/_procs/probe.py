@@ -77,7 +77,7 @@ def tree_memory(root: int, limit: int) -> int:
     once only where the sum is more than ``limit``, on Linux as proportional set sizes
     (proc_pid_smaps_rollup(5)).
     """
-    pids = _tree(root)
+    pids = tree_of(root)
     total = sum(map(resident, pids))
     if total <= limit or len(pids) == 1:
         return total
@@ -96,7 +96,7 @@ def _proportional(pid: int) -> int:
         return 0
 
 
-def _tree(root: int) -> list[int]:
+def tree_of(root: int) -> list[int]:
     """The process and all below it."""
     if not (PROC / "thread-self/children").exists():  # not Linux, or without CONFIG_PROC_CHILDREN
         import psutil
@@ -122,7 +122,7 @@ def children_of(pid: int) -> list[int]:
 
 def processes_below(root: int) -> list[psutil.Process]:
     """The processes below one."""
-    pids = _tree(root)[1:]
+    pids = tree_of(root)[1:]
     found = []
     if pids:
         import psutil

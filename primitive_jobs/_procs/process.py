@@ -21,7 +21,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .._common.forks import Turn, in_forks
@@ -65,6 +65,14 @@ class WorkerConfig:
     packets: bool = HAVE_PACKETS
     depth: int | None = None  # of the program's pool, where this process only starts its workers
     forward_logs: bool = False  # whether log records of its jobs are handled here
+    by_cpus: frozenset[str] = frozenset()  # names in env: their numbers are those for one CPU
+
+    def for_cpus(self, cpus: int) -> WorkerConfig:
+        """Return how a worker is started whose jobs take so many CPUs."""
+        if cpus == 1:
+            return self
+        times = {name: str(cpus * int(self.env[name])) for name in self.by_cpus}
+        return replace(self, cpu_share=cpus * self.cpu_share, env={**self.env, **times})
 
     def close(self) -> None:
         """Give back what it holds, when no worker is started any more."""

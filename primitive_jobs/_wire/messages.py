@@ -33,6 +33,7 @@ class Kind(enum.IntEnum):
     INITIALIZE = 10  # pool -> worker: the initializer, before anything else
     LEND = 11  # either way: a descriptor, which comes with it; `extra` says of what
     AGAIN = 12  # pool -> worker: what comes with the next call, which is not the first attempt
+    GIVEN = 14  # pool -> worker: the tokens of the next call, as notes
     RETRIABLE = 13  # worker -> pool: the job's exception, after which it may be tried again
 
 

@@ -53,6 +53,7 @@ class Present:
         page: What is shared with the pool; None: this process is no worker.
         left: In a child that a job has forked: what is told of that job; else None.
         lend: Sends the pool a descriptor, for the present attempt, and of what it is.
+        tokens: Which of its pool's tokens it has, as a pickle; None: it has none.
         ending: Called when it has ended, in this order, on the main thread, with the facts that
             travel with its outcome. What raises is passed over.
     """
@@ -68,6 +69,7 @@ class Present:
         "lend",
         "message",
         "page",
+        "tokens",
     )
 
     def __init__(self) -> None:
@@ -78,6 +80,7 @@ class Present:
         self.began = 0
         self.message: Message | None = None
         self.page: memoryview | None = None
+        self.tokens: bytes | None = None
         self.left: About | None = None
         self.lend: Callable[[int, int], None] | None = None
         self.ending: list[Callable[[dict[int, bytes]], object]] = []

@@ -397,7 +397,7 @@ class _Worker:
             took = self._clock() - began
             notes = self._end_job(took)
             now.attempt = now.call = 0
-            now.again = None
+            now.again = now.tokens = None
             if not self._answer(kind, attempt, content, told_duration(took // 1000), notes):
                 return
             del content
@@ -456,6 +456,8 @@ class _Worker:
             self._unfit = True
         elif message.kind == Kind.AGAIN:
             self._again = Again(message)
+        elif message.kind == Kind.GIVEN:
+            now.tokens = message.notes
         else:
             if type(message) is Lent:
                 message.fd = out_of_reach(message.fd)

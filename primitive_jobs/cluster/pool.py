@@ -20,7 +20,7 @@ from .._engine.scheduler import Scheduler
 from .._procs.surroundings import check_surroundings
 from .._wire import nesting
 from .._wire.initializer import Initializer
-from ..engine_pool import EnginePool, check_count_or_none, check_pool_options
+from ..engine_pool import EnginePool, check_count_or_none, check_numbers, check_pool_options
 from ..options import (
     check_bool,
     check_callable,
@@ -28,6 +28,7 @@ from ..options import (
     check_env,
     check_initargs,
     check_preload,
+    check_resources,
     check_seconds,
 )
 from .connection import Policy, Target
@@ -88,6 +89,8 @@ class ClusterPool(EnginePool):
             output goes.
         memory_limit: The `memory_limit` of jobs that have none of their own; default None. Dask's
             own limits do not see the workers.
+        resources: How many there are in all of what jobs ask for by the same option, as that of a
+            `JobPool`; what a node has of its own is said by ``place_resources``. Default None.
         seed: Makes what is random in jobs reproducible, as that of a `JobPool`: the same jobs get
             the same seeds, wherever they run; default None: nothing is seeded.
         on_exit: What the interpreter's end does with unfinished jobs: "wait" (default) for them,
@@ -119,6 +122,7 @@ class ClusterPool(EnginePool):
         threads_per_worker: int | None = None,
         max_jobs_per_worker: int | None = None,
         memory_limit: float | str | None = None,
+        resources: Mapping[str, int] | None = None,
         output: str | os.PathLike[str] = "inherit",
         seed: Seed | None = None,
         on_exit: Literal["wait", "cancel"] = "wait",
@@ -130,27 +134,23 @@ class ClusterPool(EnginePool):
         count = 1 if max_workers is None else check_count("max_workers", max_workers)
         policy = _policy(place_resources, direct, node_timeout)
         config = _config(policy, initializer, initargs, env, threads_per_worker, preload)
-        leave_after = check_seconds("idle_timeout", idle_timeout, positive=True)
-        most_jobs = check_count_or_none("max_jobs_per_worker", max_jobs_per_worker)
-        spares = check_count("spare_workers", spare_workers, least=0)
-        name, follow = uuid.uuid4().hex, max_workers is None
-        self._fleet = ClusterFleet(target, name, policy, config, follow_threads=follow)
+        numbers = check_numbers(idle_timeout, max_jobs_per_worker, spare_workers)
+        tokens = check_resources("resources", resources)
+        where = target, uuid.uuid4().hex, policy, config
+        self._fleet = ClusterFleet(*where, follow_threads=max_workers is None)
         self._max_workers = count
         self._options = check_pool_options(memory_limit, output)
         self._shown = {  # in a notebook
             "scheduler": target.address,
-            "idle_timeout": leave_after,
+            **numbers._asdict(),
             "node_timeout": policy.node_timeout,
             "memory_limit": self._options.memory_limit,
+            "resources": tokens or None,
             "output": self._options.output,
-            "max_jobs_per_worker": most_jobs,
-            "spare_workers": spares,
             "preload": tuple(config[0]["preload"]),
             "on_exit": on_exit,
         }
-        self._scheduler = Scheduler(
-            count, leave_after, most_jobs, spares, confirms=True, slow_starts=True
-        )
+        self._scheduler = Scheduler(count, *numbers, confirms=True, slow_starts=True, tokens=tokens)
         self._start(self._scheduler, self._fleet, on_exit=on_exit, seed=seed, visible=visible)
 
     def _worker_count(self) -> int:

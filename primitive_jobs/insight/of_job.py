@@ -13,7 +13,6 @@ from ..options import check_count
 from ..status import JobStatus
 from .progress import Progress, progress_of
 from .usage import Usage
-from .waits import waits_for
 
 _NOTHING: Any = object()
 
@@ -52,11 +51,13 @@ class Observed:
 
     @property
     def waiting_for(self) -> str | None:
-        """What a QUEUED job waits for, in words: "a worker", or "retry in 4 s" (rounded up).
+        """What a QUEUED job waits for, in words; None where it is not QUEUED.
 
-        None where it is not QUEUED.
+        It may be "a worker", "4 CPUs", "4.0 GB of memory (1.2 GB free)", "gpu" (a token of its
+        pool's ``resources``), or "retry in 4 s" (rounded up).
         """
-        return waits_for(self._record.kept) if self._tracker.status is JobStatus.QUEUED else None
+        queued = self._tracker.status is JobStatus.QUEUED
+        return self._record.waiting_for() if queued else None
 
     @property
     def started(self) -> float | None:
