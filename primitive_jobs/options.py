@@ -263,9 +263,9 @@ def check_resources(name: str, value: object) -> dict[str, int]:
     found = {}
     for key, count in value.items():
         if not isinstance(key, str):
-            raise TypeError(f"{name}: a name must be a str, not {shown(key)}")
+            raise TypeError(f"{name} must map str to int, not {shown(key)} to {count!r}")
         if not key:
-            raise ValueError(f"{name}: a name must not be empty")
+            raise ValueError(f"{name}: in {{{key!r}: {count!r}}} a name is empty")
         found[str.__str__(key)] = check_count(f"{name}[{key!r}]", count)
     return found
 

@@ -165,9 +165,8 @@ class JobPool(EnginePool):
         check_surroundings()
         cpus = _cpu_count()
         count = cpus if max_workers is None else check_count("max_workers", max_workers)
-        settings = check_worker_settings(
-            count, cpus, initializer, initargs, env, threads_per_worker, preload
-        )
+        of_workers = initializer, initargs, env, threads_per_worker, preload
+        settings = check_worker_settings(count, cpus, *of_workers)
         numbers = check_numbers(idle_timeout, max_jobs_per_worker, spare_workers)
         check_bool("forward_logs", forward_logs)
         budget = check_bytes("memory", memory) or _memory_of_job()

@@ -24,6 +24,7 @@ class Link:
         self.owner = os.getpid()
         self.of_parent = False
         self.seeds = None
+        self.capacity = pool._engine.capacity
         self.enlisted: list[JobRecord] = []
 
     @property

@@ -148,7 +148,8 @@ class PlayedFleet(Fleet, Direct):
     def coming(self) -> bool:
         return False
 
-    def start(self, slot: int) -> None:
+    def start(self, slot: int, cpus: int = 1) -> None:
+        assert cpus == 1, "it has no others"
         self.host.tell(News(functools.partial(self._on_process, slot)))
 
     def _on_process(self, slot: int) -> None:

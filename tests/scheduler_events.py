@@ -7,7 +7,7 @@ from typing import NamedTuple
 from primitive_jobs._engine.events import Action, Event
 from primitive_jobs._engine.scheduler import Scheduler
 from primitive_jobs._wire.messages import Message
-from primitive_jobs.options import Limits
+from primitive_jobs.options import Limits, Needs
 
 
 class Submitted(NamedTuple):
@@ -20,6 +20,7 @@ class Submitted(NamedTuple):
     retries: int = 0
     grace: float = 0.0
     retry_delay: float = 0.0
+    needs: Needs | None = None
 
 
 class Answered(NamedTuple):

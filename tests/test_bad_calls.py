@@ -106,6 +106,11 @@ PERCENT = Kind("must be a", ("1", True, [1], None, 1j, BadRepr()), (NAN, -1))
 FRACTION = Kind("must be", ("1", True, [1], 1j, BadRepr()), (NAN, -0.1, 1.1, INFINITY))
 OUTPUT = Kind("output", (3, b"a", ["a"], BadRepr()), ("", "nowhere", "a\0/b", "a/", "{other}"))
 PATH = Kind("cwd", (3, b"a", ["a"], BadRepr()), ("", "a\0b"))
+TOKENS = Kind(
+    "resources",
+    (3, ["gpu"], "gpu", {1: 1}, {"gpu": "1"}, {"gpu": True}, {"gpu": 1.5}),
+    ({"": 1}, {"gpu": 0}, {"gpu": -1}),
+)
 ENV = Kind("env", (3, ["a"], "a=b", {"a": 1}, {1: "a"}), ({"": "a"}, {"a=b": "c"}, {"a": "\0"}))
 
 OPTIONS: dict[str, Kind] = {
@@ -122,6 +127,9 @@ OPTIONS: dict[str, Kind] = {
     "output": OUTPUT,
     "retry_on": KINDS,
     "retry_delay": DELAY,
+    "cpus": COUNT._replace(types=(*COUNT.types, None)),
+    "memory": SIZE,
+    "resources": TOKENS,
 }
 
 # (function, argument) -> (kind, call with a wrong value); `pool` and `job` are live.
@@ -173,6 +181,8 @@ TABLE: dict[tuple[Any, str], tuple[Kind, Call]] = {
         lambda pool, job, bad: JobPool(1, max_jobs_per_worker=bad),
     ),
     (JobPool, "memory_limit"): (SIZE, lambda pool, job, bad: JobPool(1, memory_limit=bad)),
+    (JobPool, "memory"): (SIZE, lambda pool, job, bad: JobPool(1, memory=bad)),
+    (JobPool, "resources"): (TOKENS, lambda pool, job, bad: JobPool(1, resources=bad)),
     (JobPool, "preload"): (MODULES, lambda pool, job, bad: JobPool(1, preload=bad)),
     (JobPool, "spare_workers"): (
         FROM_ZERO,

@@ -97,6 +97,9 @@ VALUES: dict[str, Any] = {
     "output": "capture",
     "retry_on": OSError,
     "retry_delay": 0.5,
+    "cpus": 1,
+    "memory": "2 GB",
+    "resources": {"gpu": 1},
 }
 
 
@@ -106,7 +109,7 @@ def test_every_option_among_the_arguments(pool: JobPool) -> None:
     assert list(hints.JOB_OPTIONS) == fields
     submit: Any = pool.submit
     for option, value in VALUES.items():
-        shown = "..." if option in ("metadata", "env", "retry_on") else repr(value)
+        shown = "..." if option in ("metadata", "env", "retry_on", "resources") else repr(value)
         with pytest.raises(TypeError) as caught:
             submit(identity, 1, **{option: value}).result(PATIENCE)
         text = str(caught.value)

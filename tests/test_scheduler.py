@@ -31,7 +31,9 @@ from primitive_jobs._engine.events import (
     InitFailed,
     Kill,
     Leave,
+    LookAtMemory,
     Lost,
+    MemorySeen,
     NotInitialized,
     NotTaken,
     OutOfMemory,
@@ -71,6 +73,7 @@ from primitive_jobs._engine.scheduler import (
 from primitive_jobs._engine.slots import MOVES
 from primitive_jobs._wire.evidence import Evidence
 from primitive_jobs._wire.messages import Kind, Message
+from primitive_jobs.options import Needs
 
 RETURNED = Message(Kind.RETURNED)
 RAISED = Message(Kind.RAISED)
@@ -86,7 +89,7 @@ class Script:
         idle_timeout: float | None = None,
         max_jobs: int | None = None,
         spares: int = 0,
-        **ways: bool,
+        **ways: Any,
     ) -> None:
         self.scheduler = Scheduler(max_workers, idle_timeout, max_jobs, spares, **ways)
         self.now = 0.0
@@ -1283,6 +1286,18 @@ def assert_nothing_is_left_to_do(scheduler: Scheduler) -> None:
     assert state_of(scheduler) == before
 
 
+TOKENS = {"gpu": 2, "x": 1}
+NEEDS = [
+    Needs(2),
+    Needs(4),
+    Needs(1, 60),
+    Needs(1, 100, [("x", 1)]),
+    Needs(2, 30, [("gpu", 1)]),
+    Needs(1, 0, [("gpu", 2)]),
+    Needs(1, 0, [("gpu", 1), ("x", 1)]),
+]
+
+
 class World(RuleBasedStateMachine):
     """Processes, as the scheduler orders them, and a user who does anything at any time."""
 
@@ -1302,13 +1317,15 @@ class World(RuleBasedStateMachine):
         self.watched: set[int] = set()
         self.ends: Counter[int] = Counter()
         self.closes = 0
-        self.broken = self.remote = False
+        self.broken = self.remote = self.looks = False
+        self.tokens_at_kill: dict[int, dict[str, tuple[int, ...]]] = {}
+        self.needs: dict[int, Needs | None] = {}
         self.actions: list[Action] = []  # of the last event
 
-    @initialize(spares=st.integers(0, 2), remote=st.booleans())
-    def have_spares(self, spares: int, remote: bool) -> None:
+    @initialize(spares=st.integers(0, 2), remote=st.booleans(), memory=st.sampled_from([None, 100]))
+    def have_spares(self, spares: int, remote: bool, memory: int | None) -> None:
         ways = {"confirms": remote, "slow_starts": remote}
-        self.scheduler = Scheduler(2, 30.0, 3, spares, **ways)
+        self.scheduler = Scheduler(2, 30.0, 3, spares, memory=memory, tokens=TOKENS, **ways)
         self.remote = remote
 
     def tell(self, event: Told) -> int:
@@ -1330,6 +1347,15 @@ class World(RuleBasedStateMachine):
                     self.running[slot] = (job, attempt)
                     self.shown.add(job)
                     assert len(self.shown) <= self.scheduler.max_workers, "too many run"
+                    needs = self.needs[job] or Needs()
+                    given = self.scheduler.tokens_of(slot)
+                    assert {name: len(which) for name, which in given.items()} == dict(needs.tokens)
+                    assert self.scheduler.slots[slot].width == min(
+                        needs.cpus, self.scheduler.max_workers
+                    )
+                case LookAtMemory():
+                    assert not self.looks, "one look is enough"
+                    self.looks = True
                 case Requeue(job=job, delay=delay):
                     assert not self.broken
                     if delay:
@@ -1351,6 +1377,7 @@ class World(RuleBasedStateMachine):
                 case Kill(slot=slot):
                     assert slot in self.processes
                     self.killed.add(slot)
+                    self.tokens_at_kill[slot] = self.scheduler.tokens_of(slot)
                 case Close():
                     self.closes += 1
                     assert not self.processes
@@ -1369,6 +1396,7 @@ class World(RuleBasedStateMachine):
         retries=st.integers(0, 2),
         grace=st.sampled_from([0.0, 0.0, 3.0]),
         retry_delay=st.sampled_from([0.0, 0.0, 4.0, 70.0]),
+        needs=st.sampled_from([None] * 3 + NEEDS),
     )
     def submit(
         self,
@@ -1378,16 +1406,21 @@ class World(RuleBasedStateMachine):
         retries: int,
         grace: float,
         retry_delay: float,
+        needs: Needs | None,
     ) -> None:
         self.jobs += 1
         self.retries[self.jobs] = retries
+        if self.remote and needs is not None:
+            needs = Needs(1, 0, needs.tokens)  # others are refused at the submit
+        self.needs[self.jobs] = needs
         needs_wake = self.scheduler.needs_wake()
         roster = self.scheduler._roster
-        lines_up = roster.busy >= roster.max_workers and not needs_wake
-        limits = priority, timeout, memory_limit, retries, grace, retry_delay
+        lines_up = roster.busy + roster.extra >= roster.max_workers and not needs_wake
+        limits = priority, timeout, memory_limit, retries, grace, retry_delay, needs
         done = self.tell(Submitted(self.jobs, *limits))
-        assert needs_wake or not done, "nobody would have woken the dispatcher for it"
-        assert not lines_up or not self.scheduler.needs_wake(), "it changes nothing"
+        if needs is None:  # one with needs wakes the dispatcher always
+            assert needs_wake or not done, "nobody would have woken the dispatcher for it"
+            assert not lines_up or not self.scheduler.needs_wake(), "it changes nothing"
         assert_nothing_is_left_to_do(self.scheduler)
 
     @precondition(lambda self: not self.remote and self.scheduler.offer())
@@ -1404,6 +1437,7 @@ class World(RuleBasedStateMachine):
         assert slot not in self.killed
         self.jobs += 1
         self.retries[self.jobs] = retries
+        self.needs[self.jobs] = None
         self.running[slot] = (self.jobs, attempt)
         self.shown.add(self.jobs)
         assert len(self.shown) <= self.scheduler.max_workers, "too many run"
@@ -1571,6 +1605,8 @@ class World(RuleBasedStateMachine):
         if begun and job:
             self.begun[job] += 1
         initializing = state == "dead" and begun and not job
+        held = self.tokens_at_kill.pop(slot)
+        assert self.scheduler.tokens_of(slot) == held, "they are its process's till that is gone"
         self.tell(Gone(slot, Evidence(1, -9, attempt if begun else 0, initializing)))
 
     @rule(seconds=st.floats(0.0, 40.0))
@@ -1579,6 +1615,13 @@ class World(RuleBasedStateMachine):
         self.tell(Tick())
         waits = self.scheduler.delayed.jobs
         assert all(due > self.now for due, _ in waits.values()), "it is due, and not queued"
+
+    @precondition(lambda self: self.looks)
+    @rule(available=st.sampled_from([0, 64_000_050, 10**9]), used=st.integers(0, 100))
+    def see_memory(self, available: int, used: int) -> None:
+        self.looks = False
+        found = {(slot, attempt): used for slot, (_, attempt) in self.running.items()}
+        self.tell(MemorySeen(available, found))
 
     @rule(count=st.integers(1, 4))
     def resize(self, count: int) -> None:
@@ -1614,6 +1657,13 @@ class World(RuleBasedStateMachine):
         assert set(self.scheduler.slots) == self.starting | set(self.processes)
         assert self.watched <= self.running.keys(), "memory is watched while a job runs"
         assert self.scheduler.running == len(self.shown)
+        tokens = [
+            (name, which)
+            for slot in self.scheduler.slots
+            for name, held in self.scheduler.tokens_of(slot).items()
+            for which in held
+        ]
+        assert len({*tokens}) == len(tokens), "one is given twice"
         if self.remote:
             states = [slot.state for slot in self.scheduler.slots.values()]
             may_be = self.scheduler.max_workers + self.scheduler.spare_workers
@@ -1636,6 +1686,8 @@ class World(RuleBasedStateMachine):
             self.tell(Gone(slot, Evidence(1, -9)))
         assert self.closes == 1
         assert sum(self.ends.values()) == self.jobs
+        assert self.scheduler._roster.taken == 0
+        assert self.scheduler._roster.reservations.free_tokens() == TOKENS, "one is lost"
 
 
 World.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

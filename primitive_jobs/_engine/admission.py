@@ -191,8 +191,9 @@ class Admission:
         lacks, left = self.lacking[first.needs.row]
         if lacks != (MEMORY,):
             return
-        if any(slot.state in (LEAVING, DYING) for slot in roster.slots.values()):
-            return  # what they hold comes back
+        ending = any(slot.state in (LEAVING, DYING) for slot in roster.slots.values())
+        if ending or self._reservations.looked_at < roster.now:
+            return  # what they hold comes back, and may have since the last look
         # Nothing of ours runs, so nobody gives anything back: it would wait for ever.
         slot = self._worker_for(first.needs, take=True)
         if slot is None:

@@ -196,10 +196,10 @@ class Fleet(ABC):
         """Whether a worker was ordered whose start is not reported yet."""
 
     @abstractmethod
-    def start(self, slot: int, cpus: int) -> None:
+    def start(self, slot: int, cpus: int = 1) -> None:
         """Order the start of a worker; `Started` or `StartFailed` reports how that went.
 
-        Its jobs take so many CPUs: 1, where `total_memory` is None.
+        Its jobs take so many CPUs; 1, where `total_memory` is None.
 
         One of the two is reported, once. Where this raises, neither is: that counts as a failure.
         """

@@ -131,7 +131,8 @@ class JobQueue:
         found: list[Job] = []
         if self.count:
             self.first()  # else many that were removed may stand before the others
-        for priority in heapq.nsmallest(count, self._priorities):
+        # Of a priority there may be removed ones alone.
+        for priority in heapq.nsmallest(count + len(self._gone), self._priorities):
             if len(found) < count:
                 back = heapq.nsmallest(count, self._returned.get(-priority, ()))
                 row = ((job.number, job) for job in self._rows[-priority])

@@ -53,6 +53,7 @@ from .unclosed import Unclosed
 
 _READ = select.POLLIN
 _WRITE = select.POLLOUT
+_UNKNOWN = "worker %d sent an unknown message; it is replaced"
 
 
 class LocalFleet(Fleet, Direct):
@@ -138,7 +139,7 @@ class LocalFleet(Fleet, Direct):
         """Whether the spawner has orders that it has not reported yet."""
         return self._spawner.busy
 
-    def start(self, slot: int, cpus: int) -> None:
+    def start(self, slot: int, cpus: int = 1) -> None:
         """Order the start of a worker."""
         self._spawner.order(slot, cpus)
 
@@ -325,8 +326,7 @@ class LocalFleet(Fleet, Direct):
             case Kind.INIT_FAILED:
                 self._host.happened(InitFailed(slot, message), process)
             case _:
-                text = "worker %d sent an unknown message; it is replaced"
-                process.report(logging.WARNING, text, process.pid)
+                process.report(logging.WARNING, _UNKNOWN, process.pid)
                 self._host.happened(Died(slot))
 
     def _on_death(self, process: WorkerProcess) -> None:

@@ -159,7 +159,7 @@ class ClusterFleet(Fleet, Hearer):
         """Whether workers were ordered that have no process yet."""
         return bool(self._orders)
 
-    def start(self, slot: int, cpus: int) -> None:
+    def start(self, slot: int, cpus: int = 1) -> None:
         """Order the start of a worker."""
         assert cpus == 1, "others are refused: see `total_memory`"
         self._orders[slot] = _Order()

@@ -297,7 +297,7 @@ class Session:
             self.happened(StartFailed(slot, Evidence(noted=0)))
         else:
             self._starting[slot] = True
-            self._fleet.start(slot, 1)
+            self._fleet.start(slot)
 
     def _evict(self, slot: int) -> None:
         self._fleet.call_off(slot)

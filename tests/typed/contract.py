@@ -216,6 +216,7 @@ def right_pools() -> None:
             name="n", metadata={"a": 1}, timeout=1, memory_limit=2e9, priority=1, retries=2
         )
         assert_type(view.options(retry_on=(OSError, KeyError), retry_delay=0.5), PoolView)
+        assert_type(view.options(cpus=2, memory="4 GB", resources={"gpu": 1}), PoolView)
         view.options(retry_on=OSError)
         view.options(retry_on=int)  # type: ignore[arg-type]
         assert_type(view, PoolView)
