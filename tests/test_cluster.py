@@ -153,6 +153,13 @@ def raise_it() -> None:
     raise ValueError("from afar")
 
 
+@pytest.mark.parametrize("needs", [{"cpus": 2}, {"memory": "1 GB"}])
+def test_what_a_job_cannot_need_there(pool: ClusterPool, needs: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="is for jobs on this machine"):
+        pool.options(**needs).submit(abs, 1)
+    assert pool.jobs() == []
+
+
 def test_an_exception_comes_with_its_traceback(pool: ClusterPool) -> None:
     error = pool.submit(raise_it).exception(PATIENCE)
     assert isinstance(error, ValueError)

@@ -27,6 +27,7 @@ SUITES = [
     "test_map_layers",
     "test_map_semantics",
     "test_pool",
+    "test_needs",
     "test_report",
     "test_retries",
     "test_shared",
