@@ -181,10 +181,12 @@ def test_libraries_take_as_many(make_pool: MakePool) -> None:
     pytest.importorskip("numba")
 
     def counts() -> tuple[set[int], int]:
-        import numba
-        import numpy as np
-        import threadpoolctl
+        import importlib
 
+        import numpy as np
+
+        numba: Any = importlib.import_module("numba")
+        threadpoolctl: Any = importlib.import_module("threadpoolctl")
         np.ones((8, 8)) @ np.ones((8, 8))
         found = {pool["num_threads"] for pool in threadpoolctl.threadpool_info()}
         return found, numba.get_num_threads()
