@@ -89,7 +89,8 @@ def test_while_it_is_unpickled_a_job_has_its_tokens(make_pool: MakePool) -> None
             return job_resources, ()
 
     with make_pool(1, resources=GPU) as pool:
-        job = pool.options(resources=GPU).submit(lambda found: found, Looks())
+        looks: Any = Looks()
+        job = pool.options(resources=GPU).submit(lambda found: found, looks)
         assert job.result(PATIENCE) == {"gpu": (0,)}
 
 
@@ -116,7 +117,7 @@ def test_they_come_back_however_a_job_ends(make_pool: MakePool, end: str) -> Non
         elif end == "killed":
             job = view.submit(lambda: os.kill(os.getpid(), signal.SIGKILL))
         else:
-            job = view.submit(divmod, 1, 0)
+            job = view.submit(lambda: print(1 // 0))
         after = view.options(timeout=None).submit(job_resources)
         if end == "cancelled":
             until(job.running, "it runs")
