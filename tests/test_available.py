@@ -40,6 +40,11 @@ def test_the_machine_alone(system: Path) -> None:
     assert (total_memory(), available_memory()) == (1000 * 1024_000, 600 * 1024_000)
 
 
+def test_no_proc(system: Path) -> None:
+    (system / "proc/meminfo").unlink()
+    assert total_memory() == 0, "nobody knows"
+
+
 def test_the_tightest_group_counts_and_its_file_cache_is_free(system: Path) -> None:
     write(system / "cgroup", cgroup__controllers="memory")
     inner = {"memory__current": 250 * MB, "memory__max": "max", "memory__high": 300 * MB}

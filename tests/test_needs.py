@@ -22,9 +22,11 @@ from primitive_jobs import (
     JobMemoryError,
     JobPool,
     JobStatus,
+    checkpoint,
     current_job,
     job_resources,
 )
+from primitive_jobs._engine.look import glance_at
 
 if TYPE_CHECKING:
     from makers import MakePool
@@ -147,6 +149,35 @@ def test_map_executor_and_snapshot(make_pool: MakePool) -> None:
         assert second.result(PATIENCE) == 1
 
 
+def test_what_is_submitted_again_has_tokens_of_its_own(make_pool: MakePool) -> None:
+    with make_pool(1, resources=GPU) as pool:
+        view = pool.options(resources=GPU, keep_call=True)
+        job = view.submit(job_resources)
+        assert job.result(PATIENCE) == {"gpu": (0,)}
+        assert job.resubmit().result(PATIENCE) == {"gpu": (0,)}
+        assert job.resubmit(resources=None).result(PATIENCE) == {}
+
+
+@pytest.mark.local
+def test_those_that_wait_are_shown_in_order(make_pool: MakePool) -> None:
+    with make_pool(1, resources=GPU) as pool:
+        first = pool.submit(time.sleep, 1000)
+        until(first.running, "it runs")
+        view = pool.options(resources=GPU)
+        names = "abcdef"
+        jobs = [
+            (view if name in "bde" else pool)
+            .options(name=name, priority=name in "fe")
+            .submit(abs, 1)
+            for name in names
+        ]
+        order = sorted(names, key=lambda name: (name not in "fe", name))
+        look = glance_at(pool._engine._scheduler, pool._engine._jobs, pool._engine._fleet, 4)
+        assert [record.name for record in look.records][1:] == order[:4]
+        first.cancel()
+        assert [job.result(PATIENCE) for job in jobs] == [1] * 6
+
+
 def test_many_jobs_with_a_token_each(make_pool: MakePool) -> None:
     with make_pool(2, resources={"gpu": 2}) as pool:
         jobs = [pool.options(resources=GPU).submit(job_resources) for _ in range(500)]
@@ -267,6 +298,21 @@ def test_what_a_job_needs_is_its_limit(make_pool: MakePool) -> None:
             job.result(PATIENCE)
         more = pool.options(memory="100 MB", memory_limit="900 MB").submit(hold, 300 * MB, 0)
         assert more.result(PATIENCE)
+
+
+def checkpoint_of(size: int) -> str:
+    try:
+        checkpoint(bytes(size), force=True)
+    except MemoryError as error:
+        return str(error)
+    return "kept"
+
+
+@pytest.mark.local
+def test_a_checkpoint_counts(make_pool: MakePool) -> None:
+    with make_pool(1) as pool:
+        told = pool.options(memory="100 MB").submit(checkpoint_of, 95 * MB).result(PATIENCE)
+        assert "would pass the job's memory_limit of 100,000,000 bytes" in told
 
 
 @pytest.mark.local

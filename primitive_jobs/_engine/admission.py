@@ -15,7 +15,7 @@ from typing import Any
 
 from ..options import CPUS, MEMORY, Lacked, Needs
 from .events import LookAtMemory, Overcommit
-from .queue import Job, JobQueue
+from .queue import Job, JobQueue, in_turn
 from .reservations import FRESH, Reservations, Room
 from .roster import Roster
 from .slots import DYING, LEAVING, Slot
@@ -83,12 +83,12 @@ class Admission:
     def jobs(self) -> list[Job]:
         """Return all of them, in order."""
         found = [job for row in self._rows.values() for job in row.head(row.count)]
-        return sorted(found, key=lambda job: (-job.priority, job.number))
+        return sorted(found, key=in_turn)
 
     def head(self, count: int) -> list[Job]:
         """Return the next ones, in order, at most so many."""
         found = [job for row in self._rows.values() for job in row.head(count)]
-        return heapq.nsmallest(count, found, key=lambda job: (-job.priority, job.number))
+        return heapq.nsmallest(count, found, key=in_turn)
 
     # --- who may start ---------------------------------------------------------------------------
 

@@ -27,8 +27,7 @@ class Capacity:
     def check(self, needs: Needs) -> None:
         """Raise `ValueError` if a job needs more than the pool can ever give it."""
         scheduler = self._scheduler
-        here = self._fleet.total_memory()
-        if here is None and (needs.cpus > 1 or needs.memory):
+        if not self._fleet.local and (needs.cpus > 1 or needs.memory):
             what = f"cpus={needs.cpus}" if needs.cpus > 1 else "memory"
             raise ValueError(
                 f"{what} is for jobs on this machine: of a cluster's nodes the pool knows neither; "
@@ -39,8 +38,8 @@ class Capacity:
                 f"cpus={needs.cpus} is more than the pool's max_workers={scheduler.max_workers}: "
                 "the job could never start"
             )
-        there = scheduler.memory or here or 0
-        if needs.memory > there:
+        there = scheduler.memory or (self._fleet.total_memory() if needs.memory else 0)
+        if there and needs.memory > there:
             whose = "the pool's memory" if scheduler.memory else "what this machine, or cgroup, has"
             raise ValueError(
                 f"memory of {size(needs.memory)} is more than {whose}, {size(there)}: "

@@ -144,6 +144,8 @@ class Fleet(ABC):
         confirms: Whether it reports `Taken` for each job that was sent, as soon as the worker has
             it, and before the outcome. Until then the job is QUEUED, and callers cannot send to
             its workers by themselves (`direct`). Else a job runs as soon as it is sent.
+        local: Whether its workers are on this machine. Then jobs may take several CPUs, and wait
+            for memory.
         slow_starts: Whether a start may wait for long, for a place where others have theirs. Then
             those that no job waits for any more are called off.
         measured: What was measured of late because of `watch`, in order: when (on the monotonic
@@ -153,6 +155,7 @@ class Fleet(ABC):
 
     pause: float | None = None
     confirms: bool = False
+    local: bool = True
     slow_starts: bool = False
     measured: deque[tuple[float, int, int]] = _NOTHING
     stacks: Stacks | None = None
@@ -199,7 +202,7 @@ class Fleet(ABC):
     def start(self, slot: int, cpus: int = 1) -> None:
         """Order the start of a worker; `Started` or `StartFailed` reports how that went.
 
-        Its jobs take so many CPUs; 1, where `total_memory` is None.
+        Its jobs take so many CPUs; 1, where the fleet is not `local`.
 
         One of the two is reported, once. Where this raises, neither is: that counts as a failure.
         """
@@ -271,15 +274,15 @@ class Fleet(ABC):
     def measures_memory(self) -> bool:
         """Whether the memory of processes can be measured here at all."""
 
-    def total_memory(self) -> int | None:
-        """Return how many bytes jobs could ever have.
+    def total_memory(self) -> int:
+        """Return how many bytes the jobs of a `local` fleet could ever have; 0: not known.
 
-        None: jobs cannot reserve memory here, nor several CPUs. On any thread; raises OSError.
+        On any thread.
         """
-        return None
+        raise NotImplementedError
 
     def look_at_memory(self) -> None:
-        """Report by `MemorySeen` how much there is, once; where `total_memory` is not None."""
+        """Report by `MemorySeen` how much there is, once; only where it is `local`."""
         raise NotImplementedError
 
     @property

@@ -97,8 +97,11 @@ class JobTable:
 
     def fill_up(self) -> None:
         """Have the workers started that are missing."""
-        wide = [width for _, width in self.admission.wanting if width > 1]
-        self._staffing.fill_up(self.waiting, wide)
+        if self._roster.needy:
+            wide = [width for _, width in self.admission.wanting if width > 1]
+            self._staffing.fill_up(self.waiting, wide)
+        else:
+            self._staffing.fill_up(self.queue.count)
 
     def may_start(self, job: Job | None) -> bool:
         """Whether a free worker may have a job now; while some need more, `Admission` decides it.
@@ -341,14 +344,12 @@ class JobTable:
     def next_deadline(self) -> float | None:
         """Return when the next tick is due; None: never."""
         due = self._roster.next_deadline()
-        others = (
-            self._staffing.next_start(self.waiting),
-            self.delayed.first() if self.delayed.jobs else None,
-            self.admission.next_look() if self._roster.needy else None,
-        )
-        for other in others:
-            if other is not None and (due is None or other < due):
-                due = other
+        if self._staffing.pausing:
+            due = _sooner(due, self._staffing.next_start(self.waiting))
+        if self.delayed.jobs:
+            due = _sooner(due, self.delayed.first())
+        if self._roster.needy:
+            due = _sooner(due, self.admission.next_look())
         return due
 
     def withdraw(self, slot: Slot) -> None:
@@ -422,3 +423,7 @@ class JobTable:
         # With needs, the first one may keep what it lacks.
         alone = self.queue.count and not with_needs
         assert not (alone and may_run), "nobody waits while a worker may have it"
+
+
+def _sooner(one: float | None, other: float | None) -> float | None:
+    return other if one is None or (other is not None and other < one) else one

@@ -85,7 +85,7 @@ def glance_at(scheduler: Scheduler, jobs: JobRegistry, fleet: Fleet, most: int) 
     """
     slots = _slots(scheduler, jobs, fleet)
     lines = [job for slot in scheduler.slots.values() for job in slot.line]
-    waiting = [*lines[:most], *scheduler.queue.head(max(0, most - len(lines)))]
+    waiting = [*lines[:most], *scheduler.head(max(0, most - len(lines)))]
     numbers = [slot.job for slot in slots if slot.job is not None]
     waiting += scheduler.delayed.head(max(0, most - len(waiting)))
     numbers += [job.number for job in waiting]

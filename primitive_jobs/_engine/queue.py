@@ -59,6 +59,11 @@ class Job:
         self.cancel_asked = False
 
 
+def in_turn(job: Job) -> tuple[int, int]:
+    """Return what jobs are sorted by."""
+    return -job.priority, job.number
+
+
 class JobQueue:
     """The waiting jobs: those of the highest priority first, in the order of their numbers.
 

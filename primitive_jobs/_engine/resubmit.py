@@ -8,6 +8,7 @@ from .._wire.parcel import Parcel
 from ..errors import JobError
 from ..insight.traces import Kept
 from .again import Again
+from .given import Given
 
 if TYPE_CHECKING:
     from .record import JobRecord, PoolLink
@@ -41,6 +42,8 @@ def submit_again(
         made.kept.checkpoint = checkpoint
     made.key = record.key
     made.link = link
+    # Its tokens were those of the job before.
+    copy.refers_to = tuple(each for each in copy.refers_to if not isinstance(each, Given))
     made.payload = Again(1, checkpoint, made.about()).with_call(link.repack(copy))
     if made.tracker.submitted() and made.tracker.serialized():
         link.enlist(made)

@@ -259,13 +259,13 @@ class Roster:
         due = []
         if self._limited:
             due += [slot.deadline for slot in self._limited if slot.deadline is not None]
-        if self._idle_timeout is not None and self.taken < self.max_workers:
-            due += [slot.idle_since + self._idle_timeout for slot in self._longest_idle()]
+        timeout = self._idle_timeout
+        if timeout is not None and self.running + self.extra < self.max_workers:
+            if self.idle:
+                due.append(self.idle[0].idle_since + timeout)
+            if self.wide.used:
+                due += [slot.idle_since + timeout for slot in self.wide.all_idle()]
         return min(due) if due else None
-
-    def _longest_idle(self) -> list[Slot]:
-        """Return the one that has been idle longest, and the wide ones."""
-        return [*self.idle[:1], *self.wide.all_idle()]
 
     def late(self, now: float) -> list[Slot]:
         """Return the slots past their deadline, in order."""

@@ -44,7 +44,7 @@ from .events import (
     Withdrawn,
 )
 from .job_table import JobTable
-from .queue import Job
+from .queue import Job, in_turn
 from .reservations import Reservations
 from .roster import LEAVE_TIME, Roster
 from .roster import check as check_roster
@@ -173,6 +173,13 @@ class Scheduler:
         """No job comes any more."""
         return self._roster.closing
 
+    def head(self, count: int) -> list[Job]:
+        """Return the next ones of those that wait for their turn, in order, at most so many."""
+        found = self.queue.head(count)
+        if self.admission.count:
+            found = sorted([*found, *self.admission.head(count)], key=in_turn)[:count]
+        return found
+
     def runs(self, slot: Slot) -> bool:
         """Whether a slot's job is RUNNING: its worker has it, as far as that is told."""
         return slot.job is not None and (not self._confirms or slot.taken == slot.attempt)
@@ -255,7 +262,7 @@ class Scheduler:
         slot.served += 1
         roster.warm = True
         slot.idle_since = now
-        if roster.taken + 1 >= roster.max_workers:  # see Roster.trim
+        if roster.running + roster.extra + 1 >= roster.max_workers:  # see Roster.trim
             for spare in roster.idle:
                 spare.idle_since = now
         return True

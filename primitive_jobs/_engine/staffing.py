@@ -7,7 +7,7 @@ one is tried.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from .events import Postpone
 from .pauses import Pause
@@ -49,7 +49,7 @@ class Staffing:
         while roster.idle and roster.live > self._most():
             roster.ask_to_leave(roster.idle[0])
 
-    def fill_up(self, waiting: int, wide: Iterable[int] = ()) -> None:
+    def fill_up(self, waiting: int, wide: Sequence[int] = ()) -> None:
         """Start the workers that are missing, with ``waiting`` jobs in the queue.
 
         Others wait for workers of several CPUs: ``wide`` says for how many, each.
@@ -61,8 +61,9 @@ class Staffing:
         if self.slow_starts:
             self._call_off(waiting)
         self._lacks_wide = False
-        for width, count in Counter(wide).items():
-            self._fill_up_wide(width, count)
+        if wide:
+            for width, count in Counter(wide).items():
+                self._fill_up_wide(width, count)
 
     def _call_off(self, waiting: int) -> None:
         """Call off the newest starts, of workers that no job waits for."""
@@ -150,6 +151,11 @@ class Staffing:
         if until is None or not (self._lacks_wide or self.missing(waiting, self._roster.busy) > 0):
             return None
         return until
+
+    @property
+    def pausing(self) -> bool:
+        """Whether a start may be put off: then `next_start` says till when."""
+        return self.pause.until is not None or self._spare_pause.until is not None
 
     def tick(self) -> None:
         """Take in that time has passed."""

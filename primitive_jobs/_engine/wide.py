@@ -10,15 +10,21 @@ from .slots import Slot
 
 
 class WideWorkers:
-    """Those of one pool, by how many CPUs they were started for; each the longest idle first."""
+    """Those of one pool, by how many CPUs they were started for; each the longest idle first.
 
-    __slots__ = ("_idle",)
+    Attributes:
+        used: There has been one; most pools have none.
+    """
+
+    __slots__ = ("_idle", "used")
 
     def __init__(self) -> None:
+        self.used = False
         self._idle: dict[int, list[Slot]] = {}
 
     def idle(self, width: int) -> list[Slot]:
         """The idle ones for so many CPUs; the last one is used next."""
+        self.used = True
         return self._idle.setdefault(width, [])
 
     def all_idle(self) -> list[Slot]:

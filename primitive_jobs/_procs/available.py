@@ -24,8 +24,14 @@ _NO_LIMIT = 1 << 60  # v1 has no word for it: its largest number of pages
 
 
 def total_memory() -> int:
-    """Return the bytes that could ever be had: of the machine, or of the smallest cgroup."""
-    limits: list[float] = [_meminfo("MemTotal")]
+    """Return the bytes that could ever be had: of the machine, or of the smallest cgroup.
+
+    0: /proc does not tell.
+    """
+    try:
+        limits: list[float] = [_meminfo("MemTotal")]
+    except OSError:
+        return 0
     limits += [min(group.limits(), default=math.inf) for group in _groups()]
     return int(min(limits))
 

@@ -100,6 +100,7 @@ class ClusterFleet(Fleet, Hearer):
     """
 
     confirms = True
+    local = False
     slow_starts = True
 
     def __init__(
@@ -161,7 +162,7 @@ class ClusterFleet(Fleet, Hearer):
 
     def start(self, slot: int, cpus: int = 1) -> None:
         """Order the start of a worker."""
-        assert cpus == 1, "others are refused: see `total_memory`"
+        assert cpus == 1, "others are refused: it is not `local`"
         self._orders[slot] = _Order()
         self._connection.place(slot)
 

@@ -189,8 +189,8 @@ def _write(files: _Files, body: bytes, buffers: list[memoryview]) -> None:
 
 
 def _check_memory(files: _Files, slot: int, size: int) -> None:
-    told = now.about
-    limit = told[2].get("memory_limit") if told is not None and len(told) > 2 else None
+    options = now.about[2] if now.about is not None and len(now.about) > 2 else {}
+    limit = options.get("memory_limit") or options.get("memory")
     if limit is None:
         return
     resident = int(Path("/proc/self/statm").read_bytes().split()[1]) * resource.getpagesize()
