@@ -163,14 +163,12 @@ def test_those_that_wait_are_shown_in_order(make_pool: MakePool) -> None:
     with make_pool(1, resources=GPU) as pool:
         first = pool.submit(time.sleep, 1000)
         until(first.running, "it runs")
-        view = pool.options(resources=GPU)
         names = "abcdef"
-        jobs = [
-            (view if name in "bde" else pool)
-            .options(name=name, priority=name in "fe")
-            .submit(abs, 1)
-            for name in names
-        ]
+        jobs = []
+        for name in names:
+            view = pool.options(resources=GPU if name in "bde" else None)
+            named = view.options(name=name, priority=int(name in "fe"))
+            jobs.append(named.submit(abs, 1))
         order = sorted(names, key=lambda name: (name not in "fe", name))
         look = glance_at(pool._engine._scheduler, pool._engine._jobs, pool._engine._fleet, 4)
         assert [record.name for record in look.records][1:] == order[:4]
