@@ -170,7 +170,9 @@ def test_those_that_wait_are_shown_in_order(make_pool: MakePool) -> None:
             named = view.options(name=name, priority=int(name in "fe"))
             jobs.append(named.submit(abs, 1))
         order = sorted(names, key=lambda name: (name not in "fe", name))
-        look = glance_at(pool._engine._scheduler, pool._engine._jobs, pool._engine._fleet, 4)
+        engine = pool._engine
+        what = engine._scheduler, engine._jobs, engine._fleet
+        look = engine._ask(lambda: glance_at(*what, 4))
         assert [record.name for record in look.records][1:] == order[:4]
         first.cancel()
         assert [job.result(PATIENCE) for job in jobs] == [1] * 6
