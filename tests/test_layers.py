@@ -65,7 +65,6 @@ FOREIGN = {
         "_is_registered_pickle_by_value",
         "_lookup_class_or_track",
         "_lookup_module_and_qualname",
-        "_make_function",
         "_make_skeleton_class",
         "_module_reduce",
         "_should_pickle_by_reference",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
+import cloudpickle
 import pytest
 from helpers import PATIENCE
 
@@ -66,6 +68,33 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
 @pytest.fixture(autouse=True)
 def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(__import__("sys").modules, "lean_jobs", raising=False)
+
+
+def test_a_function_by_value_needs_no_cloudpickle() -> None:
+    """Its import takes longer than all else that a worker does before its first job."""
+    factor = [2]
+
+    def have(*numbers: int, add: int = 1) -> tuple[int, bool, bool]:
+        def imported(name: str) -> bool:
+            return name in sys.modules
+
+        total = sum(factor[0] * number for number in numbers) + add
+        return total, imported("cloudpickle"), imported("primitive_jobs._wire.functions")
+
+    class Own:
+        pass
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    try:
+        with JobPool(1) as pool:
+            for answer in ((13, False, True), (13, False, True)):
+                assert pool.submit(have, 1, 2, 3).result(PATIENCE) == answer
+            # Where more comes it is imported, and fills in from then on.
+            assert pool.submit(lambda: have(1, 2, 3)[0]).result(PATIENCE) == 13
+            assert type(pool.submit(Own).result(PATIENCE)) is Own
+            assert pool.submit(have, 1, 2, 3).result(PATIENCE) == (13, True, True)
+    finally:
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
 def test_errors_and_results_of_a_job_that_holds_all_descriptors(module: object) -> None:

@@ -14,6 +14,7 @@ fact          frozen records
 facts         what is to be known of an attempt once it is over
 failures      what a worker sends in the place of a result
 forking       processes that a job starts by multiprocessing itself
+functions     makes functions anew that have travelled by value
 import_hook   something done to a module once it is imported
 initializer   an initializer, pickled once
 kept_globals  globals of a script that an initializer sets

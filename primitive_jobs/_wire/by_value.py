@@ -7,7 +7,8 @@ something. What belongs to an importable module still travels as its name.
 
 The pickler that is made here costs no more than cloudpickle's own: what it asks is asked of
 functions and classes that travel by value, the rest stands in a table by type. Used on both sides,
-from the first call on that cloudpickle has to pickle.
+from the first call or answer on that cloudpickle has to pickle; what a worker needs to make
+functions anew is in `functions`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import types
 import typing
 
 from cloudpickle import cloudpickle
+
+from . import functions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,15 +65,14 @@ class Pickler(_theirs.Pickler):  # type: ignore[misc]
         if func.__code__ is _OF_DISPATCHER:
             return _reduce_dispatcher(func)
         try:
-            reduced = super()._dynamic_function_reduce(func)
+            state = _theirs._function_getstate(func)
         except Exception:
             if not _FROM_3_14:
                 raise
             # Its annotations may name what exists for type checkers only.
             state = _theirs._function_getstate(_with_annotations_as_text(func))
-            newargs = self._function_getnewargs(func)
-            reduced = _theirs._make_function, newargs, state, None, None, _theirs._function_setstate
-        slots = reduced[2][1]
+        code, namespace, _, _, closure = self._function_getnewargs(func)
+        slots = state[1]
         for annotation in slots["__annotations__"].values():
             if type(annotation) is not type:
                 brought = slots["__globals__"]
@@ -82,7 +84,8 @@ class Pickler(_theirs.Pickler):  # type: ignore[misc]
             _import_now(func, slots)
         if _FROM_3_12 and func.__type_params__:
             slots["__type_params__"] = func.__type_params__
-        return reduced
+        new = code, namespace, closure
+        return functions.make_function, new, state, None, None, functions.fill_function
 
 
 # --- by name, or by value ------------------------------------------------------------------------
@@ -108,8 +111,9 @@ def _number(obj: object) -> str | None:
 
 def _reduce_module(module: types.ModuleType) -> Any:
     if module.__name__ == _MP_MAIN:  # as of a script that was started itself: the worker's own
-        return _theirs.subimport, ("__main__",)
-    return _theirs._module_reduce(module)
+        return functions.import_module, ("__main__",)
+    make, parts = _theirs._module_reduce(module)
+    return functions.import_module if make is _theirs.subimport else make, parts
 
 
 def _reduce_lazy_import(lazy: Any) -> Any:
@@ -510,17 +514,17 @@ def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:
     """Reduce a function's code as cloudpickle does, with the name of its file.
 
     Since 3.1.3 cloudpickle leaves that out, and the tracebacks of what was pickled by value (all
-    of a notebook, a REPL and a script) would say no file and show no source line. Since the code of
-    every function asks for what is below, a worker that has got one has this module, too.
+    of a notebook, a REPL and a script) would say no file and show no source line.
     """
-    construct, parts, *_ = _theirs.Pickler.dispatch_table[types.CodeType](code)
-    return _make_code, (construct, parts, "".join(code.co_filename))
+    _, parts, *_ = _theirs.Pickler.dispatch_table[types.CodeType](code)
+    return functions.make_code, (parts, "".join(code.co_filename))
 
 
-def _make_code(
-    construct: Callable[..., types.CodeType], parts: tuple[Any, ...], filename: str
-) -> types.CodeType:
-    return construct(*parts).replace(co_filename=filename)
+def _reduce_cell(cell: types.CellType) -> tuple[Any, ...]:
+    try:
+        return functions.make_cell, (cell.cell_contents,)
+    except ValueError:
+        return functions.make_empty_cell, ()
 
 
 # --- the table -----------------------------------------------------------------------------------
@@ -529,6 +533,7 @@ def _make_code(
 def _all() -> dict[type, Callable[[Any], Any]]:
     reducers: dict[Any, Callable[[Any], Any]] = {
         types.CodeType: _reduce_code,
+        types.CellType: _reduce_cell,
         types.ModuleType: _reduce_module,
         type(functools.lru_cache(_number)): _reduce_cached,
         functools.cached_property: _reduce_cached_property,

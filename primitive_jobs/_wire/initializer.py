@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .kept_globals import Keeper
     from .messages import Kind, Message
 
-_BY_VALUE = b"_function_setstate"  # what cloudpickle fills functions in by
+_BY_VALUE = b"fill_function"  # of `functions`: none travels by value without it
 _THEIR_PACKAGES = frozenset({"multiprocessing", "_multiprocessing", "loky"})
 
 

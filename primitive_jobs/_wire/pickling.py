@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 OUT_OF_BAND = 16 * 1024  # bytes; a smaller buffer is cheaper inside the pickle
 PROTOCOL = 5  # the first with out-of-band buffers; every supported Python has it
 PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})  # need no cloudpickle
+_SMALL = 32  # items of what is looked through before it is pickled
 SCRIPTS = frozenset({"__main__", "__mp_main__"})  # the second in multiprocessing's processes
 
 
@@ -42,10 +43,22 @@ def dumps(
 
     ``reducers`` come before those of the types themselves. Whatever the pickling raises, raises.
     """
-    if type(value) in PLAIN:
+    if type(value) in PLAIN or _holds_plain(value):
         return pickle.dumps(value, PROTOCOL), []
     buffers: list[memoryview] = []
     return dumps_whole(value, keeper(buffers, out_of_band), reducers), buffers
+
+
+def _holds_plain(value: object) -> bool:
+    """Whether it is a small tuple, list or dict of what is plain: pickle writes the same bytes then
+    as cloudpickle, which a worker need not import for them.
+    """
+    kind = type(value)
+    if (kind is not tuple and kind is not list and kind is not dict) or len(value) > _SMALL:  # type: ignore[arg-type]
+        return False
+    if not all(type(part) in PLAIN for part in value):  # type: ignore[attr-defined]
+        return False
+    return kind is not dict or all(type(part) in PLAIN for part in value.values())  # type: ignore[attr-defined]
 
 
 def keeper(
