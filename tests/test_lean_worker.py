@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import importlib.util
 import sys
@@ -127,7 +128,7 @@ def test_a_package_in_an_archive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     found = importlib.util.find_spec
 
     def find_spec(name: str) -> ModuleSpec | None:
-        spec = found(name)
+        spec = copy.copy(found(name))  # that of a module that is imported is its own
         if spec is not None:
             spec.origin = str(tmp_path / "app.pyz" / "boot.py")
         return spec

@@ -197,6 +197,37 @@ def test_an_archive_without_sources_is_told(monkeypatch: pytest.MonkeyPatch) -> 
         interpreter.script(name)
 
 
+def test_the_first_script_of_a_process_is_compiled_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "first.py"
+    spec = ModuleSpec("first", None, origin=str(file))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+
+    def run_it(*flags: str) -> list[str]:
+        command = [sys.executable, *flags, *interpreter.script("first"), "argument"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stderr == ""
+        return done.stdout.splitlines()
+
+    source = "import sys; print(__name__, __file__, *sys.argv, {!r}, sep='\\n')"
+    file.write_text(source.format("one"))
+    known = ["__main__", str(file), str(file), "argument"]
+    assert run_it("-B") == [*known, "one"]
+    assert not (tmp_path / "__pycache__").exists()
+    assert run_it() == [*known, "one"]
+    (kept,) = (tmp_path / "__pycache__").iterdir()
+    # What is kept is what runs, until the source is another one.
+    ours = kept.read_bytes()
+    kept.write_bytes(ours.replace(b"one", b"two"))
+    assert run_it("-I", "-S", "-B") == [*known, "two"]
+    file.write_text(source.format("three"))
+    assert run_it("-I", "-S", "-B") == [*known, "three"]
+    assert run_it() == [*known, "three"]
+    assert kept.read_bytes() != ours
+
+
 # --- pools in pools -------------------------------------------------------------------------------
 
 

@@ -1,8 +1,8 @@
 """A small process that outlives the pool's: it kills what jobs forked once that one is dead, and
 sends the signals that the pool's process has lost the right to send (after a ``setuid``).
 
-Run as a script of its own (``python -I -S guard.py PARENT_PID``), in a session of its own or, for
-the sake of Ctrl-Z, in the parent's group; imports nothing of the package.
+Run as a script of its own (``guard.py PARENT_PID``, with the options -I, -S and -B), in a session
+of its own or, for the sake of Ctrl-Z, in the parent's group; imports nothing of the package.
 Standard input is a stream socket. It reads lines from it: ``+GROUP`` and ``-GROUP``, the process
 groups of the workers; ``=GROUP NANOSECONDS``, until when such a group has a lease; and
 ``!PID SIGNAL``, a wish, with which a socket for the answer may come: that is an errno in decimals,

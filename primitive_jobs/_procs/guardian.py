@@ -220,7 +220,8 @@ class Guard:
         try:
             with contextlib.closing(theirs), _holding_back(_SIGNALS):
                 self._process = subprocess.Popen(
-                    [executable(), "-I", "-S", *script(_GUARD), str(os.getpid())],
+                    # Nor does it write bytecode: it would not hear of a wish to have none.
+                    [executable(), "-I", "-S", "-B", *script(_GUARD), str(os.getpid())],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,

@@ -10,6 +10,14 @@ from typing import Any
 
 from .._common.imported import imported
 
+# A script is compiled each time that it is run; what is imported is not. So it is run from where an
+# import of it keeps its bytecode, which is checked as an import does, and may be missing. It finds
+# its name and its arguments as if it had been given to the interpreter.
+_RUN_SCRIPT = (
+    "import sys; from _frozen_importlib_external import SourceFileLoader; "
+    "__file__ = sys.argv[1]; del sys.argv[0]; "
+    "exec(SourceFileLoader(__name__, __file__).get_code(__name__))"
+)
 _REMEDY = "multiprocessing.set_executable(path) says which Python interpreter workers run on"
 
 
@@ -84,7 +92,7 @@ def script(module: str) -> list[str]:
     """
     spec = importlib.util.find_spec(module)
     if spec is not None and spec.origin is not None and os.path.isfile(spec.origin):  # noqa: PTH113
-        return [spec.origin]
+        return ["-c", _RUN_SCRIPT, spec.origin]
     loader: Any = None if spec is None else spec.loader  # the package is inside of an archive
     source = None if loader is None else loader.get_source(module)
     if source is None:

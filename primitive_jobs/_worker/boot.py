@@ -1,5 +1,5 @@
-"""What a worker process runs first: a script of its own (``python boot.py FD``), since nothing of
-the program that starts it can be imported yet.
+"""What a worker process runs first: a script of its own (``boot.py FD``), since nothing of the
+program that starts it can be imported yet.
 
 It imports as little as can be: an interpreter is there in some 10 ms, and each module that every
 worker imports is paid for at every start. What multiprocessing and loky are to know of the parent,
