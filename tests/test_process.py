@@ -286,6 +286,8 @@ def test_guard_lives_with_the_pools() -> None:
     process = guard._process
     assert process is not None
     assert process.poll() is None
+    assert isinstance(process.args, list)
+    assert "-B" in process.args  # it ignores the environment, which may say so
     process.kill()
     process.wait()
     guard.add(child.pid)  # the pipe is broken: this one notices
