@@ -174,7 +174,8 @@ def cluster(session: nox.Session, release: str) -> None:
     install(session, "test,dask")
     # cryptography makes the certificates of a page's example.
     session.install("--upgrade", f"distributed{release}", f"dask{release}", "cryptography")
-    pytest = ["python", "-m", "pytest"]
+    # Each test has a cluster of several processes, and frozen nodes are known by their lateness.
+    pytest = ["python", "-m", "pytest", "-n", "2"]
     if session.posargs:
         session.run(*pytest, *session.posargs)
         return
