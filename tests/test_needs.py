@@ -311,7 +311,7 @@ def checkpoint_of(size: int) -> str:
 @pytest.mark.local
 def test_a_checkpoint_counts(make_pool: MakePool) -> None:
     with make_pool(1) as pool:
-        told = pool.options(memory="100 MB").submit(checkpoint_of, 95 * MB).result(PATIENCE)
+        told = pool.options(memory="100 MB").submit(checkpoint_of, 45 * MB).result(PATIENCE)
         assert "would pass the job's memory_limit of 100,000,000 bytes" in told
 
 
