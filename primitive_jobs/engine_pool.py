@@ -19,6 +19,7 @@ from ._common.thread_variables import thread_settings
 from ._engine.engine import Engine
 from ._engine.fleet import Fleet
 from ._engine.scheduler import Scheduler
+from ._procs.learned import Learned
 from ._wire import nesting
 from ._wire.initializer import Initializer
 from .base_pool import BasePool
@@ -261,6 +262,7 @@ class WorkerSettings(NamedTuple):
         env: Variables besides those of the process that starts it.
         initializer: Called before the first job; None: nothing is.
         preload: Names of modules to be imported before that.
+        learned: What spares import besides; None: nothing.
         by_cpus: Those of the variables that say how many threads libraries may use, and are ours:
             a worker whose jobs take several CPUs has so many times more.
     """
@@ -269,6 +271,7 @@ class WorkerSettings(NamedTuple):
     env: dict[str, str]
     initializer: Initializer | None
     preload: tuple[str, ...]
+    learned: Learned | None
     by_cpus: frozenset[str]
 
 
@@ -279,7 +282,7 @@ def check_worker_settings(
     initargs: tuple[Any, ...],
     env: Mapping[str, str] | None,
     threads_per_worker: int | None,
-    preload: Iterable[str],
+    preload: Iterable[str] | None,
 ) -> WorkerSettings:
     """Check what concerns each worker, and serialize the initializer."""
     if initializer is not None:
@@ -293,7 +296,8 @@ def check_worker_settings(
         cpu_share=share,
         env={**limits, **variables},
         initializer=None if initializer is None else Initializer(initializer, arguments),
-        preload=check_preload(preload),
+        preload=() if preload is None else check_preload(preload),
+        learned=None if preload is None else Learned(),
         by_cpus=frozenset(limits.keys() - variables.keys()),
     )
 

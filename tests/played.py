@@ -148,7 +148,7 @@ class PlayedFleet(Fleet, Direct):
     def coming(self) -> bool:
         return False
 
-    def start(self, slot: int, cpus: int = 1) -> None:
+    def start(self, slot: int, cpus: int = 1, *, spare: bool = False) -> None:
         assert cpus == 1, "it has no others"
         self.host.tell(News(functools.partial(self._on_process, slot)))
 

@@ -97,6 +97,7 @@ NAME = Kind("must be a str or None", (3, b"a", ["a"], BadRepr()))
 METADATA = Kind("must be a dict or None", (3, "a", [("a", 1)], BadRepr()))
 ARGUMENTS = Kind("must be a tuple", (3, None, "abc", b"abc", BadRepr()))
 MODULES = Kind("names of modules", (3, None, "numpy", [3], BadRepr()), (["a b"], [""], ["a."]))
+NEW_MODULES = MODULES._replace(types=tuple(bad for bad in MODULES.types if bad is not None))
 ITERABLE = Kind("must be an iterable", (3, None, use, BadRepr()))
 POOL = Kind("must be a JobPool", (3, "default", JobPool, [], BadRepr()))
 WHEN = Kind("must be one of", (), (None, 3, "ALL", "FIRST_COMPLETED "))
@@ -183,7 +184,7 @@ TABLE: dict[tuple[Any, str], tuple[Kind, Call]] = {
     (JobPool, "memory_limit"): (SIZE, lambda pool, job, bad: JobPool(1, memory_limit=bad)),
     (JobPool, "memory"): (SIZE, lambda pool, job, bad: JobPool(1, memory=bad)),
     (JobPool, "resources"): (TOKENS, lambda pool, job, bad: JobPool(1, resources=bad)),
-    (JobPool, "preload"): (MODULES, lambda pool, job, bad: JobPool(1, preload=bad)),
+    (JobPool, "preload"): (NEW_MODULES, lambda pool, job, bad: JobPool(1, preload=bad)),
     (JobPool, "spare_workers"): (
         FROM_ZERO,
         lambda pool, job, bad: JobPool(1, spare_workers=bad),
@@ -411,7 +412,11 @@ def check_refusal(
     assert argument.removesuffix("s") in text
     assert kind.right in text
     # Of a container it is the item that is wrong.
-    got = bad[0] if isinstance(bad, list) and kind in (JOBS, MODULES, SEED) and bad else bad
+    got = (
+        bad[0]
+        if isinstance(bad, list) and kind in (JOBS, MODULES, NEW_MODULES, SEED) and bad
+        else bad
+    )
     items = [repr(part) for pair in bad.items() for part in pair] if isinstance(bad, dict) else []
     shown = any(part in text for part in (_shown(got), type(got).__name__, "NaN"))
     assert shown or (items and all(item in text for item in items)), text

@@ -54,7 +54,7 @@ class PoolOptionsDict(TypedDict, total=False):
     resources: Mapping[str, int] | None
     output: str | os.PathLike[str]
     forward_logs: bool
-    preload: Iterable[str]
+    preload: Iterable[str] | None
     spare_workers: int
     seed: Seed | None
     on_exit: Literal["wait", "cancel"]

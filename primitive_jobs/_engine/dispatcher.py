@@ -441,7 +441,7 @@ class Dispatcher:
                 log.requeued(action)
             case Spawn(slot=slot, cpus=cpus):
                 log.ordered(slot)
-                fleet.start(slot, cpus)
+                fleet.start(slot, cpus, spare=self._scheduler.slots[slot].spare)
             case LookAtMemory():
                 fleet.look_at_memory()
             case Overcommit():

@@ -199,9 +199,10 @@ class Fleet(ABC):
         """Whether a worker was ordered whose start is not reported yet."""
 
     @abstractmethod
-    def start(self, slot: int, cpus: int = 1) -> None:
+    def start(self, slot: int, cpus: int = 1, *, spare: bool = False) -> None:
         """Order the start of a worker; `Started` or `StartFailed` reports how that went.
 
+        For a ``spare`` no job waits: it may take its time, if that serves its first job.
         Its jobs take so many CPUs; 1, where the fleet is not `local`.
 
         One of the two is reported, once. Where this raises, neither is: that counts as a failure.

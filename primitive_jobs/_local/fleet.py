@@ -139,9 +139,9 @@ class LocalFleet(Fleet, Direct):
         """Whether the spawner has orders that it has not reported yet."""
         return self._spawner.busy
 
-    def start(self, slot: int, cpus: int = 1) -> None:
+    def start(self, slot: int, cpus: int = 1, *, spare: bool = False) -> None:
         """Order the start of a worker."""
-        self._spawner.order(slot, cpus)
+        self._spawner.order(slot, cpus, spare=spare)
 
     def call_off(self, slot: int) -> None:
         """Take back an order."""

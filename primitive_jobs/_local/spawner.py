@@ -15,11 +15,12 @@ from ..logs import Report
 class Order:
     """A process to be started; `wanted` is cleared by the dispatcher when it is called off."""
 
-    __slots__ = ("cpus", "slot", "wanted")
+    __slots__ = ("cpus", "slot", "spare", "wanted")
 
-    def __init__(self, slot: int, cpus: int) -> None:
+    def __init__(self, slot: int, cpus: int, spare: bool) -> None:
         self.slot = slot
         self.cpus = cpus
+        self.spare = spare
         self.wanted = True
 
 
@@ -49,9 +50,9 @@ class Spawner:
 
     # --- on the dispatcher's thread ----------------------------------------------------------
 
-    def order(self, slot: int, cpus: int = 1) -> None:
+    def order(self, slot: int, cpus: int = 1, *, spare: bool = False) -> None:
         """Have a worker started, whose jobs take so many CPUs."""
-        self._orders[slot] = order = Order(slot, cpus)
+        self._orders[slot] = order = Order(slot, cpus, spare)
         self._queue.put(order)
 
     def call_off(self, slot: int) -> None:
@@ -82,6 +83,8 @@ class Spawner:
                 continue
             try:
                 config = self._config.for_cpus(order.cpus)
+                if order.spare:
+                    config = config.for_spare()
                 with start_lock():
                     process = WorkerProcess(order.slot, config, self._report)
             except BaseException as error:  # noqa: BLE001 - it is the jobs' that wait for it

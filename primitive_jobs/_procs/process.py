@@ -37,6 +37,7 @@ from . import interpreter
 from .former import reap_former
 from .guardian import the_guard
 from .killing import TreeKill, tell_if_hidden
+from .learned import Learned
 from .probe import oom_kills, peak_memory, processes_below, signal_status
 
 _DYING = 0.1  # s that a process without its link has to be found dead, before it is killed
@@ -65,7 +66,14 @@ class WorkerConfig:
     packets: bool = HAVE_PACKETS
     depth: int | None = None  # of the program's pool, where this process only starts its workers
     forward_logs: bool = False  # whether log records of its jobs are handled here
+    learned: Learned | None = None  # what its workers have imported; None: nobody asks
+    knows: tuple[str, ...] = ()  # what a spare imports of that before it is ready
     by_cpus: frozenset[str] = frozenset()  # names in env: their numbers are those for one CPU
+
+    def for_spare(self) -> WorkerConfig:
+        """Return how a worker is started that no job waits for."""
+        names = () if self.learned is None else self.learned.names
+        return replace(self, knows=names) if names else self
 
     def for_cpus(self, cpus: int) -> WorkerConfig:
         """Return how a worker is started whose jobs take so many CPUs."""
@@ -128,6 +136,8 @@ class WorkerProcess:
         try:
             self.page = map_file(self._page, notes.PAGE_SIZE, mmap.MAP_SHARED)
             self.traces = LocalTraces(self.page)
+            if config.learned is not None:
+                self.traces.learned = config.learned.take
             self.channel, theirs = pair(packets=config.packets)
             with contextlib.ExitStack() as undo:
                 undo.callback(self.channel.close)
@@ -176,6 +186,7 @@ class WorkerProcess:
             "initializer": config.initializer,
             "title_from": _title_extension(),
             "log_levels": levels() if config.forward_logs else None,
+            "learned": config.knows,
         }
         name = f"job-worker-{self.slot}"
         process = Process(name, dict(config.env), told, [fd, self._page])

@@ -13,6 +13,7 @@ CHECKPOINT = 2  # as `notes.CHECKPOINT` says
 USAGE = 3  # as `USAGE_FORM` says
 OUTPUT = 4  # b"": that it has printed to where its pool or its owner finds it
 LOGGED = 5  # b"": that records of it are in the socket for these
+IMPORTED = 7  # names: of modules that its worker has imported since the last one that told some
 RAISED = 6  # text, as UTF-8: what it has raised, where that is of its `retry_on`
 
 USAGE_FORM = struct.Struct("<dddQ?")
@@ -43,6 +44,7 @@ def unpacked(data: bytes) -> dict[int, bytes]:
 
 __all__ = [
     "CHECKPOINT",
+    "IMPORTED",
     "LOGGED",
     "OUTPUT",
     "PROGRESS",

@@ -4,6 +4,7 @@ It uses `_wire` and `_common` alone: with each module that it imports, every wor
 
 ===========  ====================================
 boot         the first lines of the process, a script
+imports      which modules of libraries jobs have imported here
 log_handler  makes a text of each log record, for the pool
 log_socket   by which that goes there
 loop         receive a call, make it, answer

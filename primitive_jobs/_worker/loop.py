@@ -46,6 +46,7 @@ from .._wire.notes import (
 from .._wire.parcel import HAVE_PACKETS, Content, map_file, pack
 from .._wire.present import Again, leave, now
 from . import orphans
+from .imports import Imports, import_them
 from .meter import Meter
 from .stacks import answer_looks
 
@@ -79,6 +80,7 @@ def main(
     initializer: tuple[bytes, bool] | None,
     title_from: str | None,
     log_levels: tuple[int, dict[str, int]] | None,
+    learned: tuple[str, ...],
 ) -> None:
     """Be a worker until told to leave, or until the pool is gone.
 
@@ -93,6 +95,7 @@ def main(
             there is none.
         title_from: The file of setproctitle's extension; None: there is none.
         log_levels: What the program's `logging` lets pass; None: it does not want our records.
+        learned: Modules that jobs of other workers have imported: so they are likely to be needed.
     """
     nesting.cpu_share, nesting.depth = cpu_share, depth
     _settle_in(parent_pid)
@@ -111,7 +114,7 @@ def main(
         from . import log_socket  # which most pools do without
 
         log_socket.open_for(log_levels, out_of_reach)
-    if worker.initialize(preload, initializer):
+    if worker.initialize(preload, initializer, learned):
         worker.serve()
     _leave()
 
@@ -242,6 +245,7 @@ class _Worker:
         self._again: Again | None = None  # what came for the next one
         now.page, now.lend = page, self._lend
         self._meter = Meter(page)
+        self._imports = Imports()
         self._clock = monotonic_ns  # the true one, whatever a job puts into its place in modules
         self._link = _identity(channel.fd)
         self._on_signal: Callable[[int, FrameType | None], None] = MethodType(
@@ -318,7 +322,12 @@ class _Worker:
             title = f"{NAME}: {job}" if job else NAME
             self._title(title.encode("utf-8", "replace").decode().replace("\0", "?"))
 
-    def initialize(self, preload: tuple[str, ...], initializer: tuple[bytes, bool] | None) -> bool:
+    def initialize(
+        self,
+        preload: tuple[str, ...],
+        initializer: tuple[bytes, bool] | None,
+        learned: tuple[str, ...],
+    ) -> bool:
         """Import and run what comes before the first job; return whether nothing of it raised."""
         keeper: Keeper | None = None
         try:
@@ -341,6 +350,12 @@ class _Worker:
                 self._undo()
                 _NOTE.pack_into(self._page, 0, 0, 0)
                 self._meter.begin()
+            if learned:
+                import_them(learned)
+                self._undo()
+                self._note_state(initialized=initializer is not None)
+                self._meter.begin()
+            self._imports.begin()
             self._take_signals()
             self._channel.send(Kind.READY)
         except ChannelClosed:
@@ -411,6 +426,8 @@ class _Worker:
         told: dict[int, bytes] = {}
         if self._meter.is_long(took):
             told[facts.USAGE] = self._meter.measure(took)
+            if self._imports.are_new():  # which takes longer than any that is short
+                told[facts.IMPORTED] = self._imports.news()
         elif not now.ending:
             return b""
         for end in now.ending:

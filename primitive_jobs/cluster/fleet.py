@@ -160,8 +160,9 @@ class ClusterFleet(Fleet, Hearer):
         """Whether workers were ordered that have no process yet."""
         return bool(self._orders)
 
-    def start(self, slot: int, cpus: int = 1) -> None:
+    def start(self, slot: int, cpus: int = 1, *, spare: bool = False) -> None:
         """Order the start of a worker."""
+        del spare
         assert cpus == 1, "others are refused: it is not `local`"
         self._orders[slot] = _Order()
         self._connection.place(slot)

@@ -12,6 +12,7 @@ import errno
 import struct
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from .._wire import facts, notes
@@ -81,6 +82,7 @@ class LocalTraces(Traces):
         page: What it shares with this process.
 
     Attributes:
+        learned: Takes in what it has imported; None: nobody wants to know.
         logs: Through which come its log records; None: they do not.
         pipe: Through which comes what its jobs print; None: none has printed here.
         usage: The attempt in which the worker has died, and what it used: see `facts.USAGE_FORM`.
@@ -91,6 +93,7 @@ class LocalTraces(Traces):
         # By attempt: the files of its checkpoints.
         self._files: dict[int, list[Lent | None]] = {}
         self._printed: Printed | None = None
+        self.learned: Callable[[bytes], object] | None = None
         self.logs: Logged | None = None
         self.pipe: Pipe | None = None
         self.usage: tuple[int, bytes | None] = 0, None
@@ -152,6 +155,8 @@ class LocalTraces(Traces):
         """Return what was told, or what the page says."""
         if told is not None:
             known = facts.unpacked(told)
+            if facts.IMPORTED in known and self.learned is not None:
+                self.learned(known[facts.IMPORTED])
             if facts.LOGGED in known and self.logs is not None:
                 self.logs.read()  # now: so they are handled before what its end calls back
             return known
