@@ -111,8 +111,9 @@ class JobPool(EnginePool):
             own. On a cluster there is no such option.
         preload: Names of modules that each worker imports before its first job, so that this does
             not have to wait for them. One that cannot be imported is as an initializer that raises.
-            Besides, spares import what jobs have made other workers import of the standard library
-            and of installed packages: None turns that off, too. Default: no names.
+            Besides, a spare imports what jobs have made other workers import of the standard
+            library and of installed packages before it was started: None turns that off, too.
+            Default: no names.
         spare_workers: Idle worker processes beyond `max_workers` that stand ready to take the
             place of one that is killed or replaced, since starting one takes some 0.2 s; default
             1. They are started when all workers are busy and the first job has ended, refilled in

@@ -278,6 +278,7 @@ def test_a_worker_loads_little() -> None:
     ]
     parts = {"_common", "_common.imported", "_common.naming", "_wire", "_worker"}
     parts |= {f"_wire.{name}" for name in shared} | {
+        "_worker.imports",
         "_worker.loop",
         "_worker.meter",
         "_worker.orphans",

@@ -135,9 +135,7 @@ class WorkerProcess:
         self.channel: PacketChannel | StreamChannel
         try:
             self.page = map_file(self._page, notes.PAGE_SIZE, mmap.MAP_SHARED)
-            self.traces = LocalTraces(self.page)
-            if config.learned is not None:
-                self.traces.learned = config.learned.take
+            self.traces = LocalTraces(self.page, config.learned and config.learned.take)
             self.channel, theirs = pair(packets=config.packets)
             with contextlib.ExitStack() as undo:
                 undo.callback(self.channel.close)

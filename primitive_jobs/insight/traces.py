@@ -80,20 +80,20 @@ class LocalTraces(Traces):
 
     Args:
         page: What it shares with this process.
+        learned: Takes in what it has imported; None: nobody wants to know.
 
     Attributes:
-        learned: Takes in what it has imported; None: nobody wants to know.
         logs: Through which come its log records; None: they do not.
         pipe: Through which comes what its jobs print; None: none has printed here.
         usage: The attempt in which the worker has died, and what it used: see `facts.USAGE_FORM`.
     """
 
-    def __init__(self, page: memoryview) -> None:
+    def __init__(self, page: memoryview, learned: Callable[[bytes], object] | None = None) -> None:
         self._page = page
+        self._learned = learned
         # By attempt: the files of its checkpoints.
         self._files: dict[int, list[Lent | None]] = {}
         self._printed: Printed | None = None
-        self.learned: Callable[[bytes], object] | None = None
         self.logs: Logged | None = None
         self.pipe: Pipe | None = None
         self.usage: tuple[int, bytes | None] = 0, None
@@ -155,8 +155,8 @@ class LocalTraces(Traces):
         """Return what was told, or what the page says."""
         if told is not None:
             known = facts.unpacked(told)
-            if facts.IMPORTED in known and self.learned is not None:
-                self.learned(known[facts.IMPORTED])
+            if facts.IMPORTED in known and self._learned is not None:
+                self._learned(known[facts.IMPORTED])
             if facts.LOGGED in known and self.logs is not None:
                 self.logs.read()  # now: so they are handled before what its end calls back
             return known
