@@ -250,10 +250,12 @@ class tick:
     def __await__(self):
         yield
 
-found = asyncio.new_event_loop().run_until_complete(main())
+loop = asyncio.new_event_loop()
+found = loop.run_until_complete(main())
 if child == 0:
     print(found, flush=True)
     os._exit(0)
+loop.close()  # the collector may take its socket from it first, and it would complain
 status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 print("child", status, flush=True)
 """
