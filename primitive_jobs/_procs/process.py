@@ -70,6 +70,11 @@ class WorkerConfig:
     knows: tuple[str, ...] = ()  # what a spare imports of that before it is ready
     by_cpus: frozenset[str] = frozenset()  # names in env: their numbers are those for one CPU
 
+    @property
+    def learn(self) -> Callable[[bytes], object] | None:
+        """What takes in what a worker has imported; None: nothing does."""
+        return None if self.learned is None else self.learned.take
+
     def for_spare(self) -> WorkerConfig:
         """Return how a worker is started that no job waits for."""
         names = () if self.learned is None else self.learned.names
@@ -135,7 +140,7 @@ class WorkerProcess:
         self.channel: PacketChannel | StreamChannel
         try:
             self.page = map_file(self._page, notes.PAGE_SIZE, mmap.MAP_SHARED)
-            self.traces = LocalTraces(self.page, config.learned and config.learned.take)
+            self.traces = LocalTraces(self.page, config.learn)
             self.channel, theirs = pair(packets=config.packets)
             with contextlib.ExitStack() as undo:
                 undo.callback(self.channel.close)
