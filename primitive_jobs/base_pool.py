@@ -197,6 +197,11 @@ class Submitter(Hinted, ABC):
         )
         return MapResults(run.start(end), run)
 
+    @property
+    def size(self) -> int:
+        """How many jobs run at a time, now: the number of workers at most."""
+        return self._worker_count()
+
     @abstractmethod
     def _worker_count(self) -> int:
         """Return how many jobs run at a time, now."""

@@ -14,6 +14,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ._common.hints import OF_EXECUTOR, Hinted
@@ -21,14 +22,12 @@ from ._common.naming import call_name
 from ._common.signatures import PoolOptionsDict, Unpack
 from ._wire.chunk import Unpacker, is_packed, reply_of
 from ._wire.failures import load_exception
-from ._wire.rows import RowPacker
-from ._wire.seeding import child
 from .base_pool import BasePool, PoolView, link_of, options_of, worker_count
 from .engine_pool import engine_of
 from .errors import PoolClosedError
 from .futures import JobFuture, Settler
 from .job import PrimitiveJob, ask_cancel, record_of, submit_to
-from .mapping import job_of
+from .mapping import chunk_jobs
 from .options import (
     check_bool,
     check_callable,
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
 
     from ._engine.record import JobRecord
     from ._wire.chunk import Reply
-    from ._wire.seeding import Key
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -156,8 +154,13 @@ class JobExecutor(Hinted, Executor):
         self._settler = Settler(made)
 
     @property
-    def _max_workers(self) -> int:  # which many look at
+    def size(self) -> int:
+        """How many worker processes there are at most, now."""
         return worker_count(self._pool)
+
+    @property
+    def _max_workers(self) -> int:  # which many look at
+        return self.size
 
     def submit(
         self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
@@ -237,7 +240,8 @@ class JobExecutor(Hinted, Executor):
         columns = check_columns(iterables)
         seeds = self._pool_link.seeds
         key = None if seeds is None else seeds.next()
-        jobs = _jobs(fn, columns, size, self._pool_options.name or call_name(fn), key)
+        label = self._pool_options.name or call_name(fn)
+        jobs = chunk_jobs(fn, zip(*columns, strict=False), columns, size, label, key)
         futures: deque[JobFuture[Any]] = deque()
         try:
             self._check_open()
@@ -391,35 +395,6 @@ def _check_context(context: Any) -> None:
 # --- map ------------------------------------------------------------------------------------------
 
 
-def _jobs(
-    function: Callable[..., Any],
-    columns: list[Iterator[Any]],
-    size: int,
-    label: str,
-    key: Key | None,
-) -> Iterator[PrimitiveJob[Any]]:
-    rows = zip(*columns, strict=False)
-    packer = RowPacker(function, columns)
-    start = 0
-    if size == 1:
-        for row in rows:
-            job: PrimitiveJob[Any] = PrimitiveJob(function, *row)
-            record_of(job).key = None if key is None else child(key, start)
-            start += 1
-            yield job
-        return
-    while True:
-        chunk = packer.chunk()
-        for row in itertools.islice(rows, size):
-            chunk.add_or_refuse(row)
-        part = chunk.end(start)
-        calls = len(part.rows)
-        if not calls:
-            return
-        yield job_of(part, f"{label}[{start}:{start + calls}]", key)
-        start += calls
-
-
 def _inner(job: PrimitiveJob[T]) -> PrimitiveJob[T]:
     record_of(job).inner = True
     return job
@@ -536,4 +511,16 @@ class _Results(Iterator[T]):
         _cancel(self._futures)
 
 
-__all__ = ["JobExecutor", "JobFuture"]
+# --- for the rest of the package ------------------------------------------------------------------
+
+submit_job = JobExecutor._submit
+end_executor = JobExecutor._end
+pool_of: Callable[[JobExecutor], BasePool | PoolView] = attrgetter("_pool")
+
+
+def pending_of(executor: JobExecutor) -> list[JobRecord]:
+    """Return those of its jobs that are not final."""
+    return list(executor._settler.pending)
+
+
+__all__ = ["JobExecutor", "JobFuture", "end_executor", "pending_of", "pool_of", "submit_job"]

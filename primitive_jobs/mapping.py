@@ -33,6 +33,7 @@ from ._wire.chunk import CHECKED, FRESH, KEPT, NUMBERS, Unpacker, all_plain, is_
 from ._wire.failures import load_exception
 from ._wire.pickling import let_frames_go
 from ._wire.rows import RowPacker, Rows
+from ._wire.seeding import child
 from .errors import ClusterError, PoolClosedError, ResultTimeoutError, SerializationError
 from .job import PrimitiveJob, ask_cancel, check_may_wait, record_of, submit_to
 from .options import JobOptions
@@ -505,6 +506,40 @@ def job_of(
     record.name = name
     record.key = key
     return job
+
+
+def chunk_jobs(
+    function: Callable[..., Any],
+    rows: Iterator[tuple[Any, ...]],
+    columns: Sequence[Iterator[Any]],
+    size: int,
+    label: str,
+    key: Key | None,
+) -> Iterator[PrimitiveJob[Any]]:
+    """Make the jobs of ``rows``, the arguments of one call each, which come from ``columns``.
+
+    Those of one call return its result, those of a larger ``size`` what `reply_of` takes. If the
+    rows end by an exception, what was taken for a chunk that is not full is lost with it.
+    """
+    packer = RowPacker(function, columns)
+    start = 0
+    if size == 1:
+        for row in rows:
+            job: PrimitiveJob[Any] = PrimitiveJob(function, *row)
+            record_of(job).key = None if key is None else child(key, start)
+            start += 1
+            yield job
+        return
+    while True:
+        chunk = packer.chunk()
+        for row in itertools.islice(rows, size):
+            chunk.add_or_refuse(row)
+        part = chunk.end(start)
+        calls = len(part.rows)
+        if not calls:
+            return
+        yield job_of(part, f"{label}[{start}:{start + calls}]", key)
+        start += calls
 
 
 def _with_time_for(options: JobOptions, seconds: float) -> JobOptions:
