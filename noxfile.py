@@ -40,7 +40,15 @@ INSIGHT = (
 )
 STORE = ("store", "store_command", "store_files", "store_kill", "store_races")
 SHOWN = ("benchmarks", "coming_from", "demo", "docs", "notebook", "readme")
-ADAPTERS = ("joblib", "joblib_tasks", "libraries", "qiskit")
+ADAPTERS = (
+    "joblib",
+    "joblib_tasks",
+    "libraries",
+    "multiprocessing",
+    "multiprocessing_peer",
+    "qiskit",
+)
+FOR_THEIR_POOL = "pool_libraries"  # a session of its own, since it installs many
 
 
 def find_interpreter(version: str) -> Path | None:
@@ -189,6 +197,13 @@ def cluster(session: nox.Session, release: str) -> None:
 
 
 @nox.session
+def libraries(session: nox.Session) -> None:
+    """Run what is written for `multiprocessing.Pool`, unchanged, with ours."""
+    install(session, "test,libraries")
+    session.run("python", "-m", "pytest", *(session.posargs or [file_of(FOR_THEIR_POOL)]))
+
+
+@nox.session
 def soak(session: nox.Session) -> None:
     """Run what is too long for every change: repetition under load, every place of a sample."""
     install(session, "test,qiskit")
@@ -214,7 +229,7 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         session.run(*pytest, *session.posargs)
         return
-    elsewhere = map(file_of, (*INSIGHT, *STORE, *SHOWN, *ADAPTERS))
+    elsewhere = map(file_of, (*INSIGHT, *STORE, *SHOWN, *ADAPTERS, FOR_THEIR_POOL))
     session.run(*pytest, *(f"--ignore={file}" for file in elsewhere))
     session.run(*pytest, *map(file_of, ADAPTERS))
 

@@ -178,6 +178,18 @@ _MULTIPROCESSING = Peer(
     _PYTHONS,
     (
         Row(
+            """\
+from multiprocessing import Pool
+
+with Pool(2) as pool:
+    result = pool.map(simulate, grid)""",
+            """\
+from primitive_jobs.multiprocessing import Pool
+
+with Pool(2) as pool:
+    result = pool.map(simulate, grid)""",
+        ),
+        Row(
             "pool.apply_async(add, (2, 3)).get()",
             "pool.submit(add, 2, 3).result()",
             (LAMBDAS, "there is no cancel", "`get()` waits in vain after the worker's death"),

@@ -23,6 +23,7 @@ What to begin with:
 - `share` is for data that many jobs use, `job_rng` for reproducible randomness.
 - Every error is a `JobError`; `primitive_jobs.errors` draws the tree.
 
+``primitive_jobs.multiprocessing`` has a ``Pool`` with the methods of the standard library's.
 ``primitive_jobs.joblib``, ``primitive_jobs.qiskit`` and ``primitive_jobs.cluster`` (pools on many
 machines, by Dask) need their libraries. ``python -m primitive_jobs demo`` shows a sweep with a
 cancel and a crash; ``top``, ``cancel`` and ``stack`` look at jobs from another terminal, ``store``
@@ -41,7 +42,7 @@ The rooms of the package, each importing only from those after it (`tests/test_l
 table); the docstring of each says what it may touch, and what its modules are for:
 
 ============  ======================================================================================
-joblib        joblib's backend; and `qiskit`, its primitives
+joblib        joblib's backend; `qiskit`, its primitives; `multiprocessing`, its pool
 cluster       pools on the machines of a Dask cluster
 store         results in a file, which outlive the program
 what you use  pool, job, executor, mapping, groups, waiting, progress, awaiting, shared

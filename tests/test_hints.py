@@ -188,9 +188,8 @@ def test_the_hint_of_an_import_is_what_a_script_shows() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     last = done.stderr.splitlines()[-1]
-    assert (
-        last == "ImportError: cannot import name 'Pool' from 'primitive_jobs': the pool is JobPool"
-    )
+    told = "the pool is JobPool; one like multiprocessing's is primitive_jobs.multiprocessing.Pool"
+    assert last == f"ImportError: cannot import name 'Pool' from 'primitive_jobs': {told}"
     # Nothing is imported for a hint but the hints.
     ours = {name for name in done.stdout.split() if name.startswith("primitive_jobs")}
     assert ours - {"primitive_jobs._common"} == {"primitive_jobs", "primitive_jobs._common.hints"}

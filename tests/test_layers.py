@@ -14,7 +14,7 @@ from primitive_jobs import JobPool
 
 PACKAGE = Path(primitive_jobs.__file__).parent
 VOCABULARY = {"errors", "logs", "options", "snapshots", "status"}
-ADAPTERS = {"joblib", "qiskit"}
+ADAPTERS = {"joblib", "multiprocessing", "qiskit"}
 PROGRAMS = {"__main__", "demo", "cluster.demo"}
 # Which rooms the modules of a room may import, beside their own. Modules that lie in the package
 # itself are the vocabulary, the adapters, the programs, or what users hold.

@@ -45,7 +45,11 @@ def _all(names: str, hint: str) -> dict[str, str]:
 # --- names of the package -------------------------------------------------------------------------
 
 _NAMES = {
-    **_all("Pool ProcessPool WorkerPool PrimitivePool Workers", "the pool is JobPool"),
+    **_all(
+        "Pool",
+        "the pool is JobPool; one like multiprocessing's is primitive_jobs.multiprocessing.Pool",
+    ),
+    **_all("ProcessPool WorkerPool PrimitivePool Workers", "the pool is JobPool"),
     **_all("Job PrimitiveJobs Task", "a job is a PrimitiveJob"),
     **_all("Process", "run(function, *args) calls a function in a process of the default pool"),
     **_all(

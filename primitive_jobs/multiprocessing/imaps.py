@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from .._common.threads import make_thread
 from ..errors import PoolClosedError
 from ..executor import JobExecutor, submit_job
-from ..job import tracker_of
+from ..job import record_of, tracker_of
 from .results import TimeoutError, end_of, left_until, values_of  # noqa: A004
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class Feed:
         self._jobs = jobs
         self._ordered = ordered
         self._submitted = 0
+        self._heard = False  # the consumer has been told of a failure
         self._room: queue.SimpleQueue[None] = queue.SimpleQueue()  # an item for each final job
 
     def run(self, feeds: Feeds, executor: JobExecutor) -> None:
@@ -73,12 +74,22 @@ class Feed:
             self._jobs = iter(())  # with the iterable
             feeds.ended(self)
 
+    def was_heard(self) -> None:
+        """The consumer has been told of a failure: of others nobody has to hear."""
+        if not self._heard:
+            self._heard = True
+            for future in list(self.futures.values()):
+                record_of(future.job).inner = True
+                tracker = tracker_of(future.job)
+                tracker.call_when_final(tracker.looked_at)  # it may be on its way to its end
+
     def stop(self) -> None:
         """Let the consumer know that not all is taken."""
         self.end(PoolClosedError("the pool was terminated before all items were taken"))
 
     def _submit(self, executor: JobExecutor, job: PrimitiveJob[Any]) -> None:
         number = self._submitted
+        record_of(job).inner = self._heard
         self.futures[number] = submit_job(executor, job)
         self._submitted += 1
         if self._ordered:
@@ -145,11 +156,7 @@ class Feeds:
 
 
 class ImapIterator(Iterator[T]):
-    """The results of `Pool.imap` and `Pool.imap_unordered`; several threads may share it.
-
-    Attributes:
-        next: `next` with a ``timeout``.
-    """
+    """The results of `Pool.imap` and `Pool.imap_unordered`; several threads may share it."""
 
     def __init__(self, link: PoolLink, feed: Feed, *, chunked: bool) -> None:
         self._link = link
@@ -221,6 +228,7 @@ class ImapIterator(Iterator[T]):
     def _raise(self, failures: list[BaseException]) -> None:
         """Raise what is taken out of a list, so that no frame here holds it then."""
         failure = failures.pop()
+        self._feed.was_heard()
         if self._chunked:  # the rest of its chunk is missing: so it is the end, as there
             self._end = _End(0, [])
             self._waiting.clear()

@@ -93,8 +93,13 @@ class Pool:
             if initargs != ():
                 pool_options |= {"initargs": initargs}  # type: ignore[misc]
         else:
-            given = {"processes": processes, "maxtasksperchild": maxtasksperchild}
-            for name in (name for name, value in given.items() if value is not None):
+            given = {
+                "processes": processes is not None,
+                "initargs": initargs != (),
+                "maxtasksperchild": maxtasksperchild is not None,
+                "context": context is not None,
+            }
+            for name in (name for name, is_given in given.items() if is_given):
                 raise TypeError(f"pool is given, which is as it was made: so {name} must not be")
         self._executor = JobExecutor(
             processes,
@@ -354,7 +359,7 @@ class Pool:
 
     def __del__(self, _warn: Callable[..., object] = warnings.warn, _run: str = RUN) -> None:
         if self._state == _run and self._own:
-            _warn(f"unclosed running pool {self!r}", ResourceWarning, source=self)
+            _warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self)
 
     def __reduce__(self) -> NoReturn:
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")
