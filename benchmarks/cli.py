@@ -21,6 +21,7 @@ QUESTIONS = (
     "viewers",
     "store",
     "map_objects",
+    "drop_in_pool",
     "large_array",
     "shared_array",
     "cancel",

@@ -177,12 +177,15 @@ class JobExecutor(Hinted, Executor):
         return self._submit(PrimitiveJob(function, *args, **kwargs))
 
     def _submit(self, job: PrimitiveJob[T]) -> JobFuture[T]:
+        future = JobFuture(job, record_of(job), self._settler)
+        self._settler.futures.add(future)
+        self._enlist(job)
+        return future
+
+    def _enlist(self, job: PrimitiveJob[Any]) -> None:
         settler, record = self._settler, record_of(job)
-        future = JobFuture(job, record, settler)
         try:
-            # First: so a shutdown sees it, or it the shutdown.
-            settler.pending[record] = None
-            settler.futures.add(future)
+            settler.pending[record] = None  # first: so a shutdown sees it, or it the shutdown
             self._check_open()
             record.tracker.call_when_final(functools.partial(settler.job_ended, record))
             submit_to(job, self._pool_link, self._pool_options)
@@ -190,7 +193,6 @@ class JobExecutor(Hinted, Executor):
             if not ask_cancel(job):
                 settler.job_ended(record)
             raise
-        return future
 
     def _check_open(self) -> None:
         if self._shut_down:
@@ -513,7 +515,7 @@ class _Results(Iterator[T]):
 
 # --- for the rest of the package ------------------------------------------------------------------
 
-submit_job = JobExecutor._submit
+enlist = JobExecutor._enlist
 end_executor = JobExecutor._end
 pool_of: Callable[[JobExecutor], BasePool | PoolView] = attrgetter("_pool")
 
@@ -523,4 +525,4 @@ def pending_of(executor: JobExecutor) -> list[JobRecord]:
     return list(executor._settler.pending)
 
 
-__all__ = ["JobExecutor", "JobFuture", "end_executor", "pending_of", "pool_of", "submit_job"]
+__all__ = ["JobExecutor", "JobFuture", "end_executor", "enlist", "pending_of", "pool_of"]

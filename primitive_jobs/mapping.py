@@ -41,6 +41,7 @@ from .status import JobStatus
 
 if TYPE_CHECKING:
     from ._wire.chunk import Reply
+    from ._wire.rows import ChunkPacker
     from ._wire.seeding import Key
 
 TARGET = 0.01  # s that a chunk should take: some hundred times what a job costs
@@ -532,14 +533,30 @@ def chunk_jobs(
         return
     while True:
         chunk = packer.chunk()
-        for row in itertools.islice(rows, size):
-            chunk.add_or_refuse(row)
+        if packer.quiet:  # else they may change before they are packed
+            _add_all(chunk, list(itertools.islice(rows, size)))
+        else:
+            for row in itertools.islice(rows, size):
+                chunk.add_or_refuse(row)
         part = chunk.end(start)
         calls = len(part.rows)
         if not calls:
             return
         yield job_of(part, f"{label}[{start}:{start + calls}]", key)
         start += calls
+
+
+def _add_all(chunk: ChunkPacker, rows: list[tuple[Any, ...]]) -> None:
+    """Add the arguments of several calls; numbers, which travel as they are, at one go."""
+    numbers = NUMBERS.issuperset(map(type, itertools.chain.from_iterable(rows)))
+    place = 0
+    while place < len(rows):
+        chunk.add_or_refuse(rows[place])
+        place += 1
+        if numbers and chunk.free:
+            just = rows[place : place + chunk.free]
+            chunk.rows += just
+            place += len(just)
 
 
 def _with_time_for(options: JobOptions, seconds: float) -> JobOptions:

@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from .._common.threads import make_thread
 from ..errors import PoolClosedError
-from ..executor import JobExecutor, submit_job
+from ..executor import JobExecutor, enlist
 from ..job import record_of, tracker_of
 from .results import TimeoutError, end_of, left_until, values_of  # noqa: A004
 
 if TYPE_CHECKING:
     from .._engine.record import PoolLink
-    from ..futures import JobFuture
     from ..job import PrimitiveJob
 
 T = TypeVar("T")
@@ -43,12 +42,12 @@ class Feed:
     """The jobs of one imap, from the iterable to the consumer.
 
     Attributes:
-        futures: Of the jobs that the consumer has not taken, by number.
+        jobs: Those that the consumer has not taken, by number.
         line: Numbers of jobs, and the end.
     """
 
     def __init__(self, jobs: Iterator[PrimitiveJob[Any]], *, ordered: bool) -> None:
-        self.futures: dict[int, JobFuture[Any]] = {}
+        self.jobs: dict[int, PrimitiveJob[Any]] = {}
         self.line: queue.SimpleQueue[int | _End] = queue.SimpleQueue()
         self._jobs = jobs
         self._ordered = ordered
@@ -78,9 +77,9 @@ class Feed:
         """The consumer has been told of a failure: of others nobody has to hear."""
         if not self._heard:
             self._heard = True
-            for future in list(self.futures.values()):
-                record_of(future.job).inner = True
-                tracker = tracker_of(future.job)
+            for job in list(self.jobs.values()):
+                record_of(job).inner = True
+                tracker = tracker_of(job)
                 tracker.call_when_final(tracker.looked_at)  # it may be on its way to its end
 
     def stop(self) -> None:
@@ -90,7 +89,8 @@ class Feed:
     def _submit(self, executor: JobExecutor, job: PrimitiveJob[Any]) -> None:
         number = self._submitted
         record_of(job).inner = self._heard
-        self.futures[number] = submit_job(executor, job)
+        self.jobs[number] = job
+        enlist(executor, job)
         self._submitted += 1
         if self._ordered:
             self.line.put(number)
@@ -164,7 +164,7 @@ class ImapIterator(Iterator[T]):
         self._chunked = chunked
         self._lock = threading.RLock()
         self._taken = 0  # jobs, out of the line
-        self._waiting: list[JobFuture[Any]] = []  # for the one that is next
+        self._waiting: list[PrimitiveJob[Any]] = []  # for the one that is next
         self._values: list[Any] = []  # of the last job, in reverse
         self._failure: list[BaseException] = []  # that comes behind them
         self._end: _End | None = None
@@ -183,9 +183,9 @@ class ImapIterator(Iterator[T]):
             while not self._values:
                 if self._failure:
                     self._raise(self._failure)
-                future = self._next_final(end)
-                values, failure = values_of(future, chunked=self._chunked)
-                del future
+                job = self._next_final(end)
+                values, failure = values_of(job, chunked=self._chunked)
+                del job
                 values.reverse()
                 self._values = values
                 if failure is not None:
@@ -196,7 +196,7 @@ class ImapIterator(Iterator[T]):
     def __next__(self) -> T:
         return self.next()
 
-    def _next_final(self, end: float | None) -> JobFuture[Any]:
+    def _next_final(self, end: float | None) -> PrimitiveJob[Any]:
         """Wait for the next job that is over."""
         while not self._waiting:
             if self._end is not None and self._taken >= self._end.jobs:
@@ -207,11 +207,11 @@ class ImapIterator(Iterator[T]):
             if isinstance(found, _End):
                 self._end = self._end or found
                 continue
-            future = self._feed.futures.pop(found, None)
-            if future is not None:  # else it was put into the line twice
+            job = self._feed.jobs.pop(found, None)
+            if job is not None:  # else it was put into the line twice
                 self._taken += 1
-                self._waiting.append(future)
-        if not self._waiting[0].job.wait(left_until(end)):
+                self._waiting.append(job)
+        if not self._waiting[0].wait(left_until(end)):
             raise self._late()
         return self._waiting.pop()
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from .._common.naming import call_name
 from .._common.signatures import PoolOptionsDict, Self, Unpack
 from ..base_pool import BasePool, PoolView, link_of, options_of
-from ..executor import JobExecutor, end_executor, pending_of, pool_of, submit_job
+from ..executor import JobExecutor, end_executor, enlist, pending_of, pool_of
+from ..job import PrimitiveJob
 from ..mapping import chunk_jobs
 from ..options import check_callable, check_count
 from .imaps import Feed, Feeds, ImapIterator
@@ -18,8 +19,6 @@ from .results import AsyncResult, MapResult, cancel_all, value_of
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from ..futures import JobFuture
-    from ..job import PrimitiveJob
 
 T = TypeVar("T")
 
@@ -163,8 +162,9 @@ class Pool:
             TypeError: ``func`` cannot be called.
         """
         self._check_running()
-        future = self._executor.submit(func, *args, **kwds)
-        return AsyncResult(self._link, [future], self._calling, callback, error_callback)
+        job = PrimitiveJob(func, *args, **kwds)
+        enlist(self._executor, job)
+        return AsyncResult(self._link, [job], self._calling, callback, error_callback)
 
     def map(
         self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int | None = None
@@ -237,14 +237,15 @@ class Pool:
         else:
             size = max(1, -(-len(items) // (CHUNKS_PER_WORKER * self._executor.size)))
         jobs, chunked = self._jobs(func, rows, iter(items), size)
-        futures: list[JobFuture[Any]] = []
+        submitted: list[PrimitiveJob[Any]] = []
         try:
             for job in jobs:
-                futures.append(submit_job(self._executor, job))  # noqa: PERF401 - see below
+                submitted.append(job)
+                enlist(self._executor, job)
         except BaseException:  # nobody has a handle
-            cancel_all(futures)
+            cancel_all(submitted)
             raise
-        return MapResult(self._link, futures, self._calling, *callbacks, chunked=chunked)
+        return MapResult(self._link, submitted, self._calling, *callbacks, chunked=chunked)
 
     def _jobs(
         self,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from .._engine.record import Callback
-from .._wire.chunk import Unpacker, is_packed, reply_of
+from .._wire.chunk import NUMBERS, Unpacker, is_packed, reply_of
 from .._wire.failures import load_exception
 from .._wire.pickling import LEFT_OUT
 from ..errors import JobCancelledError, ResultTimeoutError, SerializationError
@@ -25,7 +25,6 @@ from ..status import JobStatus
 
 if TYPE_CHECKING:
     from .._engine.record import PoolLink
-    from ..futures import JobFuture
 
 T = TypeVar("T")
 
@@ -53,16 +52,16 @@ class AsyncResult(Generic[T]):
     def __init__(
         self,
         link: PoolLink,
-        futures: list[JobFuture[Any]],
+        jobs: list[PrimitiveJob[Any]],
         calling: dict[AsyncResult[Any], None],
         callback: Callable[[T], object] | None,
         error_callback: Callable[[BaseException], object] | None,
     ) -> None:
         self._link = link
-        self._futures = futures
+        self._jobs = jobs
         self._callbacks = callback, error_callback
         self._calling = calling
-        self._ended = 0  # so many of the futures, from the first on, are known to be over
+        self._ended = 0  # so many of the jobs, from the first on, are known to be over
         self._lock = threading.RLock()
         self._loaded: _Loaded | None = None
         self._called: threading.Event | None = None
@@ -74,27 +73,27 @@ class AsyncResult(Generic[T]):
     @property
     def jobs(self) -> tuple[PrimitiveJob[Any], ...]:
         """The jobs."""
-        return tuple(future.job for future in self._futures)
+        return tuple(self._jobs)
 
     @property
     def job(self) -> PrimitiveJob[Any]:
         """The job; those of a map are in ``jobs``."""
-        if len(self._futures) != 1:
-            raise AttributeError(f"there are {len(self._futures)} jobs: they are in .jobs")
-        return self._futures[0].job
+        if len(self._jobs) != 1:
+            raise AttributeError(f"there are {len(self._jobs)} jobs: they are in .jobs")
+        return self._jobs[0]
 
     def cancel(self) -> bool:
         """Stop it for real, running calls included; return whether it is cancelled.
 
         Of a map all jobs are stopped that are unfinished.
         """
-        cancel_all(self._futures)
-        cancelled = [future.cancel() for future in self._futures]  # waits for the end of each
+        cancel_all(self._jobs)
+        cancelled = [job.cancel() for job in self._jobs]  # waits for the end of each
         return any(cancelled)
 
     def ready(self) -> bool:
         """Return whether it is over, and its callback has been called."""
-        return self._first_unended() == len(self._futures) and self._has_called()
+        return self._first_unended() == len(self._jobs) and self._has_called()
 
     def successful(self) -> bool:
         """Return whether no call has failed.
@@ -109,8 +108,8 @@ class AsyncResult(Generic[T]):
     def wait(self, timeout: float | None = None) -> None:
         """Wait until it is ready, at most ``timeout`` s."""
         end = end_of(timeout)
-        for future in self._futures[self._ended :]:
-            if not future.job.wait(left_until(end)):
+        for job in self._jobs[self._ended :]:
+            if not job.wait(left_until(end)):
                 return
         if self._called is not None and not self._has_called():
             self._called.wait(left_until(end))
@@ -140,7 +139,7 @@ class AsyncResult(Generic[T]):
 
     def _first_unended(self) -> int:
         place = self._ended
-        while place < len(self._futures) and self._futures[place].job.in_final_state():
+        while place < len(self._jobs) and self._jobs[place].in_final_state():
             place += 1
         self._ended = place  # of two threads either is right
         return place
@@ -160,17 +159,17 @@ class AsyncResult(Generic[T]):
             return self._loaded
 
     def _unpickled(self) -> _Loaded:
-        values, failure = values_of(self._futures[0], chunked=False)
+        values, failure = values_of(self._jobs[0], chunked=False)
         return _Loaded(None, failure) if failure is not None else _Loaded(values[0], None)
 
     def _follow(self) -> None:
         """Have the callback called when all jobs are over; on the thread for that."""
         place = self._first_unended()
-        if place < len(self._futures):
-            record = record_of(self._futures[place].job)
+        if place < len(self._jobs):
+            record = record_of(self._jobs[place])
             record.tracker.call_when_final(Callback(record, functools.partial(self._follow)))
-        elif self._futures:
-            last = record_of(self._futures[-1].job)
+        elif self._jobs:
+            last = record_of(self._jobs[-1])
             Callback(last, functools.partial(self._call_back))()
         else:
             self._link.call_back(self._call_back)
@@ -181,7 +180,7 @@ class AsyncResult(Generic[T]):
         try:
             callback, error_callback = self._callbacks
             # A failure that nobody is told of here stays one that nobody looked at.
-            if error_callback is not None or all(map(_is_done, self._futures)):
+            if error_callback is not None or all(map(_is_done, self._jobs)):
                 value, failure = self._load()
                 if failure is None:
                     if callback is not None:
@@ -199,31 +198,31 @@ class MapResult(AsyncResult[list[T]]):
     """What has the results of many jobs.
 
     Args:
-        futures: Theirs.
+        jobs: Theirs.
         chunked: Whether each makes several calls.
         others: As `AsyncResult`.
     """
 
     def __init__(
-        self, link: PoolLink, futures: list[JobFuture[Any]], *others: Any, chunked: bool
+        self, link: PoolLink, jobs: list[PrimitiveJob[Any]], *others: Any, chunked: bool
     ) -> None:
         self._chunked = chunked
-        super().__init__(link, futures, *others)
+        super().__init__(link, jobs, *others)
 
     def _unpickled(self) -> _Loaded:
         values: list[Any] = []
-        for place, future in enumerate(self._futures):
-            of_job, failure = values_of(future, chunked=self._chunked)
+        for place, job in enumerate(self._jobs):
+            of_job, failure = values_of(job, chunked=self._chunked)
             if failure is not None:
-                for other in self._futures[place + 1 :]:  # whoever hears of one is told enough
-                    tracker_of(other.job).looked_at()
+                for other in self._jobs[place + 1 :]:  # whoever hears of one is told enough
+                    tracker_of(other).looked_at()
                 return _Loaded(None, failure)
             values += of_job
         return _Loaded(values, None)
 
 
-def _is_done(future: JobFuture[Any]) -> bool:
-    outcome = tracker_of(future.job).outcome
+def _is_done(job: PrimitiveJob[Any]) -> bool:
+    outcome = tracker_of(job).outcome
     return outcome is not None and outcome.status is JobStatus.DONE
 
 
@@ -232,34 +231,36 @@ def value_of(result: AsyncResult[T]) -> T:
     try:
         return result.get()
     except BaseException:
-        cancel_all(result._futures)
+        cancel_all(result._jobs)
         raise
     finally:
         del result
 
 
-def cancel_all(futures: Iterable[JobFuture[Any]]) -> None:
+def cancel_all(jobs: Iterable[PrimitiveJob[Any]]) -> None:
     """Have them cancelled; returns at once."""
-    for future in futures:
-        ask_cancel(future.job)
+    for job in jobs:
+        ask_cancel(job)
 
 
-def values_of(future: JobFuture[Any], *, chunked: bool) -> tuple[list[Any], BaseException | None]:
+def values_of(job: PrimitiveJob[Any], *, chunked: bool) -> tuple[list[Any], BaseException | None]:
     """Return the results of a job's calls, and what ended them early, if anything did.
 
     The job is over. One that is ``chunked`` is unpickled, and emptied, once.
     """
     failure: BaseException | None
     try:
-        failure = future.exception()
-    except JobCancelledError as error:
+        failure = job.exception()
+    except (JobCancelledError, SerializationError) as error:
         failure = error
     if failure is not None:
         return [], failure
     if not chunked:
-        return [future.result()], None
-    packed, raised, _, _, parts, _ = reply_of(future.result())
-    unpacker = Unpacker(parts, future.job.name)
+        return [job.result()], None
+    packed, raised, _, _, parts, _ = reply_of(job.result())
+    if NUMBERS.issuperset(map(type, packed)):  # which only saves time
+        return packed, None if raised is None else load_exception(raised)
+    unpacker = Unpacker(parts, job.name)
     values: list[Any] = []
     try:
         packed.reverse()
