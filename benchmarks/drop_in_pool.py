@@ -47,7 +47,7 @@ from benchmarks.pools import SPAWN_POOL
 WORKERS = 2
 WARM_UP = 200  # calls
 REPEATS = 5  # the median counts
-PAUSE = 0.5  # s before a kill, so that whatever a pool keeps ready is ready
+PAUSE = 0.5  # s before anything is timed, so that whatever a pool keeps ready is ready
 
 Start = Callable[[], AbstractContextManager[Any]]
 
@@ -109,6 +109,7 @@ def measure(start: Start, counts: Counts, *, fails: bool = False) -> Figures:
     mapped, single = [*range(counts["mapped"])], [*range(counts["single"])]
     with start() as pool:
         expect(pool.map(same, range(WARM_UP)), list(range(WARM_UP)))
+        time.sleep(PAUSE)
         figures = {
             "map": median_of(lambda: pool.map(same, mapped), mapped),
             "imap_unordered": median_of(lambda: sorted(pool.imap_unordered(same, single)), single),

@@ -27,6 +27,7 @@ from primitive_jobs import (
     track,
     wait,
 )
+from primitive_jobs.multiprocessing import AsyncResult, Pool
 
 if TYPE_CHECKING:
     from typing_extensions import assert_type
@@ -272,6 +273,36 @@ async def right_executors(pool: JobPool) -> None:
         assert_type(await asyncio.wrap_future(future), str)
     JobExecutor(pool=pool)
     JobExecutor(pool=pool.options(timeout=1))
+
+
+def right_pools_of_multiprocessing(pool: JobPool) -> None:
+    with Pool(2, max, (1,), 3, env={"A": "b"}) as made:
+        assert_type(made, Pool)
+        assert_type(made.size, int)
+        assert_type(made.apply(simulate, (1,), {"seed": 2}), str)
+        assert_type(made.apply_async(simulate, (1,), callback=len), AsyncResult[str])
+        assert_type(made.apply_async(simulate, (1,)).get(3), str)
+        assert_type(made.apply_async(simulate, (1,)).job.status(), JobStatus)
+        assert_type(made.map(simulate, [1, 2], 3), list[str])
+        assert_type(made.map_async(simulate, [1, 2], callback=len).get(), list[str])
+        assert_type(made.starmap(pair, [(1, "a")]), list[tuple[int, str]])
+        assert_type(made.starmap_async(pair, [(1, "a")]).get(), list[tuple[int, str]])
+        assert_type(next(made.imap(simulate, [1])), str)
+        assert_type(made.imap_unordered(simulate, [1], chunksize=2).next(timeout=3), str)
+    Pool(pool=pool)
+    Pool(pool=pool.options(timeout=1))
+
+
+def wrong_pools_of_multiprocessing(made: Pool) -> None:
+    Pool("2")  # type: ignore[arg-type]
+    Pool(colour="blue")  # type: ignore[call-arg]
+    Pool(pool=made)  # type: ignore[arg-type]
+    made.apply(simulate(1))  # type: ignore[arg-type]
+    made.apply_async(simulate, (1,), callback=3)  # type: ignore[arg-type]
+    number: int = made.apply(simulate, (1,))  # type: ignore[assignment]
+    made.map(simulate, number)  # type: ignore[arg-type]
+    made.map(simulate, [1], chunksize="2")  # type: ignore[arg-type]
+    made.size.resutl()  # type: ignore[attr-defined]
 
 
 def wrong_executors(executor: JobExecutor) -> None:
