@@ -634,20 +634,25 @@ def test_close_and_join_wait_for_what_is_outstanding(tmp_path: Path) -> None:
 
 def test_terminate_while_a_map_runs(tmp_path: Path) -> None:
     pool = Pool(2)
-    mapped = pool.map_async(lambda x: hold(tmp_path / "gate"), range(1000), 1)
+    errors: list[BaseException] = []
     single = pool.apply_async(hold_with_child, (tmp_path / "gate", tmp_path / "pids"))
-    mapped.jobs[0].cancel()
-    mapped.jobs[1].cancel()
-    for job in mapped.jobs[2:]:
-        job.cancel()
+    mapped = pool.map_async(
+        lambda x: hold(tmp_path / "gate"), range(1000), 1, error_callback=errors.append
+    )
+    results = pool.imap(hold, [tmp_path / "gate"] * 2000)
     pids = pids_in(tmp_path / "pids")
+    until(mapped.jobs[0].running, "the first call of the map")
     pool.terminate()
     assert all(map(gone, pids))
-    assert mapped.ready()
     assert single.ready()
+    mapped.wait(PATIENCE)
     for result in (mapped, single):
+        assert not result.successful()
         with pytest.raises(JobCancelledError):
             result.get()
+    assert [type(error) for error in errors] == [JobCancelledError]
+    with pytest.raises((JobCancelledError, PoolClosedError)):
+        next(results)
     pool.join()
 
 

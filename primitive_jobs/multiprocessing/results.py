@@ -176,6 +176,7 @@ class AsyncResult(Generic[T]):
 
     def _call_back(self) -> None:
         assert self._called is not None, "there is a callback"
+        within = getattr(_here, "calls", False)  # of another one, after the pool's end
         _here.calls = True
         try:
             callback, error_callback = self._callbacks
@@ -188,7 +189,7 @@ class AsyncResult(Generic[T]):
                 elif error_callback is not None:
                     error_callback(failure)
         finally:
-            _here.calls = False
+            _here.calls = within
             self._callbacks = None, None
             self._called.set()
             self._calling.pop(self, None)
