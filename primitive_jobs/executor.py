@@ -95,8 +95,12 @@ class JobExecutor(Hinted, Executor):
             events, queues, connections, shared ctypes) is allowed among them, but for locks of a
             "fork" context, as `JobPool` says.
         max_tasks_per_child: Jobs after which a worker process is replaced; default None: never.
+        cancel_running: What `JobFuture.cancel`, and a `map` that is left, do with calls that run.
+            True, the default: stop them. False: leave them, as `concurrent.futures` does, for
+            libraries that cancel many at a time and count on the others to end. A number of
+            seconds: leave them for so long, then stop those that have not ended.
         pool: A `JobPool`, or what `JobPool.options` returns, to use instead of a pool of its own;
-            `shutdown` leaves it open. Then nothing else may be given.
+            `shutdown` leaves it open. Then nothing but ``cancel_running`` may be given, too.
         **pool_options: Further arguments of `JobPool`.
 
     Raises:
@@ -114,10 +118,12 @@ class JobExecutor(Hinted, Executor):
         initargs: tuple[Any, ...] = _NO_ARGUMENTS,
         *,
         max_tasks_per_child: int | None = None,
+        cancel_running: bool | float = True,
         pool: BasePool | PoolView | None = None,
         **pool_options: Unpack[PoolOptionsDict],
     ) -> None:
         _check_context(mp_context)
+        stops = _check_cancel_running(cancel_running)
         if max_tasks_per_child is not None:
             check_count("max_tasks_per_child", max_tasks_per_child)
             if pool_options.get("max_jobs_per_worker") is not None:
@@ -151,7 +157,7 @@ class JobExecutor(Hinted, Executor):
         self._shut_down = False
         made: list[Settler] = []  # also by a making that is interrupted
         weakref.finalize(self, _close, made).atexit = False
-        self._settler = Settler(made)
+        self._settler = Settler(made, stops)
 
     @property
     def size(self) -> int:
@@ -215,7 +221,7 @@ class JobExecutor(Hinted, Executor):
         All calls are submitted at once, and run even if nobody asks for a result; results come in
         order. An exception is raised where its result would stand. Then, and when the iterator is
         closed, or dropped after its first result, all unfinished calls are cancelled, running ones
-        included. `JobPool.map` is the one for endless input and short calls.
+        as ``cancel_running`` says. `JobPool.map` is the one for endless input and short calls.
 
         Args:
             fn: Called with one item of each iterable.
@@ -381,6 +387,17 @@ class JobExecutor(Hinted, Executor):
         return f"<JobExecutor {state} over {self._pool!r}>"
 
 
+def _check_cancel_running(value: object) -> bool | float:
+    if isinstance(value, bool):
+        return value
+    if value is None:
+        raise TypeError("cancel_running must be True, False or a number of seconds, not None")
+    seconds = check_seconds("cancel_running", value, positive=True)
+    if seconds is None:
+        raise ValueError(f"cancel_running must be a finite number of seconds, or False: {value!r}")
+    return seconds
+
+
 def _check_context(context: Any) -> None:
     if context is None:
         return
@@ -421,11 +438,11 @@ def _answer_for(
 
 def _cancel(
     futures: Iterable[JobFuture[Any]],
-    ask_cancel: Callable[[PrimitiveJob[Any]], bool] = ask_cancel,
+    stop: Callable[[JobFuture[Any]], bool] = JobFuture.stop,
 ) -> None:
-    """Have them cancelled; returns at once."""
+    """Have them cancelled, running ones as the executor says; returns at once."""
     for future in futures:
-        ask_cancel(future.job)
+        stop(future)
 
 
 def _results(
@@ -468,7 +485,7 @@ def _result(futures: deque[JobFuture[T]], end: float | None) -> T:
     try:
         return future.result(None if end is None else end - time.monotonic())
     except BaseException:
-        ask_cancel(future.job)  # its time is over, or an interrupt came
+        future.stop()  # its time is over, or an interrupt came
         raise
     finally:
         del future

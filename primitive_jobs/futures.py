@@ -20,7 +20,9 @@ import logging
 import queue
 import signal
 import threading
+import time
 import weakref
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING
@@ -86,12 +88,15 @@ class JobFuture(Future[T]):
         when its final status is CANCELLED. Only the thread of a running event loop is not held up:
         a callback of the loop, such as those through which asyncio cancels, does not wait at all,
         a task at most 10 ms. There, False means "not cancelled yet" as well: the kill goes on.
+
+        Of an executor with ``cancel_running=False`` a running job goes on, and this is False; with
+        a number of seconds it is False, and the job has so long to end before it is stopped.
         """
         me = threading.get_ident()
         left = self._cancels.setdefault(me, [])
         job = self.job
         try:
-            if ask_cancel(job):
+            if self.stop():
                 self._record.tracker.wait(_patience(self._record.link))
             self._settle()
         finally:
@@ -99,6 +104,20 @@ class JobFuture(Future[T]):
             for callback in left:  # as in the standard library, before cancel() returns
                 callback.run()
         return job.cancelled()
+
+    def stop(self) -> bool:
+        """Set its cancel going; return whether its end is to be waited for. Returns at once."""
+        settler, record = self._settler, self._record
+        if settler.cancel_running is True:
+            return ask_cancel(self.job)
+        record.cancel_queued()
+        if record.tracker.outcome is None:
+            if settler.cancel_running is not False:
+                settler.stop_later(record)
+            # Of one that a worker may have, or not yet, the pool knows.
+            if present(record.tracker) is JobStatus.QUEUED:
+                record.tracker.wait(PATIENCE_IN_TASK)
+        return False
 
     def cancelled(self) -> bool:
         """Return whether the job was cancelled, by whatever way."""
@@ -313,6 +332,7 @@ class Settler:
 
     Args:
         made: Where it puts itself before it starts its thread, for whoever is to end that.
+        cancel_running: As the argument of `JobExecutor`.
 
     Attributes:
         pending: The jobs that are not final yet, in the order they came in.
@@ -320,11 +340,13 @@ class Settler:
         thread: Its thread.
     """
 
-    def __init__(self, made: list[Settler]) -> None:
+    def __init__(self, made: list[Settler], cancel_running: bool | float = True) -> None:
+        self.cancel_running = cancel_running
+        self._reprieved: deque[tuple[float, JobRecord]] = deque()  # till when; its thread's
         self.pending: dict[JobRecord, None] = {}
         self.futures: weakref.WeakSet[JobFuture[Any]] = weakref.WeakSet()
         self._closed = False
-        self._queue: queue.SimpleQueue[weakref.ref[JobFuture[Any]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Order] = queue.SimpleQueue()
         self.thread = make_thread("settler", self._run)
         self._left = False  # its thread settles what comes later no more
         self._ended = False
@@ -344,6 +366,10 @@ class Settler:
         if self._left:  # it looks once more after it has said so: one of both sees the other
             with contextlib.suppress(RuntimeError):  # at the interpreter's end, when nobody waits
                 make_thread("settler", self._settle_rest).start()
+
+    def stop_later(self, record: JobRecord) -> None:
+        """Have a job cancelled after as many seconds as it may run on; returns at once."""
+        self._queue.put((time.monotonic() + self.cancel_running, record))
 
     def job_ended(self, record: JobRecord) -> None:
         """Note that a job is final."""
@@ -383,10 +409,13 @@ class Settler:
         settled: list[JobFuture[Any]] = []  # this may be the last that holds them
         while True:
             try:
-                known = self._queue.get(timeout=_REST if settled else None)
+                known = self._queue.get(timeout=_REST if settled else self._stop_those_due())
             except queue.Empty:
                 self._let_go(settled)
                 settled = []
+                continue
+            if isinstance(known, tuple):
+                self._reprieved.append(known)
                 continue
             future = None if known is None else known()
             if future is not None:
@@ -402,13 +431,25 @@ class Settler:
         self._settle_rest()
         self.tell_ended()
 
+    def _stop_those_due(self) -> float | None:
+        """Cancel the jobs whose reprieve is over; return how long that of the next one is."""
+        reprieved = self._reprieved
+        while reprieved:
+            due, record = reprieved[0]
+            left = due - time.monotonic()
+            if left > 0 and record.tracker.outcome is None:
+                return left
+            reprieved.popleft()
+            record.ask_cancel()
+        return None
+
     def _settle_rest(self) -> None:
         """Settle what was put here after the end of the last job, which is told first."""
         settled: list[JobFuture[Any]] = []
         with contextlib.suppress(queue.Empty):
             while True:
                 known = self._queue.get_nowait()
-                future = None if known is None else known()
+                future = None if known is None or isinstance(known, tuple) else known()
                 if future is not None:
                     settled.append(future)
                     future._settle()
@@ -431,6 +472,7 @@ class Settler:
                 self._end_waiters.pop()()
 
 
+_Order = weakref.ref[JobFuture[Any]] | tuple[float, JobRecord] | None
 _settlers: weakref.WeakSet[Settler] = weakref.WeakSet()
 
 

@@ -182,6 +182,10 @@ TABLE: dict[tuple[Any, str], tuple[Kind, Call]] = {
         lambda pool, job, bad: JobPool(1, max_jobs_per_worker=bad),
     ),
     (JobPool, "memory_limit"): (SIZE, lambda pool, job, bad: JobPool(1, memory_limit=bad)),
+    (JobExecutor, "cancel_running"): (
+        Kind("cancel_running", ("yes", None, [1], 1j, BadRepr()), (NAN, 0, -1, INFINITY)),
+        lambda pool, job, bad: JobExecutor(pool=pool, cancel_running=bad),
+    ),
     (JobPool, "memory"): (SIZE, lambda pool, job, bad: JobPool(1, memory=bad)),
     (JobPool, "resources"): (TOKENS, lambda pool, job, bad: JobPool(1, resources=bad)),
     (JobPool, "preload"): (NEW_MODULES, lambda pool, job, bad: JobPool(1, preload=bad)),
