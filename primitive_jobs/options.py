@@ -267,9 +267,15 @@ def check_resources(name: str, value: object) -> dict[str, int]:
         if not key:
             raise ValueError(f"{name}: in {{{key!r}: {count!r}}} a name is empty")
         found[str.__str__(key)] = check_count(f"{name}[{key!r}]", count)
+        if count > _MOST_TOKENS:
+            raise ValueError(
+                f"{name}[{key!r}] must be at most {_MOST_TOKENS:,}, not {count!r}: each token is "
+                "one that a job may have to itself, so count in larger units"
+            )
     return found
 
 
+_MOST_TOKENS = 10_000  # of one name
 CPUS, MEMORY = 0, 1
 """What a job may lack; a name stands for tokens of that name."""
 
@@ -452,21 +458,23 @@ class JobOptions:
             Meanwhile the job is QUEUED, and needs no worker; a cancel ends it at once. Default 0.
         cpus: How many of the pool's ``max_workers`` the job takes. It runs in a worker that was
             started with the environment for so many times ``threads_per_worker`` threads, where the
-            program's own environment and the pool's ``env`` do not say how many: idle workers of
-            the pool are not used for it. If the pool is made smaller than that, it takes all.
-            Default 1. On a cluster more than 1 is a ValueError at the submit.
+            program's own environment and the pool's ``env`` do not say how many; such a worker
+            serves jobs of the same ``cpus`` alone. If the pool is made smaller than that, it takes
+            all. Default 1. On a cluster more than 1 is a ValueError at the submit.
         memory: What the job needs, in bytes or as a text like "4 GB": it starts when so much is
-            there beside what running jobs have reserved and do not use yet; 5 % of what there is
-            (at least 64, at most 512 MB) is left to others. Without a ``memory_limit`` that is its
-            limit, too. Where the pool has no budget (its own ``memory``), what the machine and each
-            cgroup above the program have left is looked at, at most ten times a second; if nothing
-            of the pool runs and there is too little, one job starts all the same, which is logged.
+            there beside what running jobs have reserved and do not use yet; 5 % of what is
+            available (at least 64, at most 512 MB) is left to others. Without a ``memory_limit``
+            that is its limit, too. Where the pool has no budget (its own ``memory``), what the
+            machine and each cgroup above the program have left is looked at, at most ten times a
+            second; if nothing of the pool runs and there is too little, one job starts all the
+            same, which is logged.
             Smaller jobs pass one that waits for room; after 30 s the first one in order keeps what
             it lacks. Default None: it starts whatever there is. On a cluster a ValueError at the
             submit.
         resources: How many of the pool's ``resources`` the job takes, by name, as ``{"gpu": 1}``;
             `job_resources` says there which ones. They are given back when it has ended and, if its
-            worker was killed, nothing is left of that. Default None. More of these three than the
+            worker was killed, nothing is left of that: what cannot be killed keeps them. At most
+            10,000 of a name. Default None. More of these three than the
             pool can ever give is a ValueError at the submit.
 
     Raises:

@@ -227,20 +227,32 @@ def test_a_wide_worker_that_does_not_get_ready_fails_those_that_wait_for_it_alon
     tell(scheduler, Submitted(4, needs=Needs(2, 0, [("gpu", 1)])), 0.0)
     tell(scheduler, Started(slot), 0.0)
     message = Message(Kind.INIT_FAILED)
-    # An idle worker works, so it is tried again after a pause.
-    tell(scheduler, InitFailed(slot, message), 0.0)
+    actions = tell(scheduler, InitFailed(slot, message), 0.0)
+    assert Settle(3, NotInitialized(message, None)) in actions, "an idle narrow one is of no use"
+    assert 4 in scheduler.jobs, "its turn comes: with another worker"
+    assert Spawn(slot + 1, 2) in actions
+    assert Assign(1, 5, 3) in tell(scheduler, Submitted(5, 1), 0.0) or 5 in scheduler.jobs
+    scheduler.check()
+
+
+def test_while_no_wide_worker_may_start_others_have_the_cpus() -> None:
+    """One of the width works, so the next start is put off, and nobody waits for that."""
+    scheduler = Scheduler(4, None, None, 0)
+    for event in (Submitted(1, needs=Needs(2)), Started(1), Ready(1)):
+        tell(scheduler, event, 0.0)
+    tell(scheduler, Submitted(2), 0.0)
+    tell(scheduler, Started(2), 0.0)
+    tell(scheduler, Ready(2), 0.0)
+    tell(scheduler, Answered(2, 2, RETURNED), 0.0)
+    assert Spawn(3, 2) in tell(scheduler, Submitted(3, needs=Needs(2)), 0.0)
+    tell(scheduler, Started(3), 0.0)
+    tell(scheduler, InitFailed(3, Message(Kind.INIT_FAILED)), 0.0)
     assert 3 in scheduler.jobs
+    actions = tell(scheduler, Submitted(4), 0.1)
+    assert Assign(2, 4, 3) in actions
     due = scheduler.next_deadline()
     assert due is not None
-    tell(scheduler, Died(1), 0.5)
-    tell(scheduler, Gone(1, Evidence(1, 0)), 0.5)
-    tell(scheduler, Gone(slot, Evidence(1, 0)), 0.5)
-    slot = max(scheduler.slots)
-    assert scheduler.slots[slot].width == 2
-    tell(scheduler, Started(slot), 0.5)
-    actions = tell(scheduler, InitFailed(slot, message), 0.5)
-    assert Settle(3, NotInitialized(message, None)) in actions
-    assert 4 in scheduler.jobs, "its turn comes: with another worker"
+    assert due > 0.1
     scheduler.check()
 
 
@@ -438,6 +450,102 @@ def test_ten_thousand_different_needs_make_few_rows() -> None:
     for number in range(10_000):
         needs = Needs(1, 10_000_000 + 1_000_000 * number)
         assert needs.memory <= needs.row.memory <= needs.memory * 9 / 8
+
+
+def test_what_it_lacks_in_turn_it_gets_in_the_end() -> None:
+    """Of two tokens one is free whenever the other is not, while others keep coming for each."""
+    pool = Pool(3, tokens={"a": 1, "b": 1})
+    a, b = Needs(1, 0, [("a", 1)]), Needs(1, 0, [("b", 1)])
+    ends = [(10.0, pool.submit(a)), (15.0, pool.submit(b))]
+    both = pool.submit(Needs(1, 0, [("a", 1), ("b", 1)]))
+    came = 0
+    while both not in pool.running:
+        pool.submit(a)
+        pool.submit(b)
+        came += 1
+        assert came < 20, "it starves"
+        ends.sort()
+        pool.now, job = ends.pop(0)
+        before = {*pool.running}
+        pool.end(job)
+        ends += [(pool.now + 10.0, new) for new in {*pool.running} - before]
+    assert pool.now <= PATIENCE + 2 * 10.0
+
+
+@pytest.mark.parametrize("idle", [0, 1])
+def test_short_memory_does_not_start_workers_over_and_over(idle: int) -> None:
+    """Of a wide job that does not fit, and of many narrow ones of which one does."""
+    for needs in ([Needs(2, 5 * GB)], [Needs(1, GB // 2)] * 9):
+        pool = Pool(8)
+        for job in [pool.submit() for _ in range(idle)]:
+            pool.end(job)
+        jobs = [pool.submit(each) for each in needs]
+        starts = 0
+        for _ in range(60):
+            pool.see(GB * 7 // 10, used=GB // 2)
+            starts += sum(isinstance(action, Spawn) for action in pool.actions)
+            for job in [*pool.running]:
+                pool.end(job)
+                starts += sum(isinstance(action, Spawn) for action in pool.actions)
+            pool.now += FRESH
+            pool.tell(Tick())
+            starts += sum(isinstance(action, Spawn) for action in pool.actions)
+        assert not any(job in pool.scheduler.jobs for job in jobs), "each has had its turn"
+        assert starts <= 2
+
+
+def test_a_job_in_a_full_pool_is_looked_at_when_it_comes() -> None:
+    pool = Pool(2)
+    running = [pool.submit(), pool.submit()]
+    wide = pool.submit(Needs(2))
+    assert pool.lacks(Needs(2)) == (CPUS,)
+    pool.now = PATIENCE + 1
+    pool.end(running[0])
+    assert pool.submit() not in pool.running, "it has waited for so long already"
+    pool.end(running[1])
+    assert wide in pool.running
+
+
+def test_others_are_served_as_ever_while_jobs_wait_for_tokens_alone() -> None:
+    pool = Pool(2, tokens={"gpu": 1})
+    first = pool.submit(gpu())
+    pool.submit(gpu())
+    plain = pool.submit()
+    pool.end(plain)
+    assert pool.scheduler.offer() is not None
+    assert not pool.scheduler.needs_wake() or pool.scheduler._roster.idle
+    plain = pool.submit()
+    waiting = pool.submit(Needs(2))
+    assert pool.scheduler.offer() is None
+    pool.end(plain)
+    assert pool.scheduler.offer() is None, "it might have that CPU"
+    pool.tell(CancelAsked(waiting))
+    assert pool.scheduler.offer() is not None
+    pool.end(first)
+    assert len(pool.running) == 1
+
+
+def test_what_could_not_be_killed_keeps_its_tokens() -> None:
+    pool = Pool(2, tokens={"gpu": 2})
+    job, other = pool.submit(gpu()), pool.submit(gpu())
+    slot, _ = pool.running.pop(job)
+    tell(pool.scheduler, CancelAsked(job), 1.0)
+    tell(pool.scheduler, Gone(slot, Evidence(1, None, left="it hangs")), 2.0)
+    pool.scheduler.check()
+    pool.end(other)
+    late = [pool.submit(gpu()), pool.submit(gpu())]
+    assert {*pool.running} == {late[0]}
+    assert pool.tokens(late[0]) == {"gpu": (1,)}
+
+
+def test_a_worker_that_has_become_too_wide_leaves() -> None:
+    scheduler = Scheduler(4, None, None, 0)
+    tell(scheduler, Submitted(1, needs=Needs(4)), 0.0)
+    tell(scheduler, Resized(2), 0.0)
+    tell(scheduler, Started(1), 0.0)
+    assert Leave(1) in tell(scheduler, Ready(1), 0.0)
+    assert [slot.width for slot in scheduler.slots.values()] == [4, 2]
+    scheduler.check()
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -402,7 +402,7 @@ with JobPool(8, spare_workers=0) as pool:
 @pytest.mark.local
 def test_in_a_cgroup_none_is_killed_and_three_run_at_a_time(tmp_path: Path) -> None:
     """Which has been charged for a file of 150 MB, too: that counts as free."""
-    with cgroup(900 * MB) as folder:
+    with cgroup(800 * MB) as folder:
         file = tmp_path / "file"
         program = textwrap.dedent(f"""
             import os, sys

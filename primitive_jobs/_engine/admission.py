@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from ..options import CPUS, MEMORY, Lacked, Needs
 from .events import LookAtMemory, Overcommit
@@ -75,7 +74,8 @@ class Admission:
 
     def _counted(self, change: int) -> None:
         self.count += change
-        self._roster.needy = self.count > 0
+        # Until the next pass has looked.
+        self._roster.needy = self._roster.blocks = self.count > 0
         if not self.count:
             self.lacking, self.wanting = {}, []
             self._roster.short = False
@@ -96,8 +96,11 @@ class Admission:
         """Return how many CPUs the worker of such a job is started for."""
         return min(needs.cpus, self._roster.max_workers)
 
-    def place(self, assign: Callable[[Slot, Job], object]) -> None:
-        """Go once over what waits, and give workers the jobs that may start now."""
+    def place(self, assign: Callable[[Slot, Job], object], *, pausing: bool) -> None:
+        """Go once over what waits, and give workers the jobs that may start now.
+
+        While no worker is started (``pausing``), those that would need a new one take no share.
+        """
         roster, reservations = self._roster, self._reservations
         left = roster.max_workers - roster.taken
         room = Room(left, reservations.memory(roster.now), reservations.free_tokens())
@@ -109,18 +112,31 @@ class Admission:
         while rows:
             _, _, job, others = heapq.heappop(rows)
             needs = job.needs or _PLAIN
-            lacks = room.lacks(needs, self.width(needs)) or _of(needs, kept)
+            width = self.width(needs)
+            lacks = room.lacks(needs, width)
             if lacks:
                 lacking[needs.row] = lacks, room.memory
+            elif lacks := _of(needs, kept):
+                lacking[needs.row] = lacks, None  # there may be enough: it is another one's
+            if lacks:
                 if first is None:
                     first = job
                     kept = self._kept_by(job, lacks)
                 continue
-            room.take(needs, self.width(needs))
-            self._place(job, needs, room, assign)
+            if pausing and width > 1 and not roster.wide.idle(width):
+                self.wanting.append((job, width))
+                continue
+            room.take(needs, width)
+            if needs.memory and room.memory is None:
+                reservations.ask_for_look()
+                if needs.row in self.lacking:  # still true, as far as is known
+                    lacking[needs.row] = self.lacking[needs.row]
+            else:
+                self._place(job, needs, assign)
             _push(rows, others)
-        self.lacking = lacking
+        self.lacking = lacking if self.count else {}
         self._see_to_memory(first, assign)
+        roster.blocks = self.count > 0 and not self._wait_for_tokens_alone(kept)
         if reservations.look_due:
             reservations.look_due = False
             roster.actions.append(LookAtMemory())
@@ -130,36 +146,48 @@ class Admission:
         rows: list[Row] = []
         for row in (self._plain, *self._rows.values()):
             if row.count:
-                _push(rows, iter(row.head(count)))
+                _push(rows, _in_order(row, count))
         return rows
 
     def _kept_by(self, job: Job, lacks: tuple[Lacked, ...]) -> frozenset[Lacked]:
-        """What the first job that does not fit keeps from all that come after it."""
+        """Return what the first job that does not fit keeps from all that come after it.
+
+        One thing after the other: tokens, then memory, then CPUs. It keeps those that it would have
+        by now, and the first that it lacks. So it gets them all in the end, and what it cannot use
+        before another one is there, others have till then.
+        """
         now = self._roster.now
         if job.lacks_since is None:
             job.lacks_since = now
-        return frozenset(lacks) if now - job.lacks_since >= PATIENCE else frozenset()
+        if now - job.lacks_since < PATIENCE:
+            return frozenset()
+        wants = _wants(job.needs or _PLAIN)
+        first = min(wants.index(each) for each in lacks)
+        return frozenset(wants[: first + 1])
 
-    def _place(self, job: Job, needs: Needs, room: Room, assign: Callable[..., object]) -> None:
-        """Give a job that fits a worker, if there is one, and if it is known that it fits."""
-        known = not needs.memory or room.memory is not None
-        if not known:
-            self._reservations.ask_for_look()
-        slot = self._worker_for(needs, take=known)
+    def _wait_for_tokens_alone(self, kept: frozenset[Lacked]) -> bool:
+        """Whether no job here could start if a CPU got free: then others are served as ever."""
+        if CPUS in kept or self.wanting or self._reservations.look_due or self._roster.short:
+            return False
+        lacked = [self.lacking.get(kind, ((), None))[0] for kind in self._rows]
+        return all(any(isinstance(each, str) for each in lacks) for lacks in lacked)
+
+    def _place(self, job: Job, needs: Needs, assign: Callable[..., object]) -> None:
+        """Give a job that fits a worker, if there is one."""
+        slot = self._worker_for(needs)
         if slot is None:
             self.wanting.append((job, self.width(needs)))
-        elif known:
+        else:
             self._start(job, slot, assign)
 
-    def _worker_for(self, needs: Needs, *, take: bool) -> Slot | None:
-        """Return an idle worker for such a job, if there is one; ``take`` it out of the idle."""
+    def _worker_for(self, needs: Needs) -> Slot | None:
+        """Take an idle worker for such a job; None: there is none."""
         width = self.width(needs)
         idle = self._roster.idle if width == 1 else self._roster.wide.idle(width)
         if not idle:
             return None
         slot = self._reservations.preferred(needs, idle) or idle[-1]
-        if take:
-            idle.remove(slot)
+        idle.remove(slot)
         return slot
 
     def _start(self, job: Job, slot: Slot, assign: Callable[..., object]) -> None:
@@ -173,6 +201,7 @@ class Admission:
                 del self._rows[kind]
             self._counted(-1)
         assert taken is job, "of one row, those that start are the first ones"
+        job.lacks_since = None
         assign(slot, job)
 
     # --- memory is short -------------------------------------------------------------------------
@@ -184,9 +213,9 @@ class Admission:
         roster.short = bool(short)
         if not short or self._reservations.budget is not None:
             return
-        if self._dismiss_idle() or roster.running or self.wanting:
-            return
         if first is None or first.needs is None:
+            return
+        if self._dismiss_idle(self.width(first.needs)) or roster.running or self.wanting:
             return
         lacks, left = self.lacking[first.needs.row]
         if lacks != (MEMORY,):
@@ -195,7 +224,7 @@ class Admission:
         if ending or self._reservations.looked_at < roster.now:
             return  # what they hold comes back, and may have since the last look
         # Nothing of ours runs, so nobody gives anything back: it would wait for ever.
-        slot = self._worker_for(first.needs, take=True)
+        slot = self._worker_for(first.needs)
         if slot is None:
             self.wanting.append((first, self.width(first.needs)))
         else:
@@ -203,12 +232,16 @@ class Admission:
             roster.actions.append(Overcommit(first.number, missing))
             self._start(first, slot, assign)
 
-    def _dismiss_idle(self) -> bool:
-        """Ask idle workers to leave, but for one; return whether there were any."""
-        idle = [*self._roster.wide.all_idle(), *self._roster.idle][:-1]
-        for slot in idle:
-            self._roster.ask_to_leave(slot)
-        return bool(idle)
+    def _dismiss_idle(self, width: int) -> bool:
+        """Ask idle workers to leave, but for one, if possible of a width; return whether any do."""
+        roster = self._roster
+        idle = [*roster.wide.all_idle(), *roster.idle]
+        best = roster.idle if width == 1 else roster.wide.idle(width)
+        keep = best[-1] if best else idle[-1] if idle else None
+        leaving = [slot for slot in idle if slot is not keep]
+        for slot in leaving:
+            roster.ask_to_leave(slot)
+        return bool(leaving)
 
     def next_look(self) -> float | None:
         """When the machine's memory is to be looked at again; None: nobody waits for that."""
@@ -228,6 +261,14 @@ class Admission:
             assert all(job.needs and job.needs.row == kind for job in row.head(9))
 
 
+def _in_order(row: JobQueue, count: int) -> Iterator[Job]:
+    """Yield the next ones; what comes after the first is looked for once that was dealt with."""
+    first = row.first()
+    yield first
+    if row.count:
+        yield from (job for job in row.head(count) if job is not first)
+
+
 def _push(rows: list[Row], jobs: Iterator[Job]) -> None:
     """Put a row back by its next job, if it has one."""
     job = next(jobs, None)
@@ -235,12 +276,14 @@ def _push(rows: list[Row], jobs: Iterator[Job]) -> None:
         heapq.heappush(rows, (-job.priority, job.number, job, jobs))
 
 
+def _wants(needs: Needs) -> list[Lacked]:
+    """Return what such a job takes, in the order in which it keeps that."""
+    return [*dict(needs.tokens), *([MEMORY] if needs.memory else []), CPUS]
+
+
 def _of(needs: Needs, kept: frozenset[Lacked]) -> tuple[Lacked, ...]:
     """Return what of that which is kept such a job would take."""
-    if not kept:
-        return ()
-    wants: list[Any] = [CPUS, *([MEMORY] if needs.memory else []), *dict(needs.tokens)]
-    return tuple(each for each in wants if each in kept)
+    return tuple(each for each in _wants(needs) if each in kept) if kept else ()
 
 
 __all__ = ["PATIENCE", "Admission"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from ..options import Needs, size
@@ -23,6 +24,7 @@ class Capacity:
     def __init__(self, scheduler: Scheduler, fleet: Fleet) -> None:
         self._scheduler = scheduler
         self._fleet = fleet
+        self._total = float("-inf"), 0  # bytes, and when that was read
 
     def check(self, needs: Needs) -> None:
         """Raise `ValueError` if a job needs more than the pool can ever give it."""
@@ -38,7 +40,7 @@ class Capacity:
                 f"cpus={needs.cpus} is more than the pool's max_workers={scheduler.max_workers}: "
                 "the job could never start"
             )
-        there = scheduler.memory or (self._fleet.total_memory() if needs.memory else 0)
+        there = scheduler.memory or (self._total_memory() if needs.memory else 0)
         if there and needs.memory > there:
             whose = "the pool's memory" if scheduler.memory else "what this machine, or cgroup, has"
             raise ValueError(
@@ -52,6 +54,15 @@ class Capacity:
                     f"resources={{{name!r}: {count}}} is more than the pool has, "
                     f"{{{known}}}: the job could never start"
                 )
+
+    def _total_memory(self) -> int:
+        """Return what there is; it is read once a second: many may be submitted in that time."""
+        when, total = self._total
+        now = time.monotonic()
+        if now - when > 1.0:
+            total = self._fleet.total_memory()
+            self._total = now, total
+        return total
 
     def lacked(self, needs: Needs | None) -> tuple[tuple[Lacked, ...], int | None]:
         """Return what such a job lacks now, if its turn has come, and how much memory is left."""

@@ -110,14 +110,15 @@ class JobTable:
             job: The next one in the queue; None: a plain one that came now, behind all others.
         """
         roster = self._roster
-        if roster.needy or roster.running + roster.extra >= roster.max_workers:
+        if roster.blocks or roster.running + roster.extra >= roster.max_workers:
             return False
         return job is not None or not (self.queue.count or roster.closing)
 
     def fill(self) -> None:
         """Give idle workers the jobs that may start now."""
         if self._roster.needy:
-            self.admission.place(self._assign)
+            pausing = self._staffing.pause.until is not None
+            self.admission.place(self._assign, pausing=pausing)
         idle = self._roster.idle
         while idle and (job := self._next()) is not None:
             self._assign(idle.pop(), job)
@@ -202,6 +203,8 @@ class JobTable:
         roster = self._roster
         if self._confirms:
             self._begin_at_last(slot)
+        if slot.reserves:  # others may wait for what comes back
+            roster.blocks = roster.needy
         if message.kind == _RETRIABLE:
             self._raised(slot, message)
         else:

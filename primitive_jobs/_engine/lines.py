@@ -50,7 +50,7 @@ class Lines:
 
     def depth(self, slot: Slot) -> int:
         """How many jobs may stand in line behind the one that a busy worker has, or gets."""
-        if slot.longest >= _SHORT or self.held or slot.retiring or self._roster.needy:
+        if slot.longest >= _SHORT or self.held or slot.retiring or self._roster.blocks:
             return 0
         # The last term: the jobs of a batch's end go to whoever is free.
         share = self._queue.count // (2 * self._roster.max_workers)

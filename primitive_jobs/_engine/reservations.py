@@ -72,6 +72,7 @@ class Reservations:
         self._used: dict[int, int] = {}  # by slot, as the last look found it
         self._reserved: dict[int, int] = {}  # bytes, by slot
         self._free = {name: set(range(count)) for name, count in tokens.items()}
+        self._lost = {name: set[int]() for name in tokens}  # what could not be killed has them
         self._held: dict[int, dict[str, tuple[int, ...]]] = {}  # tokens, by slot
         self._last: dict[tuple[str, int], int] = {}  # the slot that had a token last
 
@@ -88,7 +89,7 @@ class Reservations:
         """Return how much may be reserved now; None: that has to be looked at."""
         if self.budget is not None:
             return self.budget - sum(self._reserved.values())
-        if now - self.looked_at >= FRESH:
+        if now >= self.looked_at + FRESH:
             return None
         used = self._used
         unused = sum(max(0, size - used.get(slot, 0)) for slot, size in self._reserved.items())
@@ -145,13 +146,13 @@ class Reservations:
         """Return which tokens a slot has."""
         return self._held.get(slot, {})
 
-    def release(self, slot: Slot) -> None:
-        """Take back what a slot has."""
+    def release(self, slot: Slot, *, lives_on: bool = False) -> None:
+        """Take back what a slot has; its tokens stay where they are if something ``lives_on``."""
         slot.reserves = False
         self._reserved.pop(slot.number, None)
         self._used.pop(slot.number, None)
         for name, tokens in self._held.pop(slot.number, {}).items():
-            self._free[name].update(tokens)
+            (self._lost if lives_on else self._free)[name].update(tokens)
 
     # --- for tests -------------------------------------------------------------------------------
 
@@ -160,7 +161,7 @@ class Reservations:
         holders = {*self._reserved, *self._held}
         assert holders == {number for number, slot in slots.items() if slot.reserves}
         for name, count in tokens.items():
-            all_of_it = [*self._free[name]]
+            all_of_it = [*self._free[name], *self._lost[name]]
             all_of_it += [token for held in self._held.values() for token in held.get(name, ())]
             assert sorted(all_of_it) == list(range(count)), "each token is in one place"
         assert {*self._used} <= {*self._reserved}

@@ -60,6 +60,7 @@ class Roster:
         extra: CPUs that these jobs take beyond one each.
         busy: Slots that have a job, without those that are being killed.
         needy: Jobs wait that need more than any worker: then `Admission` decides who is next.
+        blocks: One of them might start if a CPU got free, so that no other job may just take it.
         short: Some of them wait for memory: no spare is started.
         attempts: The number of the last attempt.
         warm: A job has ended: spares may be started.
@@ -83,7 +84,7 @@ class Roster:
         self.reservations = reservations
         self.wide = WideWorkers()
         self.extra = 0
-        self.needy = self.short = False
+        self.needy = self.blocks = self.short = False
         self.spare_workers = spare_workers
         self.reclaimed: set[Slot] = set()
         self.slots: dict[int, Slot] = {}
@@ -202,15 +203,18 @@ class Roster:
             ask_stack = ask_stack and slot.reason in (Reason.TIMEOUT, Reason.MEMORY)
             self._do(Kill(slot.number, ask_stack))
 
-    def forget(self, number: int) -> Slot:
-        """Remove a slot: nothing is left of its worker, or it did not start."""
+    def forget(self, number: int, *, lives_on: bool = False) -> Slot:
+        """Remove a slot: nothing is left of its worker, or it did not start.
+
+        Or something of it ``lives_on``, which could not be killed.
+        """
         slot = self.slots.pop(number)
         self.reclaimed.discard(slot)
         self.limit(slot, None)
         self.move(slot, GONE)
         self.live -= slot.unclear and slot.width == 1
         if slot.reserves:
-            self.reservations.release(slot)
+            self.reservations.release(slot, lives_on=lives_on)
         return slot
 
     def _do(self, action: Action) -> None:
@@ -237,6 +241,9 @@ class Roster:
     def ready(self, slot: Slot) -> None:
         """Record that a worker waits for its first job."""
         self.set_idle(slot)
+        if slot.width > self.max_workers:  # that have become fewer meanwhile
+            self.ask_to_leave(slot)
+            return
         idle = self._idle_with(slot)
         if idle[0] is not slot:
             # Behind those that have served: what they have imported serves again.

@@ -204,8 +204,8 @@ class Scheduler:
             job = Job(number, *limits)
             job.plain = plain
             self._table.add(job)
-        if roster.busy + roster.extra < roster.max_workers:  # else it waits, and that is all
-            self._fill()
+        if limits.needs is not None or roster.busy + roster.extra < roster.max_workers:
+            self._fill()  # else it waits, and that is all
         roster.end()
         return actions
 
@@ -223,7 +223,7 @@ class Scheduler:
                 goes_on = self._table.answered(slot, message)
                 ended = message.kind in ENDS  # else it may be tried again, at a time
                 calm = goes_on and ended and roster.warm
-                if calm and not (roster.needy or (roster.closing and not self.queue.count)):
+                if calm and not (roster.blocks or (roster.closing and not self.queue.count)):
                     # As many run, are idle and wait for their start as before: no more is due.
                     fill = (
                         self._staffing.slow_starts
@@ -314,7 +314,7 @@ class Scheduler:
         roster = self._roster
         if roster.closing:
             return True  # it would be turned away
-        if roster.needy:
+        if roster.blocks:
             return True
         if roster.busy + roster.extra >= roster.max_workers:
             return self._staffing.to_start(0, roster.busy) > 0

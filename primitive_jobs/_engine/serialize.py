@@ -28,8 +28,9 @@ def serialize(
         body, buffers, refers_to = dump_call(*call, called, record.key, record.about())
         if len(body) <= INLINE_LIMIT and not buffers and not refers_to:
             # What prints into a pipe is neither handed over by its caller nor sent ahead: that is
-            # for what is no parcel.
-            record.payload = Parcel.of_packed(body, 0) if record.is_piped else body
+            # for what is no parcel. And the pool looks at once at what has needs.
+            alone = record.is_piped or record.limits.needs is not None
+            record.payload = Parcel.of_packed(body, 0) if alone else body
             if record.kept is not None:
                 record.go_on_from(record.kept)
             return True

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from .events import Postpone
 from .pauses import Pause
 from .roster import COMING, Roster
-from .slots import STARTING, WARMING, Slot
+from .slots import DYING, LEAVING, STARTING, WARMING, Slot
 
 MAX_STARTS = 3  # failures in a row to start a worker, or a job, before those who wait are told
 
@@ -135,8 +135,7 @@ class Staffing:
         missing = count - sum(slot.width == width for slot in coming)
         if missing > 0 and self.pause.doubt:
             tried = any(slot.trial and not slot.spare for slot in coming)
-            lives = roster.live or roster.wide.all_idle()
-            self._lacks_wide = tried or (bool(lives) and self.pause.until is not None)
+            self._lacks_wide = tried or self.pause.until is not None
             missing = int(not self._lacks_wide)
         for _ in range(missing):
             roster.order(spare=False, trial=self.pause.doubt, width=width)
@@ -186,7 +185,7 @@ class Staffing:
         self._start_failures += 1
         if self._start_failures < MAX_STARTS and by_chance:
             return False  # another is started at once
-        if roster.live:
+        if any(_may_serve(other) and other.width == slot.width for other in roster.slots.values()):
             self._postpone(self.pause, spare=False)
             return False
         self._start_failures = 0
@@ -198,6 +197,11 @@ class Staffing:
         seconds = pause.begin(roster.now)
         if seconds is not None:
             roster.actions.append(Postpone(seconds, spare))
+
+
+def _may_serve(slot: Slot) -> bool:
+    """Whether it may have a job now or later, or may prove that none can."""
+    return slot.unclear or slot.state not in (LEAVING, DYING)
 
 
 __all__ = ["MAX_STARTS", "Staffing"]

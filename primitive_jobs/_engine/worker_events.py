@@ -88,8 +88,8 @@ class WorkerEvents:
             self._roster.lose(slot)
 
     def _on_gone(self, event: Gone) -> None:
-        slot = self._roster.forget(event.slot)
         evidence = event.evidence
+        slot = self._roster.forget(event.slot, lives_on=evidence.left is not None)
         if slot.fault is not None:
             evidence = Evidence(**{**vars(evidence), "error": slot.fault})
         if slot.line:

@@ -101,8 +101,9 @@ def _groups() -> list[_Group]:
     with contextlib.suppress(OSError):
         for line in (PROC / "self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
-            if controllers == "memory":
-                root = CGROUPS / "memory"
+            if "memory" in controllers.split(","):
+                together = CGROUPS / controllers
+                root = together if together.exists() else CGROUPS / "memory"
             elif not controllers and (CGROUPS / "cgroup.controllers").exists():
                 root = CGROUPS
             else:
