@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from .base_pool import BasePool
     from .errors import (
         ClusterError,
+        DependencyError,
         InitializerError,
         JobCancelledError,
         JobError,
@@ -111,6 +112,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "errors": (
         "ClusterError",
+        "DependencyError",
         "InitializerError",
         "JobCancelledError",
         "JobError",
@@ -161,6 +163,7 @@ __all__ = [
     "BasePrimitiveJob",
     "ClusterError",
     "CurrentJob",
+    "DependencyError",
     "InitializerError",
     "JobCancelledError",
     "JobError",

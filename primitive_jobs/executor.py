@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from ._common.hints import OF_EXECUTOR, Hinted
 from ._common.naming import call_name
 from ._common.signatures import PoolOptionsDict, Unpack
+from ._engine.standing import Met, unless_met
 from ._wire.chunk import Unpacker, is_packed, reply_of
 from ._wire.failures import load_exception
 from ._wire.rows import RowPacker
@@ -410,14 +411,25 @@ def _jobs(
         return
     while True:
         chunk = packer.chunk()
+        alone: tuple[Any, ...] | None = None  # it waits for a job
         for row in itertools.islice(rows, size):
-            chunk.add_or_refuse(row)
-        part = chunk.end(start)
-        calls = len(part.rows)
-        if not calls:
+            try:
+                unless_met(chunk.add_or_refuse, row)
+            except Met:
+                alone = row
+                break
+        parts = [chunk.end(start)]
+        if alone is not None:
+            chunk = packer.chunk(alone=True)
+            chunk.add(alone, plain=False)
+            parts.append(chunk.end(start + len(parts[0].rows)))
+        parts = [part for part in parts if part.rows]
+        if not parts:
             return
-        yield job_of(part, f"{label}[{start}:{start + calls}]", key)
-        start += calls
+        for part in parts:
+            calls = len(part.rows)
+            yield job_of(part, f"{label}[{start}:{start + calls}]", key)
+            start += calls
 
 
 def _inner(job: PrimitiveJob[T]) -> PrimitiveJob[T]:

@@ -23,6 +23,7 @@ from ._engine import circles
 from ._engine.record import Callback, JobRecord, PoolLink
 from ._engine.resubmit import submit_again
 from ._engine.serialize import serialize
+from ._engine.standing import Standing, needs_of, set_needs
 from ._engine.tracker import Outcome, StatusTracker, Unstopped, present
 from ._wire.pickling import LEFT_OUT
 from .base_job import BasePrimitiveJob, ResultT_co
@@ -56,7 +57,7 @@ find_pool: FindPool | None = None
 """Set by the pool's module: what a job is submitted to when given ``pool`` (None: the default)."""
 
 
-class PrimitiveJob(Hinted, Observed, BasePrimitiveJob[ResultT_co, JobStatus]):
+class PrimitiveJob(Hinted, Observed, Standing, BasePrimitiveJob[ResultT_co, JobStatus]):
     """One call of a function, to be run in a process of a pool.
 
     Making a job is cheap and starts nothing.
@@ -78,6 +79,7 @@ class PrimitiveJob(Hinted, Observed, BasePrimitiveJob[ResultT_co, JobStatus]):
         "__weakref__",
         "_call",
         "_loaded",
+        "_needs",
         "_options",
         "_record",
         "_submits",
@@ -470,6 +472,7 @@ def _submitted_again(
     made._tracker = again.tracker
     made._take_options(options, link)
     again.handle = made
+    set_needs(made, needs_of(job))
     try:
         submit_again(record, again, link, resume=resume)
     except BaseException:  # whoever called has no handle: it must not run

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._common.naming import call_name
 from ._engine.record import PoolLink
+from ._engine.standing import Met, blame_unless_met, dumps_unless_met, unless_met
 from ._wire.calls import dump_call
 from ._wire.chunk import CHECKED, FRESH, KEPT, NUMBERS, Unpacker, all_plain, is_packed, reply_of
 from ._wire.failures import load_exception
@@ -140,6 +141,7 @@ class MapRun:
         seeds = link.seeds
         self._key = None if seeds is None else seeds.next()
         self._taken = 0  # items
+        self._met: list[tuple[Any, ...]] = []  # the next item, if there is a job in it
         self._slow = not self._packer.quiet  # whether items come slowly, until two are there
         self._returned: list[Rows] = []  # a heap
         self._finished: queue.SimpleQueue[int] = queue.SimpleQueue()  # where chunks start
@@ -168,7 +170,7 @@ class MapRun:
                 return None
         if not lengths and self._columns:
             return None
-        return self._taken + min(lengths, default=0)
+        return self._taken + len(self._met) + min(lengths, default=0)
 
     def calls_ended(self) -> int:
         """Return how many calls have returned."""
@@ -396,6 +398,8 @@ class MapRun:
 
     def _take_items(self) -> Rows:
         """The arguments of the next chunk; fewer where they are large or slow to come."""
+        if self._met:
+            return self._take_met()
         size = self._chunksize or self._size.calls
         start = self._taken
         # A single call is pickled with its job, unless it is to be unpickled under its seed.
@@ -413,11 +417,14 @@ class MapRun:
                     free -= 1
                 else:
                     try:
-                        most_bytes -= chunk.add(row, plain=plain)
+                        most_bytes -= unless_met(chunk.add, row, plain=plain)
+                    except Met:
+                        self._met.append(row)
+                        break
                     except Exception as error:  # noqa: BLE001 - whatever a __reduce__ raises
                         let_frames_go(error)
                         place = start + len(chunk.rows)
-                        self._fail(place, self._not_serializable(place, row) or error)
+                        self._fail(place, _not_serializable(self._function, place, row) or error)
                         break
                     free = chunk.free
                     if most_bytes <= 0:
@@ -434,7 +441,14 @@ class MapRun:
         if self._packer.learned:  # a class that no worker has looked after
             self._packer.learned = False
             self._mode = max(self._mode, CHECKED)
-        return chunk.end(start)
+        return chunk.end(start) if chunk.rows or not self._met else self._take_met()
+
+    def _take_met(self) -> Rows:
+        """The arguments of a call that waits for jobs: a chunk of its own, pickled with its job."""
+        chunk = self._packer.chunk(alone=True)
+        chunk.add(self._met.pop(), plain=False)
+        self._taken += 1
+        return chunk.end(self._taken - 1)
 
     def _submit(self, part: Rows) -> None:
         start, rows = part.start, part.rows
@@ -460,27 +474,18 @@ class MapRun:
 
     def _ended_unsent(self, part: Rows, job: PrimitiveJob[Reply | bytes]) -> bool:
         """Whether a job could not be serialized; then its place is where the results end."""
-        if not isinstance(job.exception(), SerializationError):
+        told = job.exception()
+        if not isinstance(told, SerializationError):
             return False
         row = part.rows[0]
         # What was packed is not to blame: then it is the function.
-        failure = self._not_serializable(part.start, row if isinstance(row, tuple) else ())
+        row = row if isinstance(row, tuple) else ()
+        failure = _not_serializable(self._function, part.start, row, told)
         if failure is None:
             return False
         del self._running[part.start]
         self._fail(part.start, failure)
         return True
-
-    def _not_serializable(self, place: int, row: tuple[Any, ...]) -> SerializationError | None:
-        """What `result` would raise, had this call been a job of its own; None: nothing."""
-        try:
-            dump_call(self._function, row, {}, call_name(self._function))
-        except SerializationError as error:
-            let_frames_go(error)
-            failure = SerializationError(f"item {place} of map(): {error}")
-            failure.__cause__ = error.__cause__
-            return failure
-        return None
 
     def _fail(self, place: int, error: BaseException) -> None:
         """Let the results end before the ``place``-th, by ``error``; no item is taken any more."""
@@ -505,6 +510,33 @@ def job_of(
     record.name = name
     record.key = key
     return job
+
+
+def _not_serializable(
+    function: Callable[..., Any],
+    place: int,
+    row: tuple[Any, ...],
+    told: SerializationError | None = None,
+) -> SerializationError | None:
+    """What `result` would raise, had this call been a job of its own; None: nothing.
+
+    ``told``: what it has raised, if it was one.
+    """
+    name = call_name(function)
+    try:
+        dump_call(function, row, {}, name, None, (), dumps_unless_met, blame_unless_met)
+    except SerializationError as error:
+        let_frames_go(error)
+        told = error
+    except Met:  # as a job of its own it was pickled, or not
+        pass
+    else:
+        return None
+    if told is None:
+        return None
+    failure = SerializationError(f"item {place} of map(): {told}")
+    failure.__cause__ = told.__cause__
+    return failure
 
 
 def _with_time_for(options: JobOptions, seconds: float) -> JobOptions:

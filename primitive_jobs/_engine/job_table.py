@@ -25,6 +25,7 @@ from .events import (
     Unreachable,
     Watch,
 )
+from .held import Held
 from .lines import Lines
 from .queue import Job, JobQueue
 from .roster import MAX_STARTS, Roster
@@ -34,7 +35,7 @@ _RETRIABLE = int(Kind.RETRIABLE)  # of an IntEnum takes longer to compare with
 
 
 class JobTable:
-    """The jobs, each in exactly one place: in the queue, delayed, or in a slot of the roster.
+    """The jobs, each in exactly one place: in the queue, delayed, held, or in a slot of the roster.
 
     Args:
         roster: The pool's workers.
@@ -44,6 +45,7 @@ class JobTable:
     Attributes:
         jobs: All that have not ended, by number.
         delayed: Those that wait until they may be tried again.
+        held: Those that wait for other jobs.
         lines: Those that were sent ahead.
         queue: Those that wait.
         broken: Why no worker can be reached any more; None: they can.
@@ -56,6 +58,7 @@ class JobTable:
         self.broken: BaseException | None = None
         self.queue = JobQueue()
         self.delayed = Delays()
+        self.held = Held()
         self.lines = Lines(roster, self.queue, max_jobs_per_worker)
         self._roster = roster
         self._max_jobs_per_worker = max_jobs_per_worker
@@ -125,7 +128,7 @@ class JobTable:
         self._roster.actions.append(Settle(number, fate))
 
     def _settle_waiting(self, job: Job, fate: Fate) -> None:
-        if not self.delayed.remove(job):
+        if not (self.delayed.remove(job) or self.held.remove(job)):
             self.queue.remove(job)
         del self.jobs[job.number]
         self._roster.actions.append(Settle(job.number, fate))
@@ -144,7 +147,8 @@ class JobTable:
         """End all jobs: no worker can be reached. Those that have one end when that is gone."""
         self.broken = error
         self.fail_waiting(Unreachable(error))
-        for _, job in list(self.delayed.jobs.values()):
+        others = [job for _, job in self.delayed.jobs.values()]
+        for job in [*others, *self.held.jobs.values()]:
             self._settle_waiting(job, Unreachable(error))
         for job in self.jobs.values():
             if job.slot is not None:
@@ -306,6 +310,25 @@ class JobTable:
         retry = self.delayed.first()
         return retry if due is None or retry < due else due
 
+    # --- they wait for others --------------------------------------------------------------------
+
+    def hold(self, job: Job, missing: int) -> None:
+        """Take a job in that waits for so many others."""
+        self.jobs[job.number] = job
+        self.held.put(job, missing)
+
+    def dependency_done(self, number: int) -> None:
+        """One of those that a job waits for is done; after the last one it waits for a worker."""
+        job = self.held.done(number)
+        if job is not None:
+            self.queue.push(job)
+
+    def never_done(self, number: int, fate: Fate) -> None:
+        """One of them has ended otherwise."""
+        job = self.held.jobs.get(number)
+        if job is not None:
+            self._settle_waiting(job, fate)
+
     def withdraw(self, slot: Slot) -> None:
         """Forget a busy worker's job, which has ended before it was sent there."""
         roster = self._roster
@@ -357,7 +380,10 @@ class JobTable:
         slots = self._roster.slots
         waiting = sorted(n for n, job in self.jobs.items() if job.slot is None)
         queued = self.queue.numbers()
-        assert sorted([*queued, *self.delayed.jobs]) == waiting, "a waiting job is in one place"
+        others = [*self.delayed.jobs, *self.held.jobs]
+        assert sorted([*queued, *others]) == waiting, "a waiting job is in one place"
+        assert self.held.missing.keys() == self.held.jobs.keys()
+        assert all(missing > 0 for missing in self.held.missing.values())
         assert self.queue.count == len(queued), "the waiting are counted right"
         assert all(job.retry_delay > 0 for _, job in self.delayed.jobs.values())
         for job in self.jobs.values():

@@ -20,7 +20,7 @@ import functools
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .._common import identity
@@ -33,13 +33,18 @@ from ..logs import report_here
 from ..options import DEFAULT_LIMITS, Limits
 from . import printing
 from .again import Again
+from .awaited import OVER, Awaited
 from .tracker import StatusTracker, cancelled
+from .unmet import let_needs_go
 
 if TYPE_CHECKING:
+    from weakref import WeakSet
+
     from .._wire.present import About
     from .._wire.seeding import Key, Seeds
     from ..insight.traces import Seated, Traces
     from ..options import JobOptions
+    from .awaited import Over
 
 
 class PoolLink(Protocol):
@@ -98,6 +103,7 @@ class JobRecord:
     `payload` whoever's that has ended the job.
 
     Attributes:
+        awaits: The results of other jobs that it waits for, or has waited for.
         handle: The job's `PrimitiveJob`, from its submit to its end. To be looked at, and dropped,
             on callers' threads and that for callbacks alone: there may be no other reference.
         inner: Whether its failure is told by what it is a part of: a map, say.
@@ -113,10 +119,12 @@ class JobRecord:
         seat: Where its present attempt is seen; None: nowhere, or `StatusTracker.handed` says it.
         told: Options that the worker has to know, None: they are the default.
         tracker: Its status and outcome.
+        wanted: Where its result is to be put for jobs that wait for it; None: none does.
     """
 
     __slots__ = (
         "_id",
+        "awaits",
         "handle",
         "inner",
         "kept",
@@ -130,10 +138,12 @@ class JobRecord:
         "seat",
         "told",
         "tracker",
+        "wanted",
     )
 
     def __init__(self, name: str, tracker: StatusTracker) -> None:
         self._id: list[bytes] = []  # the first one counts
+        self.awaits: Sequence[Awaited | Over] = ()
         self.handle: Any = None
         self.inner = False
         self.kept: Kept | None = None
@@ -147,6 +157,7 @@ class JobRecord:
         self.seat: Seated | None = None
         self.told: dict[str, Any] | None = None
         self.tracker = tracker
+        self.wanted: WeakSet[Awaited] | None = None
 
     def job_id(self) -> str:
         """Return the job's uuid4 as text, made when it is first asked for."""
@@ -227,7 +238,14 @@ class JobRecord:
 
     def let_go(self) -> None:
         """Drop the handle."""
-        self.handle = None
+        handle, self.handle = self.handle, None
+        if self.awaits and handle is not None and not self._may_wait_again():
+            let_needs_go(handle, self.tracker.outcome)
+
+    def _may_wait_again(self) -> bool:
+        """Whether it may be resubmitted, and has not got all the results that it waits for."""
+        kept = self.told is not None and bool(self.told.get("keep_call"))
+        return kept and any(awaited.record is not None for awaited in self.awaits)
 
     def drop_payload(self, *, returned: bool = False) -> None:
         """Free what would be sent, unless it is kept for `PrimitiveJob.resubmit`.
@@ -240,6 +258,8 @@ class JobRecord:
         if goes_on or (told is not None and told.get("keep_call")):
             return
         payload, self.payload = self.payload, None
+        if self.awaits:
+            self.awaits = OVER
         if isinstance(payload, Parcel):
             payload.close()
 
@@ -359,7 +379,10 @@ class Ended:
         records = self._records
         with contextlib.suppress(IndexError):  # several may do so at once
             while records:
-                records.popleft().handle = None
+                record = records.popleft()
+                if record.awaits:
+                    record.let_go()
+                record.handle = None
 
 
 _call: Callable[[functools.partial[Any]], object] = functools.partial.__call__  # in C

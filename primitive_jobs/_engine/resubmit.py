@@ -8,6 +8,7 @@ from .._wire.parcel import Parcel
 from ..errors import JobError
 from ..insight.traces import Kept
 from .again import Again
+from .awaited import Awaited
 
 if TYPE_CHECKING:
     from .record import JobRecord, PoolLink
@@ -39,6 +40,7 @@ def submit_again(
     if checkpoint is not None:  # until it has one of its own
         made.kept = Kept()
         made.kept.checkpoint = checkpoint
+    made.awaits = tuple(source for source in copy.refers_to if isinstance(source, Awaited))
     made.key = record.key
     made.link = link
     made.payload = Again(1, checkpoint, made.about()).with_call(link.repack(copy))

@@ -25,8 +25,11 @@ from .events import (
     CancelAllAsked,
     CancelAsked,
     Close,
+    DependencyDone,
     Event,
     HandedOver,
+    HeldBack,
+    NeverDone,
     NotTaken,
     OverMemory,
     Reason,
@@ -78,6 +81,7 @@ class Scheduler:
     Attributes:
         jobs: All that have not ended, by number.
         delayed: Those that wait until they may be tried again.
+        held: Those that wait for other jobs.
         queue: The others that wait, but for those in lines.
         lines: Those that were sent ahead. Each event but `answered`, and those that touch no line,
             is told only after these were taken back: see `Recall`.
@@ -107,6 +111,7 @@ class Scheduler:
         self._table = JobTable(self._roster, max_jobs_per_worker, confirms=confirms)
         self._confirms = confirms
         self.delayed = self._table.delayed
+        self.held = self._table.held
         self.queue = self._table.queue
         self.jobs = self._table.jobs
         self.lines = self._table.lines
@@ -114,6 +119,9 @@ class Scheduler:
         self._handlers: dict[type, Callable[[Any], None]] = {
             **WorkerEvents(self._roster, self._table).handlers(),
             HandedOver: self._on_handed_over,
+            HeldBack: self._on_held_back,
+            DependencyDone: lambda event: self._table.dependency_done(event.job),
+            NeverDone: lambda event: self._table.never_done(event.job, event.fate),
             Withdrawn: self._on_withdrawn,
             Unsent: self._on_unsent,
             CancelAsked: self._on_cancel,
@@ -134,7 +142,7 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        """How many jobs are in the queue; those in lines, and delayed ones, are not."""
+        """How many jobs are in the queue; those in lines, delayed and held ones are not."""
         return self.queue.count
 
     @property
@@ -251,7 +259,7 @@ class Scheduler:
             if roster.reclaimed:
                 roster.dismiss_reclaimed()
         roster.fill_up(self.queue.count)
-        if roster.closing and not (self.queue.count or self.delayed.jobs):
+        if roster.closing and not (self.queue.count or self.delayed.jobs or self.held.jobs):
             self._close()
 
     def _close(self) -> None:
@@ -305,6 +313,12 @@ class Scheduler:
         self.jobs[job.number] = job
         self._roster.give(slot, job)
         assert slot.attempt == event.attempt
+
+    def _on_held_back(self, event: HeldBack) -> None:
+        if self._roster.closing:
+            self._table.turn_away(event.job)
+        else:
+            self._table.hold(Job(event.job, *event.limits), event.missing)
 
     def _on_withdrawn(self, event: Withdrawn) -> None:
         slot = self._roster.with_attempt(event.slot, event.attempt)

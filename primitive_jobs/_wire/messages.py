@@ -11,7 +11,7 @@ import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 REFUSED = (errno.ENOSYS, errno.EPERM, errno.EACCES)
@@ -34,6 +34,7 @@ class Kind(enum.IntEnum):
     LEND = 11  # either way: a descriptor, which comes with it; `extra` says of what
     AGAIN = 12  # pool -> worker: what comes with the next call, which is not the first attempt
     RETRIABLE = 13  # worker -> pool: the job's exception, after which it may be tried again
+    RESULT = 14  # pool -> worker: another job's, for the next call; its number is the attempt's
 
 
 DATA, CHECKPOINTS, PRINTED, LOGGED = range(4)
@@ -115,6 +116,36 @@ class Message:
 
     def __repr__(self) -> str:
         return f"Message{self._parts()!r}"
+
+
+class Filed(Message):
+    """One that came in a file, which others may be sent as it is: see `let_file_go`."""
+
+    __slots__ = ("fd", "size")
+
+    def __init__(
+        self,
+        kind: int,
+        attempt: int,
+        body: memoryview,
+        buffers: Sequence[memoryview],
+        extra: int,
+        notes: bytes,
+    ) -> None:
+        self.fd = -1  # whoever has received it writes it next
+        self.size = 0
+        super().__init__(kind, attempt, body, buffers, None, extra, notes)
+
+    def let_file_go(self) -> None:
+        """Close the file; the content stays mapped."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self, _close: Callable[[int], None] = os.close) -> None:
+        # No globals: there may be none any more when the interpreter ends.
+        if self.fd >= 0:
+            _close(self.fd)
 
 
 class Lent(Message):

@@ -409,6 +409,7 @@ class _Worker:
     def _end_job(self, took: int) -> bytes:
         """Return what is to be known of the job, which took so many ns, as notes for the pool."""
         told: dict[int, bytes] = {}
+        pickling.awaited.clear()  # of a call that could not be unpickled as far as that
         if self._meter.is_long(took):
             told[facts.USAGE] = self._meter.measure(took)
         elif not now.ending:
@@ -456,6 +457,8 @@ class _Worker:
             self._unfit = True
         elif message.kind == Kind.AGAIN:
             self._again = Again(message)
+        elif message.kind == Kind.RESULT:
+            pickling.awaited[number] = message
         else:
             if type(message) is Lent:
                 message.fd = out_of_reach(message.fd)

@@ -52,11 +52,13 @@ class Observed:
 
     @property
     def waiting_for(self) -> str | None:
-        """What a QUEUED job waits for, in words: "a worker", or "retry in 4 s" (rounded up).
+        """What a QUEUED job waits for, in words, or None where it is not QUEUED.
 
-        None where it is not QUEUED.
+        "a worker", "retry in 4 s" (rounded up), or "job 'simulate'", whose result it is to get.
         """
-        return waits_for(self._record.kept) if self._tracker.status is JobStatus.QUEUED else None
+        record = self._record
+        queued = self._tracker.status is JobStatus.QUEUED
+        return waits_for(record.kept, record.awaits) if queued else None
 
     @property
     def started(self) -> float | None:
