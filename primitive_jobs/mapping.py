@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ._common.naming import call_name
 from ._engine.record import PoolLink
 from ._engine.standing import Met, blame_unless_met, dumps_unless_met, unless_met
+from ._engine.waiting_calls import dump_waiting
 from ._wire.calls import dump_call
 from ._wire.chunk import CHECKED, FRESH, KEPT, NUMBERS, Unpacker, all_plain, is_packed, reply_of
 from ._wire.failures import load_exception
@@ -474,13 +475,12 @@ class MapRun:
 
     def _ended_unsent(self, part: Rows, job: PrimitiveJob[Reply | bytes]) -> bool:
         """Whether a job could not be serialized; then its place is where the results end."""
-        told = job.exception()
-        if not isinstance(told, SerializationError):
+        if not isinstance(job.exception(), SerializationError):
             return False
         row = part.rows[0]
         # What was packed is not to blame: then it is the function.
         row = row if isinstance(row, tuple) else ()
-        failure = _not_serializable(self._function, part.start, row, told)
+        failure = _not_serializable(self._function, part.start, row)
         if failure is None:
             return False
         del self._running[part.start]
@@ -513,30 +513,21 @@ def job_of(
 
 
 def _not_serializable(
-    function: Callable[..., Any],
-    place: int,
-    row: tuple[Any, ...],
-    told: SerializationError | None = None,
+    function: Callable[..., Any], place: int, row: tuple[Any, ...]
 ) -> SerializationError | None:
-    """What `result` would raise, had this call been a job of its own; None: nothing.
-
-    ``told``: what it has raised, if it was one.
-    """
+    """What `result` would raise, had this call been a job of its own; None: nothing."""
     name = call_name(function)
     try:
-        dump_call(function, row, {}, name, None, (), dumps_unless_met, blame_unless_met)
+        try:
+            dump_call(function, row, {}, name, None, (), dumps_unless_met, blame_unless_met)
+        except Met:
+            dump_waiting(function, row, {}, name)
     except SerializationError as error:
         let_frames_go(error)
-        told = error
-    except Met:  # as a job of its own it was pickled, or not
-        pass
-    else:
-        return None
-    if told is None:
-        return None
-    failure = SerializationError(f"item {place} of map(): {told}")
-    failure.__cause__ = told.__cause__
-    return failure
+        failure = SerializationError(f"item {place} of map(): {error}")
+        failure.__cause__ = error.__cause__
+        return failure
+    return None
 
 
 def _with_time_for(options: JobOptions, seconds: float) -> JobOptions:

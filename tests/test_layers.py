@@ -235,8 +235,8 @@ class Mine:
 
 
 def test_the_scheduler_is_pure() -> None:
-    names = ("delays", "held", "job_table", "lines", "pauses", "queue", "roster", "slots")
-    names += ("worker_events",)
+    names = {"delays", "held", "job_table", "lines", "pauses", "queue", "roster", "slots"}
+    names |= {"worker_events"}
     parts = {f"_engine.{name}" for name in names}
     allowed = {"_engine.events", "_wire.evidence", "_wire.messages", "_wire.notes", "options"}
     allowed |= parts

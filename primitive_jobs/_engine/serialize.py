@@ -14,7 +14,7 @@ from .._wire.parcel import INLINE_LIMIT, Parcel
 from .._wire.pickling import let_frames_go
 from ..errors import SerializationError
 from .record import JobRecord, PoolLink
-from .standing import Met, blame_refusing, blame_unless_met, dumps_refusing, dumps_unless_met
+from .standing import Met, blame_unless_met, dumps_unless_met
 
 if TYPE_CHECKING:
     from .._wire.calls import Dumped
@@ -69,12 +69,9 @@ def _dumped(record: JobRecord, call: Call, called: str) -> Dumped:
         return dump_call(*call, called, *told, dumps_unless_met, blame_unless_met)
     except Met:
         pass
-    from .waiting_calls import expect, with_places  # most calls do without
+    from .waiting_calls import dump_waiting, expect  # most calls do without
 
-    function, args, kwargs = call
-    args, kwargs, awaits, jobs = with_places(args, kwargs)
-    ways = dumps_refusing, blame_refusing
-    body, buffers, refers_to = dump_call(function, args, kwargs, called, *told, *ways)
+    (body, buffers, refers_to), awaits, jobs = dump_waiting(*call, called, *told)
     expect(record, awaits, jobs)
     return body, buffers, (*refers_to, *awaits)
 

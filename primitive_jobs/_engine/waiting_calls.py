@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+from .._wire.calls import dump_call
 from ..status import JobStatus
 from .arguments import replaced
 from .awaited import Awaited, Place
 from .record import JobRecord
-from .standing import NOT_YET, Standing, job_of, record_of, set_needs
+from .standing import (
+    NOT_YET,
+    Standing,
+    blame_refusing,
+    dumps_refusing,
+    job_of,
+    record_of,
+    set_needs,
+)
+
+if TYPE_CHECKING:
+    from .._wire.calls import Dumped
+    from .._wire.present import About
+    from .._wire.seeding import Key
 
 
-def with_places(
+def dump_waiting(
+    function: Callable[..., object],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    called: str,
+    key: Key | None = None,
+    about: About = (),
+) -> tuple[Dumped, list[Awaited], list[Any]]:
+    """Pickle a call with places for results; return that, the results, and the jobs they are of.
+
+    Raises:
+        SerializationError: It cannot be pickled, or there is a job elsewhere that has not ended.
+    """
+    args, kwargs, awaits, jobs = _with_places(args, kwargs)
+    ways = dumps_refusing, blame_refusing
+    return dump_call(function, args, kwargs, called, key, about, *ways), awaits, jobs
+
+
+def _with_places(
     args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any], list[Awaited], list[Any]]:
     """Return arguments with a `Place` for each job, the results for these, and the jobs.
@@ -63,4 +96,4 @@ def expect(record: JobRecord, awaits: list[Awaited], jobs: list[Any]) -> None:
                 awaited.failure = error
 
 
-__all__ = ["expect", "with_places"]
+__all__ = ["dump_waiting", "expect"]
