@@ -68,7 +68,7 @@ class PrimitiveJob(Hinted, Observed, Standing, BasePrimitiveJob[ResultT_co, JobS
             travels, so they may be closed here once the job is submitted; the duplicates are
             closed when the job is final. Jobs cannot return them. What multiprocessing shares
             (locks, queues, shared ctypes) is for a pool's ``initargs``, a manager's proxies for
-            both.
+            both. A job among them, at any depth, arrives as its result.
         **kwargs: Its keyword arguments.
 
     Raises:
@@ -163,8 +163,7 @@ class PrimitiveJob(Hinted, Observed, Standing, BasePrimitiveJob[ResultT_co, JobS
             tracker = self._tracker
             if not tracker.submitted() or call is None:
                 raise JobError(f"job {self.name} was cancelled before it was submitted")
-            record.handle = self
-            record.link = link
+            record.handle, record.link = self, link
             self._call = None
             if link.seeds is not None and record.key is None:
                 record.key = link.seeds.next()
@@ -230,6 +229,7 @@ class PrimitiveJob(Hinted, Observed, Standing, BasePrimitiveJob[ResultT_co, JobS
             JobCancelledError: The job was cancelled.
             JobTimeoutError: It passed its own limit.
             WorkerDiedError: Its process died.
+            DependencyError: A job among its arguments did not end with a result.
             SerializationError: The call or the result cannot be pickled or unpickled.
             JobError: It was not submitted.
             BaseException: Whatever the function raised, with the remote traceback as cause.

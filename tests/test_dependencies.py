@@ -912,17 +912,17 @@ def test_map_with_a_seed() -> None:
         assert list(pool.map(draw, rows)) == plain
 
 
-def test_map_where_a_row_fails(pool: JobPool) -> None:
-    bad = pool.submit(fail, "mine")
+def test_map_where_a_row_fails(two: JobPool) -> None:
+    bad = two.submit(fail, "mine")
     rows: list[Any] = [1, 2, bad, 4]
-    results = pool.map(double, rows)
+    results = two.map(double, rows)
     assert [next(results), next(results)] == [2, 4]
     with pytest.raises(DependencyError) as caught:
         next(results)
     assert caught.value.job is bad
     elsewhere: list[Any] = [Plain(PrimitiveJob(double, 1))]
     with pytest.raises(SerializationError, match=r"item 0 of map\(\).*`.a`"):
-        list(pool.map(keep, elsewhere))
+        list(two.map(keep, elsewhere))
 
 
 def test_the_executors_map_and_futures(make_executor: Any, gate: Path) -> None:
