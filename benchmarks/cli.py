@@ -23,6 +23,7 @@ QUESTIONS = (
     "map_objects",
     "large_array",
     "shared_array",
+    "dependencies",
     "cancel",
     "after_cancel",
     "whole_process",
