@@ -343,6 +343,19 @@ def test_a_large_result_holds_a_descriptor_while_somebody_waits(pool: JobPool, g
     until(lambda: descriptors() <= before, "its descriptor is closed")
 
 
+def test_large_results_that_nobody_has_asked_for_keep_few_descriptors(pool: JobPool) -> None:
+    pool.submit(double, 1).result(PATIENCE)
+    gc.collect()
+    before = descriptors()
+    made = [pool.submit(ones, LARGE + number) for number in range(40)]
+    wait(made)
+    assert descriptors() <= before + 16
+    users = [pool.submit(spoil, job) for job in made]
+    assert [user.result(PATIENCE) for user in users] == [(True, LARGE + n) for n in range(40)]
+    assert [len(job.result()) for job in made] == [LARGE + n for n in range(40)]
+    until(lambda: descriptors() <= before, "nobody has not asked for one")
+
+
 def test_where_no_descriptor_is_free_the_bytes_are_held(
     two: JobPool, gate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,8 @@ has seen the end makes it.
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -52,8 +54,9 @@ class Result:
     @classmethod
     def of(cls, message: Message) -> Result:
         """Return the one that a worker has sent; raises OSError or MemoryError."""
-        if type(message) is Filed and message.fd >= 0 and _may_hold_descriptor():
-            return cls(Parcel.of_file(message.fd, message.size, len(message.buffers)))
+        file = message.file if type(message) is Filed else None  # once: see `Filed`
+        if file is not None and _may_hold_descriptor():
+            return cls(file)
         body, buffers = message.body, message.buffers
         return cls._packed(body, buffers)
 
@@ -155,6 +158,24 @@ class Place:
         return load_awaited, (self.number,)
 
 
+_UNREAD = 16  # results in files at most whose files are kept for jobs that may come
+_unread: collections.deque[weakref.ref[Filed]] = collections.deque()  # all pools'
+
+
+def keep_file(message: Filed) -> None:
+    """Keep the file of a result, which nobody has unpickled yet, and close that of an earlier one.
+
+    Called by the one who has settled its job. With the message, which goes as soon as somebody
+    has unpickled it, the file is closed, too.
+    """
+    _unread.append(weakref.ref(message))
+    if len(_unread) > _UNREAD:
+        with contextlib.suppress(IndexError):  # another pool's thread was faster
+            earlier = _unread.popleft()()
+            if earlier is not None:
+                earlier.file = None
+
+
 class Over:
     """In the place of all that a job has waited for, when nothing is sent any more."""
 
@@ -174,4 +195,4 @@ def deliver(wanted: weakref.WeakSet[Awaited], message: Message) -> None:
             awaited.content = content
 
 
-__all__ = ["OVER", "Awaited", "Over", "Place", "Result", "deliver"]
+__all__ = ["OVER", "Awaited", "Over", "Place", "Result", "deliver", "keep_file"]

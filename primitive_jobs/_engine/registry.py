@@ -18,7 +18,7 @@ from .._wire.parcel import Parcel
 from ..errors import JobError
 from ..status import JobStatus
 from .attempts import Attempts, Told
-from .awaited import Awaited, deliver
+from .awaited import Awaited, deliver, keep_file
 from .events import Fate, Lost, Requeue
 from .gate import HandOver
 from .record import Ended, JobRecord
@@ -102,7 +102,7 @@ class JobRegistry:
         job.seat = None
         run = job.tracker.settle(outcome, took)
         if type(fate) is Filed:
-            self._let_file_go(job, fate)
+            keep_file(fate)
         if run is not None:
             job.drop_payload(returned=status is _DONE)
             self.untold.append(job.tracker)
@@ -132,7 +132,7 @@ class JobRegistry:
             self._unseen.note(job, outcome)
         run = job.tracker.ran(handed, outcome)
         if type(message) is Filed:
-            self._let_file_go(job, message)
+            keep_file(message)
         self.leaving.put(job)
         if outcome.status is _DONE:
             self._returned(job.name, run, None if job.kept is None else job.kept.peak())
@@ -149,12 +149,6 @@ class JobRegistry:
         if message.kind == Kind.RETURNED and not message.lost:
             with contextlib.suppress(OSError, MemoryError):  # they take it themselves then, or fail
                 deliver(wanted, message)
-
-    def _let_file_go(self, job: JobRecord, message: Filed) -> None:
-        """Close the file of a result, once also those have it who came this moment."""
-        if job.wanted is not None:
-            self._deliver(job.wanted, message)
-        message.let_file_go()
 
     def end_anyhow(self, number: int, error: BaseException) -> None:
         """End a job, if it has not ended, with what can still be said of it."""

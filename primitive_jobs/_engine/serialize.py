@@ -59,6 +59,8 @@ def serialize(
             )
             failure.__cause__ = error
     link.fail_early(record, failure)
+    if record.awaits:
+        record.drop_payload()
     return False
 
 

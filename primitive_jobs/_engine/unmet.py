@@ -35,12 +35,14 @@ class UnmetOutcome(Outcome):
         error: What is raised, without its cause.
         place: The place of the dependency among those that the job waits for.
         root: The one to blame.
+        how: What became of that, as far as it could be told without code of the user's.
     """
 
-    __slots__ = ("place", "root")
+    __slots__ = ("how", "place", "root")
 
-    def __init__(self, error: DependencyError, place: int, root: Ended) -> None:
+    def __init__(self, error: DependencyError, place: int, root: Ended, how: str) -> None:
         super().__init__(JobStatus.ERROR, error)
+        self.how = how
         self.place = place
         self.root = root
 
@@ -93,18 +95,20 @@ def unmet(job: Ended, place: int, dependency: Ended, why: BaseException | None) 
     """
     outcome = dependency.tracker.outcome
     if isinstance(outcome, UnmetOutcome):
-        root = outcome.root
-        how = f"was not run either, because of job {root.name}, which {_how(root)}"
+        root, how = outcome.root, outcome.how
+        end = f"was not run either, because of job {root.name}, which {how}"
     else:
         root = dependency
         how = _how(root) if why is None else f"has a result that cannot be sent to it: {why}"
-    text = f"job {job.name} was not run: job {dependency.name}, which it waits for, {how}"
+        end = how
+    text = f"job {job.name} was not run: job {dependency.name}, which it waits for, {end}"
     error = DependencyError(text)
     error.__cause__ = why
-    return UnmetOutcome(error, place, root)
+    return UnmetOutcome(error, place, root, how)
 
 
 def _how(root: Ended) -> str:
+    """What became of it, without a word of its exception if somebody has unpickled that."""
     outcome = root.tracker.outcome
     if outcome is None or outcome.status is not JobStatus.ERROR:
         return "was cancelled"

@@ -340,7 +340,7 @@ class PacketChannel(Channel):
         if kept < 0:
             return Message(kind, attempt, body, buffers, None, extra, notes)
         message = Filed(kind, attempt, body, buffers, extra, notes)
-        message.fd, message.size = kept, size
+        message.file = Parcel.owning(kept, size, count)
         return message
 
 

@@ -11,7 +11,8 @@ import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
+    from typing import Any
 
 
 REFUSED = (errno.ENOSYS, errno.EPERM, errno.EACCES)
@@ -119,9 +120,14 @@ class Message:
 
 
 class Filed(Message):
-    """One that came in a file, which others may be sent as it is: see `let_file_go`."""
+    """One that came in a file, which others may be sent as it is.
 
-    __slots__ = ("fd", "size")
+    Attributes:
+        file: A `Parcel` of it, which nobody changes; None: it was let go, and the content stays
+            mapped. One thread writes it, any may read it, once: whoever has it, it is open for.
+    """
+
+    __slots__ = ("__weakref__", "file")
 
     def __init__(
         self,
@@ -132,20 +138,8 @@ class Filed(Message):
         extra: int,
         notes: bytes,
     ) -> None:
-        self.fd = -1  # whoever has received it writes it next
-        self.size = 0
+        self.file: Any = None  # whoever has received it writes it next
         super().__init__(kind, attempt, body, buffers, None, extra, notes)
-
-    def let_file_go(self) -> None:
-        """Close the file; the content stays mapped."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def __del__(self, _close: Callable[[int], None] = os.close) -> None:
-        # No globals: there may be none any more when the interpreter ends.
-        if self.fd >= 0:
-            _close(self.fd)
 
 
 class Lent(Message):
