@@ -418,7 +418,7 @@ class MapRun:
                     free -= 1
                 else:
                     try:
-                        most_bytes -= unless_met(chunk.add, row, plain=plain)
+                        most_bytes -= unless_met(functools.partial(chunk.add, plain=plain), row)
                     except Met:
                         self._met.append(row)
                         break

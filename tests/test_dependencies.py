@@ -60,6 +60,7 @@ from primitive_jobs import (
     wait,
 )
 from primitive_jobs import pool as pool_module
+from primitive_jobs._engine import standing
 from primitive_jobs._engine.arguments import replaced
 from primitive_jobs._engine.awaited import Awaited, Result
 from primitive_jobs._procs.process import WorkerConfig
@@ -1139,13 +1140,15 @@ def test_a_fault_in_taking_a_result_ends_the_job(two: JobPool, gate: Path) -> No
     assert isinstance(error.__cause__, MemoryError)
 
 
-@sampled(97)
+@sampled(13)
 def test_an_interrupt_at_any_opcode_of_a_submit(two: JobPool, gate: Path, stride: int) -> None:
     a = two.submit(hold, gate, 3)
     submitted: list[PrimitiveJob[Any]] = []
 
     def attempt(place: int) -> bool:
-        return interrupted(lambda: submitted.append(two.submit(keep, [a])), place)
+        hit = interrupted(lambda: submitted.append(two.submit(keep, [a])), place)
+        assert standing._submit.asked is None, "no submit pickles here any more"
+        return hit
 
     assert interrupt_everywhere(attempt, stride) * stride > 500
     assert all(job.status() is QUEUED for job in submitted)

@@ -123,20 +123,24 @@ def _refuse(standing: Standing) -> bool:
     )
 
 
-def _asking(asked: Callable[[Standing], bool], call: Callable[..., Any], *args: Any) -> Any:
-    before, _submit.asked = _submit.asked, asked
+def _asking(asked: Callable[[Standing], bool], call: Callable[..., T], *args: Any) -> T:
+    before = _submit.asked
     try:
-        return call(*args)
-    finally:
+        try:
+            _submit.asked = asked
+            return call(*args)
+        finally:
+            _submit.asked = before
+    except BaseException:  # an interrupt may have come in the line above
         _submit.asked = before
+        raise
 
 
 def dumps_unless_met(value: Any) -> Dumped:
     """Pickle as `dumps_referring`; raises `Met` where a job is met, whoever has caught that."""
-    asked, met = _submit.asked, _submit.met  # what is pickled may submit something itself
-    _submit.asked, _submit.met = _stop, False
+    met, _submit.met = _submit.met, False  # what is pickled may submit something itself
     try:
-        dumped = dumps_referring(value)
+        dumped = _asking(_stop, dumps_referring, value)
     except Exception:
         if _submit.met:
             raise Met from None
@@ -146,34 +150,27 @@ def dumps_unless_met(value: Any) -> Dumped:
             raise Met
         return dumped
     finally:
-        _submit.asked, _submit.met = asked, met
+        _submit.met = met
 
 
 def blame_unless_met(*about: Any) -> str:
     """Say why that raised something else: see `calls.blame`."""
-    told: str = _asking(_pass_over, blame, *about)
-    return told
+    return _asking(_pass_over, blame, *about)
 
 
-def unless_met(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+def unless_met(call: Callable[..., T], *args: Any) -> T:
     """Call what pickles arguments of a call that is to come; raises `Met` where a job is met."""
-    before, _submit.asked = _submit.asked, _stop
-    try:
-        return call(*args, **kwargs)
-    finally:
-        _submit.asked = before
+    return _asking(_stop, call, *args)
 
 
 def dumps_refusing(value: Any) -> Dumped:
     """Pickle as `dumps_referring`; a job that is met must have ended."""
-    dumped: Dumped = _asking(_refuse, dumps_referring, value)
-    return dumped
+    return _asking(_refuse, dumps_referring, value)
 
 
 def blame_refusing(*about: Any) -> str:
     """Say why that has raised, and where."""
-    told: str = _asking(_refuse, blame, *about)
-    return told
+    return _asking(_refuse, blame, *about)
 
 
 __all__ = [
