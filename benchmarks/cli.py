@@ -24,6 +24,7 @@ QUESTIONS = (
     "drop_in_pool",
     "large_array",
     "shared_array",
+    "dependencies",
     "cancel",
     "after_cancel",
     "whole_process",

@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from .base_pool import BasePool
     from .errors import (
         ClusterError,
+        DependencyError,
         InitializerError,
         JobCancelledError,
         JobError,
@@ -113,6 +114,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "errors": (
         "ClusterError",
+        "DependencyError",
         "InitializerError",
         "JobCancelledError",
         "JobError",
@@ -164,6 +166,7 @@ __all__ = [
     "BasePrimitiveJob",
     "ClusterError",
     "CurrentJob",
+    "DependencyError",
     "InitializerError",
     "JobCancelledError",
     "JobError",

@@ -43,6 +43,8 @@ class Submitter(Hinted, ABC):
     ) -> PrimitiveJob[T]:
         """Queue ``function(*args, **kwargs)`` and return its job at once.
 
+        A job among the arguments arrives as its result: this one waits for it, the caller does not.
+
         Raises:
             PoolClosedError: The pool was shut down, or the interpreter is going down.
             ClusterError: The cluster of a pool on one is lost.

@@ -12,6 +12,7 @@
     │   └── ClusterError         the Dask cluster's scheduler was lost, or never reached
     ├── SerializationError       also pickle.PicklingError
     ├── PoolClosedError          also RuntimeError
+    ├── DependencyError          a job that it waited for did not end with a result
     └── StoreError               the file of a store cannot be used
         ├── StoreBusyError       also RuntimeError: another program writes to it
         └── StaleResultsError    also ValueError: the code has changed since its rows were made
@@ -220,6 +221,20 @@ class PoolClosedError(JobError, RuntimeError):
     """The pool was shut down, belongs to a process that this one is a fork of, or the interpreter
     is going down.
     """
+
+
+class DependencyError(JobError):
+    """A job that was among the job's arguments did not end with a result: so this one did not run.
+
+    The cause is what that one's `result` raises.
+
+    Attributes:
+        job: The `PrimitiveJob` that failed or was cancelled. Where the one among the arguments did
+            not run for the same reason, it is the first that did. None where this error came from
+            elsewhere without it.
+    """
+
+    job: Any = None
 
 
 class StoreError(JobError):

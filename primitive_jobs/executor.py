@@ -23,11 +23,11 @@ from ._common.signatures import PoolOptionsDict, Unpack
 from ._wire.chunk import Unpacker, is_packed, reply_of
 from ._wire.failures import load_exception
 from .base_pool import BasePool, PoolView, link_of, options_of, worker_count
+from .chunks import chunk_jobs
 from .engine_pool import engine_of
 from .errors import PoolClosedError
 from .futures import JobFuture, Settler
 from .job import PrimitiveJob, ask_cancel, record_of, submit_to
-from .mapping import chunk_jobs
 from .options import (
     check_bool,
     check_callable,

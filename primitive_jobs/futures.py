@@ -33,6 +33,7 @@ from ._common.imported import imported
 from ._common.lock_free import members
 from ._common.threads import make_thread
 from ._engine.record import Callback, JobRecord, PoolLink
+from ._engine.standing import Standing
 from ._engine.tracker import present
 from ._wire.pickling import LEFT_OUT
 from .awaiting import in_trio_task
@@ -56,7 +57,7 @@ _STATES = {
 }
 
 
-class JobFuture(Future[T]):
+class JobFuture(Standing, Future[T]):
     """The future of a job; made by `JobExecutor.submit`.
 
     It is what a `concurrent.futures.Future` is, but `cancel` also stops a running job, and results
@@ -204,6 +205,9 @@ class JobFuture(Future[T]):
             f"<{type(self).__name__} at {id(self):#x} state={state} "
             f"job={self.job.name!r} {self.job.job_id()}>"
         )
+
+    def _job(self) -> PrimitiveJob[T]:
+        return self.job
 
     # --- how it follows its job --------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from ._engine import circles
 from ._engine.record import Callback, JobRecord, PoolLink
 from ._engine.resubmit import submit_again
 from ._engine.serialize import serialize
+from ._engine.standing import Standing, needs_of, set_needs
 from ._engine.tracker import Outcome, StatusTracker, Unstopped, present
 from ._wire.pickling import LEFT_OUT
 from .base_job import BasePrimitiveJob, ResultT_co
@@ -56,7 +57,7 @@ find_pool: FindPool | None = None
 """Set by the pool's module: what a job is submitted to when given ``pool`` (None: the default)."""
 
 
-class PrimitiveJob(Hinted, Observed, BasePrimitiveJob[ResultT_co, JobStatus]):
+class PrimitiveJob(Hinted, Observed, Standing, BasePrimitiveJob[ResultT_co, JobStatus]):
     """One call of a function, to be run in a process of a pool.
 
     Making a job is cheap and starts nothing.
@@ -67,7 +68,7 @@ class PrimitiveJob(Hinted, Observed, BasePrimitiveJob[ResultT_co, JobStatus]):
             travels, so they may be closed here once the job is submitted; the duplicates are
             closed when the job is final. Jobs cannot return them. What multiprocessing shares
             (locks, queues, shared ctypes) is for a pool's ``initargs``, a manager's proxies for
-            both.
+            both. A job among them, at any depth, arrives as its result.
         **kwargs: Its keyword arguments.
 
     Raises:
@@ -78,6 +79,7 @@ class PrimitiveJob(Hinted, Observed, BasePrimitiveJob[ResultT_co, JobStatus]):
         "__weakref__",
         "_call",
         "_loaded",
+        "_needs",
         "_options",
         "_record",
         "_submits",
@@ -161,8 +163,7 @@ class PrimitiveJob(Hinted, Observed, BasePrimitiveJob[ResultT_co, JobStatus]):
             tracker = self._tracker
             if not tracker.submitted() or call is None:
                 raise JobError(f"job {self.name} was cancelled before it was submitted")
-            record.handle = self
-            record.link = link
+            record.handle, record.link = self, link
             self._call = None
             if link.seeds is not None and record.key is None:
                 record.key = link.seeds.next()
@@ -228,6 +229,7 @@ class PrimitiveJob(Hinted, Observed, BasePrimitiveJob[ResultT_co, JobStatus]):
             JobCancelledError: The job was cancelled.
             JobTimeoutError: It passed its own limit.
             WorkerDiedError: Its process died.
+            DependencyError: A job among its arguments did not end with a result.
             SerializationError: The call or the result cannot be pickled or unpickled.
             JobError: It was not submitted.
             BaseException: Whatever the function raised, with the remote traceback as cause.
@@ -470,6 +472,7 @@ def _submitted_again(
     made._tracker = again.tracker
     made._take_options(options, link)
     again.handle = made
+    set_needs(made, needs_of(job))
     try:
         submit_again(record, again, link, resume=resume)
     except BaseException:  # whoever called has no handle: it must not run

@@ -28,12 +28,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._common.naming import call_name
 from ._engine.record import PoolLink
+from ._engine.standing import Met, blame_unless_met, dumps_unless_met, unless_met
+from ._engine.waiting_calls import dump_waiting
 from ._wire.calls import dump_call
 from ._wire.chunk import CHECKED, FRESH, KEPT, NUMBERS, Unpacker, all_plain, is_packed, reply_of
 from ._wire.failures import load_exception
 from ._wire.pickling import let_frames_go
 from ._wire.rows import RowPacker, Rows
-from ._wire.seeding import child
 from .errors import ClusterError, PoolClosedError, ResultTimeoutError, SerializationError
 from .job import PrimitiveJob, ask_cancel, check_may_wait, record_of, submit_to
 from .options import JobOptions
@@ -41,7 +42,6 @@ from .status import JobStatus
 
 if TYPE_CHECKING:
     from ._wire.chunk import Reply
-    from ._wire.rows import ChunkPacker
     from ._wire.seeding import Key
 
 TARGET = 0.01  # s that a chunk should take: some hundred times what a job costs
@@ -142,6 +142,7 @@ class MapRun:
         seeds = link.seeds
         self._key = None if seeds is None else seeds.next()
         self._taken = 0  # items
+        self._met: list[tuple[Any, ...]] = []  # the next item, if there is a job in it
         self._slow = not self._packer.quiet  # whether items come slowly, until two are there
         self._returned: list[Rows] = []  # a heap
         self._finished: queue.SimpleQueue[int] = queue.SimpleQueue()  # where chunks start
@@ -170,7 +171,7 @@ class MapRun:
                 return None
         if not lengths and self._columns:
             return None
-        return self._taken + min(lengths, default=0)
+        return self._taken + len(self._met) + min(lengths, default=0)
 
     def calls_ended(self) -> int:
         """Return how many calls have returned."""
@@ -398,6 +399,8 @@ class MapRun:
 
     def _take_items(self) -> Rows:
         """The arguments of the next chunk; fewer where they are large or slow to come."""
+        if self._met:
+            return self._take_met()
         size = self._chunksize or self._size.calls
         start = self._taken
         # A single call is pickled with its job, unless it is to be unpickled under its seed.
@@ -415,11 +418,14 @@ class MapRun:
                     free -= 1
                 else:
                     try:
-                        most_bytes -= chunk.add(row, plain=plain)
+                        most_bytes -= unless_met(functools.partial(chunk.add, plain=plain), row)
+                    except Met:
+                        self._met.append(row)
+                        break
                     except Exception as error:  # noqa: BLE001 - whatever a __reduce__ raises
                         let_frames_go(error)
                         place = start + len(chunk.rows)
-                        self._fail(place, self._not_serializable(place, row) or error)
+                        self._fail(place, _not_serializable(self._function, place, row) or error)
                         break
                     free = chunk.free
                     if most_bytes <= 0:
@@ -436,7 +442,14 @@ class MapRun:
         if self._packer.learned:  # a class that no worker has looked after
             self._packer.learned = False
             self._mode = max(self._mode, CHECKED)
-        return chunk.end(start)
+        return chunk.end(start) if chunk.rows or not self._met else self._take_met()
+
+    def _take_met(self) -> Rows:
+        """The arguments of a call that waits for jobs: a chunk of its own, pickled with its job."""
+        chunk = self._packer.chunk(alone=True)
+        chunk.add(self._met.pop(), plain=False)
+        self._taken += 1
+        return chunk.end(self._taken - 1)
 
     def _submit(self, part: Rows) -> None:
         start, rows = part.start, part.rows
@@ -466,23 +479,13 @@ class MapRun:
             return False
         row = part.rows[0]
         # What was packed is not to blame: then it is the function.
-        failure = self._not_serializable(part.start, row if isinstance(row, tuple) else ())
+        row = row if isinstance(row, tuple) else ()
+        failure = _not_serializable(self._function, part.start, row)
         if failure is None:
             return False
         del self._running[part.start]
         self._fail(part.start, failure)
         return True
-
-    def _not_serializable(self, place: int, row: tuple[Any, ...]) -> SerializationError | None:
-        """What `result` would raise, had this call been a job of its own; None: nothing."""
-        try:
-            dump_call(self._function, row, {}, call_name(self._function))
-        except SerializationError as error:
-            let_frames_go(error)
-            failure = SerializationError(f"item {place} of map(): {error}")
-            failure.__cause__ = error.__cause__
-            return failure
-        return None
 
     def _fail(self, place: int, error: BaseException) -> None:
         """Let the results end before the ``place``-th, by ``error``; no item is taken any more."""
@@ -509,54 +512,22 @@ def job_of(
     return job
 
 
-def chunk_jobs(
-    function: Callable[..., Any],
-    rows: Iterator[tuple[Any, ...]],
-    columns: Sequence[Iterator[Any]],
-    size: int,
-    label: str,
-    key: Key | None,
-) -> Iterator[PrimitiveJob[Any]]:
-    """Make the jobs of ``rows``, the arguments of one call each, which come from ``columns``.
-
-    Those of one call return its result, those of a larger ``size`` what `reply_of` takes. If the
-    rows end by an exception, what was taken for a chunk that is not full is lost with it.
-    """
-    packer = RowPacker(function, columns)
-    start = 0
-    if size == 1:
-        for row in rows:
-            job: PrimitiveJob[Any] = PrimitiveJob(function, *row)
-            record_of(job).key = None if key is None else child(key, start)
-            start += 1
-            yield job
-        return
-    while True:
-        chunk = packer.chunk()
-        if packer.quiet:  # else they may change before they are packed
-            _add_all(chunk, list(itertools.islice(rows, size)))
-        else:
-            for row in itertools.islice(rows, size):
-                chunk.add_or_refuse(row)
-        part = chunk.end(start)
-        calls = len(part.rows)
-        if not calls:
-            return
-        yield job_of(part, f"{label}[{start}:{start + calls}]", key)
-        start += calls
-
-
-def _add_all(chunk: ChunkPacker, rows: list[tuple[Any, ...]]) -> None:
-    """Add the arguments of several calls; numbers, which travel as they are, at one go."""
-    numbers = NUMBERS.issuperset(map(type, itertools.chain.from_iterable(rows)))
-    place = 0
-    while place < len(rows):
-        chunk.add_or_refuse(rows[place])
-        place += 1
-        if numbers and chunk.free:
-            just = rows[place : place + chunk.free]
-            chunk.rows += just
-            place += len(just)
+def _not_serializable(
+    function: Callable[..., Any], place: int, row: tuple[Any, ...]
+) -> SerializationError | None:
+    """What `result` would raise, had this call been a job of its own; None: nothing."""
+    name = call_name(function)
+    try:
+        try:
+            dump_call(function, row, {}, name, None, (), dumps_unless_met, blame_unless_met)
+        except Met:
+            dump_waiting(function, row, {}, name)
+    except SerializationError as error:
+        let_frames_go(error)
+        failure = SerializationError(f"item {place} of map(): {error}")
+        failure.__cause__ = error.__cause__
+        return failure
+    return None
 
 
 def _with_time_for(options: JobOptions, seconds: float) -> JobOptions:

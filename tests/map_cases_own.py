@@ -16,7 +16,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 from map_table import BAD, CALLS, Case, main
 
-from primitive_jobs import share
+from primitive_jobs import PrimitiveJob, share
 
 T = TypeVar("T")
 CASES: dict[str, Case] = {}
@@ -181,15 +181,27 @@ def shared_in_both(_: Any) -> tuple[Any, ...]:
 
 
 @case
-def finished_jobs(pool: Any) -> tuple[Any, ...]:
+def jobs(pool: Any) -> tuple[Any, ...]:
     job = pool.submit(pow, 2, 3)
-    return lambda item: item[0].result() + item[1], [(job, i) for i in range(CALLS)]
+    return lambda item: item[0] + item[1], [(job, i) for i in range(CALLS)]
 
 
 @case
-def a_job_of_the_function(pool: Any) -> tuple[Any, ...]:
+def a_job_now_and_then(pool: Any) -> tuple[Any, ...]:
     job = pool.submit(pow, 2, 3)
-    return functools.partial(lambda a, b: (a is b, a.result()), job), [job] * CALLS
+    return lambda item: item, [i if i % 4 else job for i in range(CALLS)]
+
+
+@case
+def an_unfinished_job_elsewhere(_: Any) -> tuple[Any, ...]:
+    return lambda item: item, [i if i != 5 else {PrimitiveJob(abs, 1)} for i in range(CALLS)]
+
+
+@case
+def a_finished_job_of_the_function(pool: Any) -> tuple[Any, ...]:
+    job = pool.submit(pow, 2, 3)
+    job.wait()
+    return functools.partial(lambda a, b: (a.result(), b), job), [job, 1] * (CALLS // 2)
 
 
 # --- definitions of the program -------------------------------------------------------------------

@@ -277,7 +277,7 @@ def test_a_budget_is_never_passed_and_nothing_is_looked_at() -> None:
     assert {*pool.running} == {first, small}
     assert pool.lacks(Needs(1, 6 * GB)) == (MEMORY,)
     words = waits_for(
-        None, Needs(1, 6 * GB), *pool.scheduler.admission.lacking[Needs(1, 6 * GB).row]
+        None, (), Needs(1, 6 * GB), *pool.scheduler.admission.lacking[Needs(1, 6 * GB).row]
     )
     assert words == "6.0 GB of memory (4.0 GB free)"
     assert pool.scheduler.next_deadline() is None
@@ -608,9 +608,9 @@ def test_a_cancel_takes_one_out_and_others_move_up() -> None:
 
 def test_words() -> None:
     needs = Needs(4, 4 * GB, [("gpu", 2), ("x", 1)])
-    assert waits_for(None, needs) == "a worker"
-    assert waits_for(None, needs, (CPUS,)) == "4 CPUs"
-    assert waits_for(None, needs, ("x",)) == "x"
+    assert waits_for(None, (), needs) == "a worker"
+    assert waits_for(None, (), needs, (CPUS,)) == "4 CPUs"
+    assert waits_for(None, (), needs, ("x",)) == "x"
     words = "4 CPUs and 4.0 GB of memory (200 MB free) and 2 gpu"
-    assert waits_for(None, needs, (CPUS, MEMORY, "gpu"), 200_000_000) == words
-    assert waits_for(None, Needs(1, GB), (CPUS,)) == "a worker"
+    assert waits_for(None, (), needs, (CPUS, MEMORY, "gpu"), 200_000_000) == words
+    assert waits_for(None, (), Needs(1, GB), (CPUS,)) == "a worker"

@@ -234,7 +234,7 @@ class Mine:
 
 
 def test_the_scheduler_is_pure() -> None:
-    names = "admission delays job_table lines pauses queue reservations roster slots staffing"
+    names = "admission delays held job_table lines pauses queue reservations roster slots staffing"
     parts = {f"_engine.{name}" for name in [*names.split(), "wide", "worker_events"]}
     allowed = {"_engine.events", "_wire.evidence", "_wire.messages", "_wire.notes", "options"}
     allowed |= parts

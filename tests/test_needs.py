@@ -18,6 +18,7 @@ import pytest
 from helpers import PATIENCE, until
 
 from primitive_jobs import (
+    DependencyError,
     JobExecutor,
     JobMemoryError,
     JobPool,
@@ -156,6 +157,23 @@ def test_what_is_submitted_again_has_tokens_of_its_own(make_pool: MakePool) -> N
         assert job.result(PATIENCE) == {"gpu": (0,)}
         assert job.resubmit().result(PATIENCE) == {"gpu": (0,)}
         assert job.resubmit(resources=None).result(PATIENCE) == {}
+
+
+def test_a_job_waits_for_another_and_then_for_a_token(make_pool: MakePool) -> None:
+    with make_pool(2, resources=GPU) as pool:
+        view = pool.options(resources=GPU)
+        first = pool.options(name="first").submit(time.sleep, 1000)
+        cancelled = view.submit(lambda _: None, first)
+        holds = view.submit(resources_after, 0.3)
+        slow: Any = pool.options(name="slow").submit(resources_after, 0.1)
+        both = view.submit(lambda found: (found[0], job_resources()), slow)
+        assert both.waiting_for == "job 'slow'"
+        until(lambda: both.waiting_for in ("gpu", None), "the token")
+        assert both.result(PATIENCE) == ({}, {"gpu": (0,)})
+        holds.result(PATIENCE)
+        assert cancelled.waiting_for == "job 'first'", "it has kept no token"
+        first.cancel()
+        assert isinstance(cancelled.exception(PATIENCE), DependencyError)
 
 
 @pytest.mark.local

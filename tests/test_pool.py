@@ -530,10 +530,12 @@ def test_pickling_jobs(pool: JobPool) -> None:
     cancelled.cancel()
     for job in (done, failed, cancelled):
         copy = pickle.loads(pickle.dumps(job))
-        there = pool.submit(lambda j: (j.job_id(), j.status(), j.name, j.metadata), job)
+        there = pool.submit(
+            lambda js: [(j.job_id(), j.status(), j.name, j.metadata) for j in js], {job}
+        )
         expected = (job.job_id(), job.status(), job.name, job.metadata)
         assert (copy.job_id(), copy.status(), copy.name, copy.metadata) == expected
-        assert there.result(PATIENCE) == expected
+        assert there.result(PATIENCE) == [expected]
         assert copy.history() == job.history()
         assert copy.cancel() is (job is cancelled)
     assert pickle.loads(pickle.dumps(done)).result() == 8

@@ -24,16 +24,19 @@ from primitive_jobs._engine.events import (
     CancelAsked,
     Cancelled,
     Close,
+    DependencyDone,
     Died,
     Faulted,
     Gone,
     HandedOver,
+    HeldBack,
     InitFailed,
     Kill,
     Leave,
     LookAtMemory,
     Lost,
     MemorySeen,
+    NeverDone,
     NotInitialized,
     NotTaken,
     OutOfMemory,
@@ -56,6 +59,7 @@ from primitive_jobs._engine.events import (
     Tick,
     TimedOut,
     TurnedAway,
+    Unmet,
     Unreachable,
     Unspawn,
     Unwatch,
@@ -73,7 +77,7 @@ from primitive_jobs._engine.scheduler import (
 from primitive_jobs._engine.slots import MOVES
 from primitive_jobs._wire.evidence import Evidence
 from primitive_jobs._wire.messages import Kind, Message
-from primitive_jobs.options import Needs
+from primitive_jobs.options import Limits, Needs
 
 RETURNED = Message(Kind.RETURNED)
 RAISED = Message(Kind.RAISED)
@@ -816,6 +820,54 @@ def test_an_initializer_that_raises_fails_no_delayed_job() -> None:
     assert play.scheduler.jobs.keys() == {1}
 
 
+def test_a_held_job_starts_after_the_last_one_it_waits_for_and_keeps_its_place() -> None:
+    play = Script()
+    play.warm()
+    assert play(HeldBack(1, Limits(), 2), Submitted(2), Submitted(3)) == [Assign(1, 2, 2)]
+    assert play(DependencyDone(1), DependencyDone(1), DependencyDone(1)) == []
+    assert play(Answered(1, 2, RETURNED))[-1] == Assign(1, 1, 3)
+
+
+@pytest.mark.parametrize("end", [CancelAsked(1), CancelAllAsked(), ShutDown(cancel=True)])
+def test_a_held_job_is_cancelled_at_once(end: Told) -> None:
+    play = Script()
+    play.warm()
+    play(HeldBack(1, Limits(), 1))
+    assert Settle(1, Cancelled()) in play(end)
+    assert not settled(play(DependencyDone(1), NeverDone(1, Unmet(0, None))))
+
+
+def test_a_held_job_ends_with_its_cluster() -> None:
+    play = Script(confirms=True)
+    play(HeldBack(1, Limits(), 1))
+    error = OSError("lost")
+    assert Settle(1, Unreachable(error)) in play(Broken(error))
+
+
+def test_a_shutdown_waits_for_a_held_job() -> None:
+    play = Script()
+    play.warm()
+    play(HeldBack(1, Limits(), 1))
+    assert play(ShutDown()) == []
+    assert play(DependencyDone(1)) == [Assign(1, 1, 2)]
+    assert play(Answered(1, 2, RETURNED)) == [Settle(1, RETURNED), Leave(1)]
+    assert play(HeldBack(2, Limits(), 1)) == [Settle(2, TurnedAway())]
+
+
+def test_a_shutdown_ends_when_a_held_job_is_unmet() -> None:
+    play = Script()
+    fate = Unmet(0, None)
+    play(HeldBack(1, Limits(), 2), ShutDown())
+    assert play(NeverDone(1, fate)) == [Settle(1, fate), Close()]
+
+
+def test_an_initializer_that_raises_fails_no_held_job() -> None:
+    play = Script()
+    play(HeldBack(1, Limits(), 1), Submitted(2), Started(1))
+    assert settled(play(InitFailed(1, Message(Kind.INIT_FAILED)))).keys() == {2}
+    assert play.scheduler.jobs.keys() == {1}
+
+
 def test_an_exception_faster_than_the_kill_is_not_tried_again_after_a_cancel() -> None:
     play = Script()
     play.warm()
@@ -961,6 +1013,9 @@ EVENTS: list[Told] = [
     CancelAsked(1),
     CancelAsked(1, 2.0),
     CancelAllAsked(),
+    HeldBack(9, Limits(), 1),
+    DependencyDone(1),
+    NeverDone(1, Unmet(0, None)),
     Ready(1),
     InitFailed(1, RAISED),
     Answered(1, 1, RETURNED),
@@ -1274,6 +1329,7 @@ def state_of(scheduler: Scheduler) -> object:
         [slot.number for slot in roster.idle],
         sorted(scheduler.queue.numbers()),
         sorted((number, due) for number, (due, _) in scheduler.delayed.jobs.items()),
+        sorted(scheduler.held.missing.items()),
     )
 
 
@@ -1314,6 +1370,7 @@ class World(RuleBasedStateMachine):
         self.begun: Counter[int] = Counter()
         self.retries: dict[int, int] = {}
         self.due: dict[int, float] = {}  # delayed jobs
+        self.missing: dict[int, int] = {}  # of held jobs: how many others are
         self.watched: set[int] = set()
         self.ends: Counter[int] = Counter()
         self.closes = 0
@@ -1344,6 +1401,7 @@ class World(RuleBasedStateMachine):
                     assert not self.ends[job], "a job that ended starts again"
                     assert self.begun[job] <= self.retries[job], "a job starts too often"
                     assert self.due.pop(job, self.now) <= self.now, "a job starts too early"
+                    assert not self.missing.get(job), "a job starts without what it waits for"
                     self.running[slot] = (job, attempt)
                     self.shown.add(job)
                     assert len(self.shown) <= self.scheduler.max_workers, "too many run"
@@ -1372,6 +1430,7 @@ class World(RuleBasedStateMachine):
                 case Settle(job=job):
                     self.shown.discard(job)
                     self.due.pop(job, None)
+                    self.missing.pop(job, None)
                     self.ends[job] += 1
                     assert self.ends[job] == 1, "a job ends twice"
                 case Kill(slot=slot):
@@ -1422,6 +1481,48 @@ class World(RuleBasedStateMachine):
             assert needs_wake or not done, "nobody would have woken the dispatcher for it"
             assert not lines_up or not self.scheduler.needs_wake(), "it changes nothing"
         assert_nothing_is_left_to_do(self.scheduler)
+
+    @rule(
+        priority=st.integers(-1, 1),
+        missing=st.integers(1, 3),
+        needs=st.sampled_from([None, None, *NEEDS]),
+    )
+    def hold_back(self, priority: int, missing: int, needs: Needs | None) -> None:
+        self.jobs += 1
+        if self.remote and needs is not None:
+            needs = Needs(1, 0, needs.tokens)
+        self.needs[self.jobs] = needs
+        self.retries[self.jobs] = 0
+        self.missing[self.jobs] = missing
+        plan = self.plan()
+        done = self.tell(HeldBack(self.jobs, Limits(priority, needs=needs), missing))
+        assert self.ends[self.jobs] or not done, "it is nobody's turn because of it"
+        assert self.ends[self.jobs] or self.plan() == plan
+
+    @precondition(lambda self: self.missing)
+    @rule(data=st.data(), well=st.sampled_from([True, True, True, False]))
+    def end_dependency(self, data: st.DataObject, well: bool) -> None:
+        job = self.pick(data, self.missing)
+        if well:
+            self.missing[job] -= 1
+            if not self.missing[job]:
+                del self.missing[job]
+            self.tell(DependencyDone(job))
+        else:
+            fate = Unmet(0, None)
+            self.tell(NeverDone(job, fate))
+            assert Settle(job, fate) in self.actions
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data(), well=st.booleans())
+    def end_dependency_late(self, data: st.DataObject, well: bool) -> None:
+        """Of a job that has ended, or does not wait for others any more."""
+        job = data.draw(st.integers(1, self.jobs))
+        if job not in self.missing:
+            state = state_of(self.scheduler)
+            self.tell(DependencyDone(job) if well else NeverDone(job, Unmet(0, None)))
+            assert self.actions == []
+            assert state_of(self.scheduler) == state
 
     @precondition(lambda self: not self.remote and self.scheduler.offer())
     @rule(
@@ -1654,6 +1755,7 @@ class World(RuleBasedStateMachine):
             deadline = self.scheduler.next_deadline()
             assert deadline is not None
             assert deadline <= min(due for due, _ in delayed.values()), "nobody wakes up for it"
+        assert self.scheduler.held.missing == self.missing
         assert set(self.scheduler.slots) == self.starting | set(self.processes)
         assert self.watched <= self.running.keys(), "memory is watched while a job runs"
         assert self.scheduler.running == len(self.shown)

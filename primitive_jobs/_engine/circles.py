@@ -1,7 +1,7 @@
 """Waiting for a job that is being submitted, in a thread that may be what it waits for.
 
-Pickling a job waits for its end. So a job that is among its own arguments, or two that are among
-each other's and are submitted by two threads, would wait for ever::
+Code of the user's that runs while a call is pickled may ask for the result of a job. If that is the
+one that is being submitted, or two threads that submit wait for each other's, it waits for ever::
 
     thread ── submits ─► job ◄── waits for ── thread ── submits ─► job ◄── ...
 
@@ -64,7 +64,7 @@ def wait(job: Submitted[OutcomeT_co]) -> OutcomeT_co:
         if _leads_to(me, job):
             raise JobError(
                 f"job {job.name} is among its own arguments, directly or through another job's: "
-                "pickling a job waits for its end, so it would wait for itself"
+                "what is called while it is pickled would wait for its end, and it for that"
             )
         return job._tracker.wait()
     finally:

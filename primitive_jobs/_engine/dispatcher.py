@@ -27,6 +27,7 @@ from .._wire.evidence import Evidence
 from .._wire.messages import Message
 from ..errors import JobError
 from ..logs import Report
+from .dependencies import Dependencies
 from .events import (
     Action,
     Actions,
@@ -124,9 +125,9 @@ class Dispatcher:
         self.step = self.fence.step
         self._recall = Recall(scheduler, jobs, fleet, self._carry_out, inbox.tell, self.fence.log)
         self._lines = self._recall.slots
+        self._dependencies = Dependencies(jobs, self.feed, inbox.tell)
         self.hand_off = HandOff(inbox, scheduler, jobs, fleet, self.feed, self._not_taken_over)
-        # What follows from the scheduler's state; all but the numbers stays as it is while one job
-        # after the other is handed over and answered.
+        # What follows from the scheduler's state; most of it stays while jobs are handed over.
         self._planned = False
         self._deadline: float | None = None  # that of the scheduler, or another one
         self.needs_wake = False
@@ -201,9 +202,8 @@ class Dispatcher:
             events = self.poller.poll(0)
             if events:
                 return events
-        timeout = -1.0  # no end
-        if deadline is not None:
-            timeout = min(max(0.0, deadline - time.monotonic()), _LONGEST)
+        left = -1.0 if deadline is None else max(0.0, deadline - time.monotonic())
+        timeout = min(left, _LONGEST)  # below 0: no end
         inbox = self._inbox
         inbox.asleep = True
         if jobs.untold:
@@ -301,9 +301,8 @@ class Dispatcher:
             case ThreadDied(error=error):
                 raise Unfenced from error
             case ShutDown(cancel=cancel):
-                what = "cancelled" if cancel else "waited for"
                 text = "a pool is shut down: its unfinished jobs are %s"
-                self.report(logging.DEBUG, text, what)
+                self.report(logging.DEBUG, text, "cancelled" if cancel else "waited for")
                 self.feed(command)
             case _:
                 self.feed(command)
@@ -325,13 +324,15 @@ class Dispatcher:
         limit = job.limits.memory_limit
         if limit is not None and not self._fleet.measures_memory():
             self._jobs.settle(job.number, OutOfMemory(limit, None))
-            return
-        plain = self._recall.before_job(job)
-        try:
-            actions = self._scheduler.submitted(job.number, job.limits, time.monotonic(), plain)
-        except Exception as error:
-            raise Unfenced from error
-        self._carry_out(actions)
+        elif job.awaits:
+            self._dependencies.take_in(job)
+        else:
+            plain = self._recall.before_job(job)
+            try:
+                actions = self._scheduler.submitted(job.number, job.limits, time.monotonic(), plain)
+            except Exception as error:
+                raise Unfenced from error
+            self._carry_out(actions)
 
     def _not_taken_over(self, job: JobRecord, worker: Worker, error: Exception) -> None:
         self.fault("taking over its job", worker, error)

@@ -22,6 +22,9 @@ from .._wire.evidence import Evidence
 from .._wire.fact import Fact
 from .._wire.messages import Message
 
+if TYPE_CHECKING:
+    from ..options import Limits
+
 # --- why a job has no outcome of its own ---------------------------------------------------------
 
 
@@ -91,6 +94,17 @@ class Unreachable(Fact):
     evidence: Evidence | None = None
 
 
+class Unmet(Fact):
+    """It waited for another job, in this place among those, which has ended without a result.
+
+    Or with one that cannot be sent, because of an error.
+    """
+
+    place: int
+    dependency: Any
+    error: BaseException | None = None
+
+
 Fate = (
     Message
     | Cancelled
@@ -100,6 +114,7 @@ Fate = (
     | Lost
     | NotInitialized
     | TurnedAway
+    | Unmet
     | Unreachable
 )
 
@@ -127,6 +142,27 @@ class HandedOver(Fact):
             self.retries = retries
             self.grace = grace
             self.retry_delay = retry_delay
+
+
+class HeldBack(Fact):
+    """A job came in that waits for so many others (`missing`), of this pool or another."""
+
+    job: int
+    limits: Limits
+    missing: int
+
+
+class DependencyDone(Fact):
+    """One of those that a job waits for is done, and its result is there."""
+
+    job: int
+
+
+class NeverDone(Fact):
+    """One of those that a job waits for has ended otherwise: that is how the job ends, too."""
+
+    job: int
+    fate: Unmet
 
 
 class Withdrawn(Fact):
@@ -294,6 +330,9 @@ class ShutDown(Fact):
 
 Event = (
     HandedOver
+    | HeldBack
+    | DependencyDone
+    | NeverDone
     | Withdrawn
     | Unsent
     | CancelAsked

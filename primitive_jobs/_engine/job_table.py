@@ -26,6 +26,7 @@ from .events import (
     Unreachable,
     Watch,
 )
+from .held import Held
 from .lines import Lines
 from .queue import Job, JobQueue
 from .roster import Roster
@@ -36,7 +37,7 @@ _RETRIABLE = int(Kind.RETRIABLE)  # of an IntEnum takes longer to compare with
 
 
 class JobTable:
-    """The jobs, each in exactly one place: in the queue, delayed, or in a slot of the roster.
+    """The jobs, each in exactly one place: in the queue, delayed, held, or in a slot of the roster.
 
     Args:
         roster: The pool's workers.
@@ -48,6 +49,7 @@ class JobTable:
         jobs: All that have not ended, by number.
         admission: Those that wait and need more than any worker.
         delayed: Those that wait until they may be tried again.
+        held: Those that wait for other jobs.
         lines: Those that were sent ahead.
         queue: The others that wait.
         broken: Why no worker can be reached any more; None: they can.
@@ -66,6 +68,7 @@ class JobTable:
         self.queue = JobQueue()
         self.admission = Admission(roster, self.queue, roster.reservations)
         self.delayed = Delays()
+        self.held = Held()
         self.lines = Lines(roster, self.queue, max_jobs_per_worker)
         self._roster = roster
         self._staffing = staffing
@@ -165,7 +168,7 @@ class JobTable:
         self._roster.actions.append(Settle(number, fate))
 
     def _settle_waiting(self, job: Job, fate: Fate) -> None:
-        if not self.delayed.remove(job):
+        if not (self.delayed.remove(job) or self.held.remove(job)):
             (self.queue if job.needs is None else self.admission).remove(job)
         del self.jobs[job.number]
         self._roster.actions.append(Settle(job.number, fate))
@@ -188,7 +191,8 @@ class JobTable:
         """End all jobs: no worker can be reached. Those that have one end when that is gone."""
         self.broken = error
         self.fail_waiting(Unreachable(error))
-        for job in [*self.admission.jobs(), *(job for _, job in self.delayed.jobs.values())]:
+        others = [*self.admission.jobs(), *(job for _, job in self.delayed.jobs.values())]
+        for job in [*others, *self.held.jobs.values()]:
             self._settle_waiting(job, Unreachable(error))
         for job in self.jobs.values():
             if job.slot is not None:
@@ -355,6 +359,25 @@ class JobTable:
             due = _sooner(due, self.admission.next_look())
         return due
 
+    # --- they wait for others --------------------------------------------------------------------
+
+    def hold(self, job: Job, missing: int) -> None:
+        """Take a job in that waits for so many others."""
+        self.jobs[job.number] = job
+        self.held.put(job, missing)
+
+    def dependency_done(self, number: int) -> None:
+        """One of those that a job waits for is done; after the last one it waits for a worker."""
+        job = self.held.done(number)
+        if job is not None:
+            self._enqueue(job)
+
+    def never_done(self, number: int, fate: Fate) -> None:
+        """One of them has ended otherwise."""
+        job = self.held.jobs.get(number)
+        if job is not None:
+            self._settle_waiting(job, fate)
+
     def withdraw(self, slot: Slot) -> None:
         """Forget a busy worker's job, which has ended before it was sent there."""
         roster = self._roster
@@ -399,33 +422,35 @@ class JobTable:
             roster.move(slot, GRACE)
             roster.actions.append(Terminate(slot.number))
 
-    # --- for tests -------------------------------------------------------------------------------
 
-    def check(self) -> None:
-        """Raise `AssertionError` if the state contradicts itself."""
-        slots = self._roster.slots
-        waiting = sorted(n for n, job in self.jobs.items() if job.slot is None)
-        self.admission.check()
-        with_needs = self.admission.jobs()
-        queued = [*self.queue.numbers(), *(job.number for job in with_needs)]
-        assert sorted([*queued, *self.delayed.jobs]) == waiting, "a waiting job is in one place"
-        count = self.queue.count + self.admission.count
-        assert count == len(queued), "the waiting are counted right"
-        assert all(job.retry_delay > 0 for _, job in self.delayed.jobs.values())
-        for job in self.jobs.values():
-            slot = None if job.slot is None else slots[job.slot]
-            assert slot is None or job in (slot.job, *slot.line), "job and slot agree"
-        for slot in slots.values():
-            mine = [*([] if slot.job is None else [slot.job]), *slot.line]
-            assert all(self.jobs.get(job.number) is job for job in mine)
-            assert not slot.line or slot.state in (BUSY, DYING), "nobody else has a line"
-            assert not slot.line or slot.job is not None or slot.state is DYING, "behind a job"
-            assert (slot.number in self.lines.slots) == (bool(slot.line) and slot.state is BUSY)
-            assert [job.attempt for job in mine] == sorted(job.attempt for job in mine)
-        may_run = self._roster.idle and self._roster.taken < self._roster.max_workers
-        # With needs, the first one may keep what it lacks.
-        alone = self.queue.count and not with_needs
-        assert not (alone and may_run), "nobody waits while a worker may have it"
+def check(table: JobTable, roster: Roster) -> None:
+    """For tests: raise `AssertionError` if the state contradicts ittable."""
+    slots = roster.slots
+    waiting = sorted(n for n, job in table.jobs.items() if job.slot is None)
+    table.admission.check()
+    with_needs = table.admission.jobs()
+    queued = [*table.queue.numbers(), *(job.number for job in with_needs)]
+    others = [*table.delayed.jobs, *table.held.jobs]
+    assert sorted([*queued, *others]) == waiting, "a waiting job is in one place"
+    assert table.held.missing.keys() == table.held.jobs.keys()
+    assert all(missing > 0 for missing in table.held.missing.values())
+    count = table.queue.count + table.admission.count
+    assert count == len(queued), "the waiting are counted right"
+    assert all(job.retry_delay > 0 for _, job in table.delayed.jobs.values())
+    for job in table.jobs.values():
+        slot = None if job.slot is None else slots[job.slot]
+        assert slot is None or job in (slot.job, *slot.line), "job and slot agree"
+    for slot in slots.values():
+        mine = [*([] if slot.job is None else [slot.job]), *slot.line]
+        assert all(table.jobs.get(job.number) is job for job in mine)
+        assert not slot.line or slot.state in (BUSY, DYING), "nobody else has a line"
+        assert not slot.line or slot.job is not None or slot.state is DYING, "behind a job"
+        assert (slot.number in table.lines.slots) == (bool(slot.line) and slot.state is BUSY)
+        assert [job.attempt for job in mine] == sorted(job.attempt for job in mine)
+    may_run = roster.idle and roster.taken < roster.max_workers
+    # With needs, the first one may keep what it lacks.
+    alone = table.queue.count and not with_needs
+    assert not (alone and may_run), "nobody waits while a worker may have it"
 
 
 def _sooner(one: float | None, other: float | None) -> float | None:

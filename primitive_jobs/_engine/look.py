@@ -88,6 +88,7 @@ def glance_at(scheduler: Scheduler, jobs: JobRegistry, fleet: Fleet, most: int) 
     waiting = [*lines[:most], *scheduler.head(max(0, most - len(lines)))]
     numbers = [slot.job for slot in slots if slot.job is not None]
     waiting += scheduler.delayed.head(max(0, most - len(waiting)))
+    waiting += scheduler.held.head(max(0, most - len(waiting)))
     numbers += [job.number for job in waiting]
     records = [jobs.unfinished[number] for number in numbers if number in jobs.unfinished]
     counts = _present_counts(scheduler, jobs, slots)
@@ -98,7 +99,7 @@ def _present_counts(scheduler: Scheduler, jobs: JobRegistry, slots: list[_SlotLo
     """On the dispatcher's thread."""
     sent = sum(slot.job is not None and not slot.runs for slot in slots)  # and QUEUED still
     sent_ahead = sum(len(slot.line) for slot in scheduler.slots.values())
-    waiting = scheduler.waiting + len(scheduler.delayed.jobs)
+    waiting = scheduler.waiting + len(scheduler.delayed.jobs) + len(scheduler.held.jobs)
     queued, running = waiting + sent_ahead + sent, scheduler.running - sent
     return _counts(queued, running, jobs.ended, slots)
 

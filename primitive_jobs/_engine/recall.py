@@ -35,6 +35,7 @@ from .events import (
     Event,
     Faulted,
     HandedOver,
+    HeldBack,
     SendAhead,
     Started,
     Tick,
@@ -49,7 +50,7 @@ from .registry import JobRegistry
 from .scheduler import Scheduler
 from .slots import BUSY, Slot
 
-_UNTOUCHED = (HandedOver, Started, Unsent)
+_UNTOUCHED = (HandedOver, HeldBack, Started, Unsent)
 """The events that touch no line: they can be told with the lines as they are."""
 # s that the sending of a line may take. If it takes longer, a caller that computes gets the
 # interpreter's lock after each job that is sent: then what is in the inbox comes first.

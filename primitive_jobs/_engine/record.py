@@ -20,7 +20,7 @@ import functools
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -35,14 +35,19 @@ from ..logs import report_here
 from ..options import DEFAULT_LIMITS, Limits
 from . import printing
 from .again import Again
+from .awaited import OVER, Awaited
 from .given import Given
 from .tracker import StatusTracker, cancelled
+from .unmet import let_needs_go
 
 if TYPE_CHECKING:
+    from weakref import WeakSet
+
     from .._wire.present import About
     from .._wire.seeding import Key, Seeds
     from ..insight.traces import Seated, Traces
     from ..options import JobOptions
+    from .awaited import Over
     from .capacity import Capacity
 
 NO_TOKENS: Mapping[str, tuple[int, ...]] = MappingProxyType({})
@@ -105,6 +110,7 @@ class JobRecord:
     `payload` whoever's that has ended the job.
 
     Attributes:
+        awaits: The results of other jobs that it waits for, or has waited for.
         handle: The job's `PrimitiveJob`, from its submit to its end. To be looked at, and dropped,
             on callers' threads and that for callbacks alone: there may be no other reference.
         inner: Whether its failure is told by what it is a part of: a map, say.
@@ -120,10 +126,12 @@ class JobRecord:
         seat: Where its present attempt is seen; None: nowhere, or `StatusTracker.handed` says it.
         told: Options that the worker has to know, None: they are the default.
         tracker: Its status and outcome.
+        wanted: Where its result is to be put for jobs that wait for it; None: none does.
     """
 
     __slots__ = (
         "_id",
+        "awaits",
         "handle",
         "inner",
         "kept",
@@ -137,10 +145,12 @@ class JobRecord:
         "seat",
         "told",
         "tracker",
+        "wanted",
     )
 
     def __init__(self, name: str, tracker: StatusTracker) -> None:
         self._id: list[bytes] = []  # the first one counts
+        self.awaits: Sequence[Awaited | Over] = ()
         self.handle: Any = None
         self.inner = False
         self.kept: Kept | None = None
@@ -154,6 +164,7 @@ class JobRecord:
         self.seat: Seated | None = None
         self.told: dict[str, Any] | None = None
         self.tracker = tracker
+        self.wanted: WeakSet[Awaited] | None = None
 
     def job_id(self) -> str:
         """Return the job's uuid4 as text, made when it is first asked for."""
@@ -246,12 +257,19 @@ class JobRecord:
         """Return in words what it waits for, if it is QUEUED; on any thread."""
         needs, link = self.limits.needs, self.link
         if needs is None or link is None:
-            return waits_for(self.kept)
-        return waits_for(self.kept, needs, *link.capacity.lacked(needs))
+            return waits_for(self.kept, self.awaits)
+        return waits_for(self.kept, self.awaits, needs, *link.capacity.lacked(needs))
 
     def let_go(self) -> None:
         """Drop the handle."""
-        self.handle = None
+        handle, self.handle = self.handle, None
+        if self.awaits and handle is not None and not self._may_wait_again():
+            let_needs_go(handle, self.tracker.outcome)
+
+    def _may_wait_again(self) -> bool:
+        """Whether it may be resubmitted, and has not got all the results that it waits for."""
+        kept = self.told is not None and bool(self.told.get("keep_call"))
+        return kept and any(awaited.record is not None for awaited in self.awaits)
 
     def drop_payload(self, *, returned: bool = False) -> None:
         """Free what would be sent, unless it is kept for `PrimitiveJob.resubmit`.
@@ -264,6 +282,8 @@ class JobRecord:
         if goes_on or (told is not None and told.get("keep_call")):
             return
         payload, self.payload = self.payload, None
+        if self.awaits:
+            self.awaits = OVER
         if isinstance(payload, Parcel):
             payload.close()
 
@@ -383,7 +403,10 @@ class Ended:
         records = self._records
         with contextlib.suppress(IndexError):  # several may do so at once
             while records:
-                records.popleft().handle = None
+                record = records.popleft()
+                if record.awaits:
+                    record.let_go()
+                record.handle = None
 
 
 _call: Callable[[functools.partial[Any]], object] = functools.partial.__call__  # in C

@@ -9,20 +9,28 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from .._common.naming import one_line
 from .._wire.evidence import Evidence
-from .._wire.messages import Message, duration
+from .._wire.messages import Filed, Kind, Message, duration
 from .._wire.parcel import Parcel
 from ..errors import JobError
 from ..status import JobStatus
 from .attempts import Attempts, Told
+from .awaited import Awaited, deliver, keep_file
 from .events import Fate, Lost, Requeue
 from .gate import HandOver
 from .record import Ended, JobRecord
+from .sources import file_limit
 from .tracker import NEVER, Outcome, StatusTracker
 from .unseen import Unseen
 from .verdicts import attempt_told, finished, outcome_of, tried_again, with_notes
+
+if TYPE_CHECKING:
+    from weakref import WeakSet
+
+    Waiters = dict[int, tuple[Awaited, Callable[[], None]]]
 
 _DONE = JobStatus.DONE
 ENDS = (_DONE, JobStatus.ERROR, JobStatus.CANCELLED)
@@ -38,6 +46,8 @@ class JobRegistry:
 
     Attributes:
         attempts: What workers did with jobs; may be looked at on any thread.
+        held: For jobs that wait for others, by number: those that have not ended, each with what
+            waits for that, by their places.
         unfinished: By number, in the order in which they came.
         untold: Trackers of jobs that have ended, whose waiters are to be told.
         postponed: How many of these might have been told before.
@@ -46,6 +56,7 @@ class JobRegistry:
 
     def __init__(self, unseen: Unseen, ended: list[int]) -> None:
         self.unfinished: dict[int, JobRecord] = {}
+        self.held: dict[int, Waiters] = {}
         self.untold: list[StatusTracker] = []
         self.postponed = 0
         self.leaving = Ended()
@@ -74,7 +85,9 @@ class JobRegistry:
         """End a job."""
         job = self.unfinished[number]
         took: float | None = None
-        if type(fate) is Message:
+        if type(fate) is Message or isinstance(fate, Message):  # the first saves time
+            if job.wanted is not None:
+                self._deliver(job.wanted, fate)
             outcome, took = finished(job, fate), duration(fate.extra)
             if fate.notes:
                 job.leave(fate.notes)
@@ -88,6 +101,8 @@ class JobRegistry:
             self._unseen.note(job, outcome)
         job.seat = None
         run = job.tracker.settle(outcome, took)
+        if type(fate) is Filed:
+            keep_file(fate)
         if run is not None:
             job.drop_payload(returned=status is _DONE)
             self.untold.append(job.tracker)
@@ -111,9 +126,13 @@ class JobRegistry:
         outcome = finished(job, message)
         if message.notes:
             job.leave(message.notes)
+        if job.wanted is not None:
+            self._deliver(job.wanted, message)
         if outcome.status is not _DONE:
             self._unseen.note(job, outcome)
         run = job.tracker.ran(handed, outcome)
+        if type(message) is Filed:
+            keep_file(message)
         self.leaving.put(job)
         if outcome.status is _DONE:
             self._returned(job.name, run, None if job.kept is None else job.kept.peak())
@@ -123,6 +142,13 @@ class JobRegistry:
             self._count_end(outcome.status)
         job.drop_payload(returned=outcome.status is _DONE)
         self.untold.append(job.tracker)
+
+    @staticmethod
+    def _deliver(wanted: WeakSet[Awaited], message: Message) -> None:
+        """Give a result to those who wait for it, before anybody can see that it is there."""
+        if message.kind == Kind.RETURNED and not message.lost:
+            with contextlib.suppress(OSError, MemoryError):  # they take it themselves then, or fail
+                deliver(wanted, message)
 
     def end_anyhow(self, number: int, error: BaseException) -> None:
         """End a job, if it has not ended, with what can still be said of it."""
@@ -182,6 +208,10 @@ class JobRegistry:
     def _drop(self, number: int) -> JobRecord:
         if self._in_files:
             self._in_files.discard(number)
+        if self.held and (waiters := self.held.pop(number, None)) is not None:
+            for awaited, waiter in waiters.values():
+                if awaited.record is not None:
+                    awaited.record.tracker.forget(waiter)
         record = self.unfinished.pop(number)
         self.leaving.put(record)
         return record
@@ -202,15 +232,4 @@ def _with_memory(told: Told, job: JobRecord) -> Told:
     return told
 
 
-def file_limit() -> int:
-    """How many queued calls may hold a descriptor: a quarter of what the process may have."""
-    import resource
-
-    try:
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    except OSError:  # a sandbox refuses it
-        soft = 1024
-    return 1 << 16 if soft == resource.RLIM_INFINITY else soft // 4
-
-
-__all__ = ["ENDS", "JobRegistry", "file_limit"]
+__all__ = ["ENDS", "JobRegistry"]

@@ -8,6 +8,7 @@ from .._wire.parcel import Parcel
 from ..errors import JobError
 from ..insight.traces import Kept
 from .again import Again
+from .awaited import Awaited
 from .given import Given
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def submit_again(
     if checkpoint is not None:  # until it has one of its own
         made.kept = Kept()
         made.kept.checkpoint = checkpoint
+    made.awaits = tuple(source for source in copy.refers_to if isinstance(source, Awaited))
     made.key = record.key
     made.link = link
     # Its tokens were those of the job before.

@@ -26,9 +26,12 @@ from .events import (
     CancelAllAsked,
     CancelAsked,
     Close,
+    DependencyDone,
     Event,
     HandedOver,
+    HeldBack,
     MemorySeen,
+    NeverDone,
     NotTaken,
     OverMemory,
     Reason,
@@ -44,6 +47,7 @@ from .events import (
     Withdrawn,
 )
 from .job_table import JobTable
+from .job_table import check as check_table
 from .queue import Job, in_turn
 from .reservations import Reservations
 from .roster import LEAVE_TIME, Roster
@@ -86,6 +90,7 @@ class Scheduler:
         jobs: All that have not ended, by number.
         admission: Those that wait and need more than any worker.
         delayed: Those that wait until they may be tried again.
+        held: Those that wait for other jobs.
         queue: The others that wait, but for those in lines.
         lines: Those that were sent ahead. Each event but `answered`, and those that touch no line,
             is told only after these were taken back: see `Recall`.
@@ -122,13 +127,15 @@ class Scheduler:
         self._confirms = confirms
         self.admission = self._table.admission
         self.delayed = self._table.delayed
-        self.queue = self._table.queue
-        self.jobs = self._table.jobs
-        self.lines = self._table.lines
+        self.held = self._table.held
+        self.queue, self.jobs, self.lines = self._table.queue, self._table.jobs, self._table.lines
         self.slots = self._roster.slots
         self._handlers: dict[type, Callable[[Any], None]] = {
             **WorkerEvents(*parts, self._table).handlers(),
             HandedOver: self._on_handed_over,
+            HeldBack: self._on_held_back,
+            DependencyDone: lambda event: self._table.dependency_done(event.job),
+            NeverDone: lambda event: self._table.never_done(event.job, event.fate),
             Withdrawn: self._on_withdrawn,
             Unsent: self._on_unsent,
             CancelAsked: self._on_cancel,
@@ -150,7 +157,7 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        """How many jobs wait for their turn; those in lines, and delayed ones, do not."""
+        """How many jobs wait for their turn; those in lines, delayed and held ones do not."""
         return self.queue.count + self.admission.count
 
     @property
@@ -276,7 +283,7 @@ class Scheduler:
             if roster.reclaimed:
                 roster.dismiss_reclaimed()
         self._table.fill_up()
-        if roster.closing and not (self.waiting or self.delayed.jobs):
+        if roster.closing and not (self.waiting or self.delayed.jobs or self.held.jobs):
             self._close()
 
     def _close(self) -> None:
@@ -337,6 +344,12 @@ class Scheduler:
         self.jobs[job.number] = job
         self._roster.give(slot, job)
         assert slot.attempt == event.attempt
+
+    def _on_held_back(self, event: HeldBack) -> None:
+        if self._roster.closing:
+            self._table.turn_away(event.job)
+        else:
+            self._table.hold(Job(event.job, *event.limits), event.missing)
 
     def _on_withdrawn(self, event: Withdrawn) -> None:
         slot = self._roster.with_attempt(event.slot, event.attempt)
@@ -443,7 +456,7 @@ class Scheduler:
 
     def check(self) -> None:
         """Raise `AssertionError` if the state contradicts itself."""
-        self._table.check()
+        check_table(self._table, self._roster)
         check_roster(self._roster, self.queue.count)
         self._roster.reservations.check(self.slots, self.tokens)
 

@@ -136,6 +136,18 @@ def _lending(found: dict[int, Any]) -> dict[type, pickling.Reducer]:
 
 pickling.lending.append(_lending)
 
+
+def file_limit() -> int:
+    """How many queued calls may hold a descriptor: a quarter of what the process may have."""
+    import resource
+
+    try:
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    except OSError:  # a sandbox refuses it
+        soft = 1024
+    return 1 << 16 if soft == resource.RLIM_INFINITY else soft // 4
+
+
 # --- in a worker ----------------------------------------------------------------------------------
 
 
@@ -160,4 +172,4 @@ def _duplicate(number: int) -> int:
     return os.dup(pickling.load_received(number).fd)
 
 
-__all__ = ["Descriptor", "Source", "User"]
+__all__ = ["Descriptor", "Source", "User", "file_limit"]

@@ -38,11 +38,13 @@ from .events import (
     TimedOut,
     TurnedAway,
     Unkilled,
+    Unmet,
     Unreachable,
 )
 from .printing import for_error, in_words
 from .record import JobRecord
 from .tracker import Outcome, Unstopped, cancelled
+from .unmet import unmet
 from .unseen import Source, brief
 
 if TYPE_CHECKING:
@@ -102,6 +104,8 @@ def outcome_of(job: JobRecord, fate: Fate) -> Outcome:
             error = _died_initializing(job, evidence)
         case Unreachable(error=cause, evidence=evidence):
             error = _unreachable(job, cause, evidence)
+        case Unmet(place=place, dependency=dependency, error=why):
+            return unmet(job, place, dependency, why)
         case TurnedAway():
             error = PoolClosedError(f"job {job.name}: the pool was shut down meanwhile")
     return Outcome(JobStatus.ERROR, error)
@@ -166,7 +170,7 @@ def _attempt_told(fate: Fate) -> tuple[AttemptEnd, str, int | None]:
             return "raised", f"its outcome was not received: {lost}", None
         case Message():
             return "raised", "", None
-        case NotInitialized() | TurnedAway():
+        case NotInitialized() | TurnedAway() | Unmet():
             return "died", "", None  # they never had a worker
 
 

@@ -426,13 +426,14 @@ class LocalFleet(Fleet, Direct):
         for source in shared:
             if source.number in process.shared:
                 continue
-            source.used_by(self)
             if not self._share(process, source.shared):
                 return False
             parcel = source.parcel_for(packets=self.config.packets)
             if not self._send(process, source.kind, source.number, parcel, notes=source.notes):
                 return False
-            process.shared.add(source.number)
+            if source.kind != Kind.RESULT:  # which is the next call's own
+                process.shared.add(source.number)
+                source.used_by(self)
         return True
 
     def _on_forget(self, number: int) -> None:

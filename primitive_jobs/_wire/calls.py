@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .present import About
     from .seeding import Key
 
+    Dumped = tuple[bytes, list[memoryview], tuple[Any, ...]]
+
 
 def dump_call(
     function: Callable[..., object],
@@ -25,10 +27,13 @@ def dump_call(
     name: str,
     key: Key | None = None,
     about: About = (),
-) -> tuple[bytes, list[memoryview], tuple[Any, ...]]:
+    dumps: Callable[[Any], Dumped] = dumps_referring,
+    tell: Callable[..., str] | None = None,
+) -> Dumped:
     """Pickle one call; the third of what is returned is the shared data it refers to.
 
     With a ``key`` the worker seeds by it what is random. What is told ``about`` the job is first.
+    ``dumps`` and ``tell`` are what pickles, and what says why it fails, of what needs cloudpickle.
 
     Raises:
         SerializationError: It cannot be pickled; the message names the function or argument.
@@ -44,11 +49,11 @@ def dump_call(
         except Exception:  # noqa: BLE001 - cloudpickle will do, or say why not
             pass
     try:
-        return dumps_referring(call)
+        return dumps(call)
     except Exception as error:
         from ..errors import SerializationError
 
-        told = blame("the function", name, (function, args, kwargs), error)
+        told = (tell or blame)("the function", name, (function, args, kwargs), error)
         raise SerializationError(told) from error
 
 

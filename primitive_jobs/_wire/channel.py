@@ -22,7 +22,7 @@ import mmap
 import os
 import struct
 
-from .messages import Kind, Lent, Message
+from .messages import Filed, Kind, Lent, Message
 from .parcel import HAVE_PACKETS, INLINE_LIMIT, Content, Parcel, map_file, unpack
 
 TYPE_CHECKING = False
@@ -38,6 +38,7 @@ MOST_NOTES = 4096  # bytes
 _DESCRIPTOR = struct.Struct("i")
 _LEND = int(Kind.LEND)
 _RUN = int(Kind.RUN)
+_RETURNED = int(Kind.RETURNED)
 _RIGHTS = b"."  # the datagram that a descriptor goes with
 _CLOEXEC: Final[int] = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 # No SIGPIPE, which may be at its default in a program, or in a worker after a job: a stream socket
@@ -153,6 +154,7 @@ class PacketChannel(Channel):
         # Header and notes of a message whose file is to come.
         self._announced: bytes | None = None
         self._theirs: socket.socket | None = None  # the other end, where this is the pool's
+        self._keeps_files = not blocking  # other jobs may be waiting for a result
 
     def keep(self, theirs: socket.socket) -> None:
         """Hold the other end open from now on, so that `take_back` can receive there."""
@@ -323,16 +325,23 @@ class PacketChannel(Channel):
         (fd,) = _DESCRIPTOR.unpack_from(ancillary[0][2])
         if kind == _LEND:
             return Lent(attempt, fd, extra)
+        kept = -1
         try:
             content = map_file(fd, size, mmap.MAP_PRIVATE)
+            if self._keeps_files and kind == _RETURNED:
+                kept = fd
         except OSError as error:
             lost = f"no memory to map its {size} bytes: {error}"
             return Message(kind, attempt, lost=lost, notes=notes)
         finally:
-            os.close(fd)
-        if not count:
-            return Message(kind, attempt, content, (), None, extra, notes)
-        return Message(kind, attempt, *unpack(content, count), None, extra, notes)
+            if kept < 0:
+                os.close(fd)
+        body, buffers = unpack(content, count) if count else (content, [])
+        if kept < 0:
+            return Message(kind, attempt, body, buffers, None, extra, notes)
+        message = Filed(kind, attempt, body, buffers, extra, notes)
+        message.file = Parcel.owning(kept, size, count)
+        return message
 
 
 class StreamChannel(Channel):

@@ -12,6 +12,7 @@ import struct
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
 
 REFUSED = (errno.ENOSYS, errno.EPERM, errno.EACCES)
@@ -35,6 +36,7 @@ class Kind(enum.IntEnum):
     AGAIN = 12  # pool -> worker: what comes with the next call, which is not the first attempt
     GIVEN = 14  # pool -> worker: the tokens of the next call, as notes
     RETRIABLE = 13  # worker -> pool: the job's exception, after which it may be tried again
+    RESULT = 15  # pool -> worker: another job's, for the next call; its number is the attempt's
 
 
 DATA, CHECKPOINTS, PRINTED, LOGGED = range(4)
@@ -116,6 +118,29 @@ class Message:
 
     def __repr__(self) -> str:
         return f"Message{self._parts()!r}"
+
+
+class Filed(Message):
+    """One that came in a file, which others may be sent as it is.
+
+    Attributes:
+        file: A `Parcel` of it, which nobody changes; None: it was let go, and the content stays
+            mapped. One thread writes it, any may read it, once: whoever has it, it is open for.
+    """
+
+    __slots__ = ("__weakref__", "file")
+
+    def __init__(
+        self,
+        kind: int,
+        attempt: int,
+        body: memoryview,
+        buffers: Sequence[memoryview],
+        extra: int,
+        notes: bytes,
+    ) -> None:
+        self.file: Any = None  # whoever has received it writes it next
+        super().__init__(kind, attempt, body, buffers, None, extra, notes)
 
 
 class Lent(Message):

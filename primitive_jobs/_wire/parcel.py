@@ -98,6 +98,14 @@ class Parcel:
         parcel.buffers, parcel.size = buffers, size
         return parcel
 
+    @classmethod
+    def owning(cls, fd: int, size: int, buffers: int) -> Parcel:
+        """The same, but the descriptor is its own from now on."""
+        parcel = cls(b"", to_file=False)
+        parcel._fds.append(fd)
+        parcel.buffers, parcel.size = buffers, size
+        return parcel
+
     @property
     def fd(self) -> int:
         """The file's descriptor; -1 where there is none."""

@@ -155,6 +155,9 @@ lending: list[Callable[[dict[int, Any]], dict[type, Reducer]]] = []
 received: dict[int, Any] = {}
 """In a worker: the shared data that calls may refer to, by number; `Message`s, mapped once."""
 
+awaited: dict[int, Any] = {}
+"""In a worker: the results of other jobs that came for the next call, by number; `Message`s."""
+
 
 def descriptor_holders() -> dict[type, Reducer]:
     """The types whose objects stand for a descriptor of their process, where they are loaded.
@@ -222,3 +225,13 @@ def load_received(number: int) -> Any:
     if type(data) is Lent:
         return data
     return loads(data.body, [buffer.toreadonly() for buffer in data.buffers])
+
+
+def load_awaited(number: int) -> Any:
+    """Return another job's result, once: it is this call's own, buffers included."""
+    message = awaited.pop(number, None)
+    if message is None:
+        from ..errors import SerializationError
+
+        raise SerializationError("the result of another job has not reached this process")
+    return loads(message.body, message.buffers)

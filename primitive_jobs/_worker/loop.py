@@ -424,6 +424,7 @@ class _Worker:
     def _end_job(self, took: int) -> bytes:
         """Return what is to be known of the job, which took so many ns, as notes for the pool."""
         told: dict[int, bytes] = {}
+        pickling.awaited.clear()  # of a call that could not be unpickled as far as that
         if self._meter.is_long(took):
             told[facts.USAGE] = self._meter.measure(took)
             if self._imports.are_new():  # which takes longer than any that is short
@@ -475,6 +476,8 @@ class _Worker:
             self._again = Again(message)
         elif message.kind == Kind.GIVEN:
             now.tokens = message.notes
+        elif message.kind == Kind.RESULT:
+            pickling.awaited[number] = message
         else:
             if type(message) is Lent:
                 message.fd = out_of_reach(message.fd)

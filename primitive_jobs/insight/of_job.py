@@ -53,8 +53,9 @@ class Observed:
     def waiting_for(self) -> str | None:
         """What a QUEUED job waits for, in words; None where it is not QUEUED.
 
-        It may be "a worker", "4 CPUs", "4.0 GB of memory (1.2 GB free)", "gpu" (a token of its
-        pool's ``resources``), or "retry in 4 s" (rounded up).
+        It may be "a worker", "job 'simulate'" (whose result it is to get), "4 CPUs", "4.0 GB of
+        memory (1.2 GB free)", "gpu" (a token of its pool's ``resources``), or "retry in 4 s"
+        (rounded up).
         """
         queued = self._tracker.status is JobStatus.QUEUED
         return self._record.waiting_for() if queued else None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..options import CPUS, MEMORY, Needs, size
 
@@ -12,9 +13,17 @@ if TYPE_CHECKING:
     from ..options import Lacked
     from .traces import Kept
 
+    class Awaited(Protocol):
+        """Another job's result."""
+
+        @property
+        def record(self) -> Any:
+            """That of the job; None: the result is there."""
+
 
 def waits_for(
     kept: Kept | None,
+    awaits: Sequence[Awaited] = (),
     needs: Needs | None = None,
     lacked: tuple[Lacked, ...] = (),
     left: int | None = None,
@@ -23,10 +32,15 @@ def waits_for(
 
     Args:
         kept: What its attempts have left.
+        awaits: The results that it gets.
         needs: What it needs.
         lacked: What such jobs lacked when it was last looked at.
         left: How much memory there was then.
     """
+    for awaited in awaits:
+        record = awaited.record  # once: it is taken out when the result is there
+        if record is not None and record.tracker.outcome is None:
+            return f"job {record.name!r}"
     seconds = 0.0 if kept is None else kept.retry_at - time.monotonic()
     if seconds > 0:
         # Up: who waits for so long finds it tried.

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from .._common.naming import call_name
 from .._common.signatures import PoolOptionsDict, Self, Unpack
 from ..base_pool import BasePool, PoolView, link_of, options_of
+from ..chunks import chunk_jobs
 from ..executor import JobExecutor, end_executor, enlist, pending_of, pool_of
 from ..job import PrimitiveJob
-from ..mapping import chunk_jobs
 from ..options import check_callable, check_count
 from .imaps import Feed, Feeds, ImapIterator
 from .results import AsyncResult, MapResult, cancel_all, value_of

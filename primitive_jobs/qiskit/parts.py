@@ -15,8 +15,7 @@ from qiskit.primitives.containers.estimator_pub import EstimatorPub
 from qiskit.primitives.containers.sampler_pub import SamplerPub
 
 from .._common.naming import one_line, type_name
-from .._engine.registry import file_limit
-from .._engine.sources import Source
+from .._engine.sources import Source, file_limit
 from .._wire.pickling import dumps_whole
 from ..errors import SerializationError
 from ..shared import share, source_of

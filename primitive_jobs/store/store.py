@@ -91,7 +91,7 @@ class SweepStore:
             version: Of its code: results of another one are not taken for these. With it, changed
                 code is no error.
             key: Called as the function is, it returns what tells a call from others; default: its
-                arguments.
+                arguments. A job among these, which stands for its result, needs one.
             ignore: Names of arguments that make no difference, such as ``verbose``.
             on_change: What to do where the function's code, or that of a function of yours which it
                 calls, is not what it was when results were stored: "refuse" raises
