@@ -88,8 +88,7 @@ class LocalFleet(Fleet, Direct):
     def threads(self) -> Sequence[FleetThread]:
         """Return the three threads: each does one thing that takes time."""
         return (
-            # What is started on that thread would inherit that signals are blocked.
-            FleetThread("spawner", self._spawn, signals=True),
+            FleetThread("spawner", self._spawn, signals=True),  # workers would inherit a block
             FleetThread("reaper", self._reaper.run),
             FleetThread("memory", self._memory_watch.run),
         )
