@@ -106,18 +106,26 @@ class JobFuture(Standing, Future[T]):
                 callback.run()
         return job.cancelled()
 
-    def stop(self) -> bool:
-        """Set its cancel going; return whether its end is to be waited for. Returns at once."""
+    def stop(
+        self,
+        ask_cancel: Callable[[PrimitiveJob[Any]], bool] = ask_cancel,
+    ) -> bool:
+        """Set its cancel going; return whether its end is to be waited for. Returns at once.
+
+        At the interpreter's end there may be no globals any more.
+        """
         settler, record = self._settler, self._record
         if settler.cancel_running is True:
             return ask_cancel(self.job)
+        if _SETTLED is None:
+            return False
         record.cancel_queued()
         if record.tracker.outcome is None:
             if settler.cancel_running is not False:
                 settler.stop_later(record)
             # Of one that a worker may have, or not yet, the pool knows.
             if present(record.tracker) is JobStatus.QUEUED:
-                record.tracker.wait(PATIENCE_IN_TASK)
+                record.tracker.wait(0.01)
         return False
 
     def cancelled(self) -> bool:

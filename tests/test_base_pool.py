@@ -43,7 +43,7 @@ def test_the_link_here_has_what_the_protocol_says() -> None:
     names = {name for name in vars(PoolLink) if not name.startswith("_")}
     names |= {*PoolLink.__annotations__}
     has = {name for name in vars(Link) if not name.startswith("_")} | {"owner", "of_parent"}
-    assert names == has | {"seeds"}
+    assert names == has | {"capacity", "seeds"}
     for name in names:
         method = inspect.getattr_static(Link, name, None)
         if inspect.isfunction(method):

@@ -435,8 +435,9 @@ def test_options_given_to_parallel() -> None:
     """Which is possible since joblib 1.5."""
     with pytest.raises(JobMemoryError):
         Parallel(**TWO, memory_limit="400 MB")(delayed(take_memory)() for _ in range(2))
-    with pytest.raises(TypeError, match="unknown option 'memory'"):
-        Parallel(**TWO, memory="400 MB")(delayed(abs)(x) for x in range(2))
+    with pytest.raises(TypeError, match="unknown option 'memry'"):
+        Parallel(**TWO, memry="400 MB")(delayed(abs)(x) for x in range(2))
+    assert Parallel(**TWO, memory="400 MB")(delayed(abs)(-x) for x in range(2)) == [0, 1]
 
 
 def test_wrong_ones_are_named() -> None:

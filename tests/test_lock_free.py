@@ -479,6 +479,9 @@ def test_the_end_of_the_interpreter_prints_nothing(tmp_path: Path) -> None:
             assert next(items) == 3
             others = executor.map(abs, range(-3, 0))
             assert next(others) == 3
+            leaving = JobExecutor(pool=pool, cancel_running=False)
+            left = leaving.map(abs, range(-3, 0))
+            assert next(left) == 3
             failed = pool.submit(fail)
             failed.exception()
             parcel = Parcel(bytes(200_000))
@@ -486,6 +489,6 @@ def test_the_end_of_the_interpreter_prints_nothing(tmp_path: Path) -> None:
             assert [*map(next, loops)] == [failed, failed]
             modules = [m for name, m in sys.modules.items() if name.startswith("primitive_jobs")]
             sys.kept = os
-            os.kept = (pool, executor, modules, handle, items, others, failed, parcel, loops)
+            os.kept = (pool, executor, modules, handle, items, others, left, failed, parcel, loops)
     """
     expect(tmp_path, source, "")
