@@ -674,13 +674,23 @@ with JobPool(3, spare_workers=0) as pool:
 
 def test_what_jobs_tell_and_print_is_seen(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
-    with script("-c", TELLS, str(gate), str(tmp_path / "a.log")) as started:
+    # Unbuffered, a line that a job prints might come in the midst of the program's.
+    buffered = {"PYTHONUNBUFFERED": ""}
+    with script("-c", TELLS, str(gate), str(tmp_path / "a.log"), env=buffered) as started:
         assert started.process.stdout is not None
         while not (line := started.process.stdout.readline()).startswith("ready"):
             assert line, "it has ended"
         captured, filed, inherited = line.split()[1:]
-        (seen,) = told({started.process.pid})
-        assert [job["progress"]["fraction"] for job in seen["jobs"]] == [0.25] * 3
+
+        def fractions() -> list[Any]:
+            (seen,) = told({started.process.pid})
+            told_last[:] = seen["jobs"]
+            return [(job["progress"] or {}).get("fraction") for job in told_last]
+
+        told_last: list[Any] = []
+        # What somebody else has asked for a moment ago is told again.
+        until(lambda: fractions() == [0.25] * 3, "what they have told")
+        seen = {"jobs": told_last}
         assert seen["jobs"][0]["progress"]["message"] == "half a quarter"
         for job_id, name in ((captured, "capture"), (filed, "file")):
             done = command("output", job_id[:20])
