@@ -141,7 +141,8 @@ class Roster:
         if slot.state is not BUSY:
             self.move(slot, BUSY)
         self.running += 1
-        self.extra += slot.width - 1
+        if slot.width > 1:
+            self.extra += slot.width - 1
         slot.job, job.slot = job, slot.number
 
     def take_job(self, slot: Slot) -> Job:
@@ -150,7 +151,8 @@ class Roster:
         assert job is not None, "it has one"
         slot.job = job.slot = None
         self.running -= 1
-        self.extra -= slot.width - 1
+        if slot.width > 1:
+            self.extra -= slot.width - 1
         if slot.reserves and slot.state is BUSY:  # else it is its worker's till that is gone
             self.reservations.release(slot)
         return job

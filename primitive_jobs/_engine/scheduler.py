@@ -211,7 +211,7 @@ class Scheduler:
             job = Job(number, *limits)
             job.plain = plain
             self._table.add(job)
-        if limits.needs is not None or roster.busy + roster.extra < roster.max_workers:
+        if roster.busy + roster.extra < roster.max_workers or limits.needs is not None:
             self._fill()  # else it waits, and that is all
         roster.end()
         return actions

@@ -13,6 +13,7 @@ from .._wire.calls import dump_call
 from .._wire.parcel import INLINE_LIMIT, Parcel
 from .._wire.pickling import let_frames_go
 from ..errors import SerializationError
+from ..options import DEFAULT_LIMITS
 from .record import JobRecord, PoolLink
 from .standing import Met, blame_unless_met, dumps_unless_met
 
@@ -36,7 +37,8 @@ def serialize(
         if len(body) <= INLINE_LIMIT and not buffers and not refers_to:
             # What prints into a pipe is neither handed over by its caller nor sent ahead: that is
             # for what is no parcel. And the pool looks at once at what has needs.
-            alone = record.is_piped or record.limits.needs is not None
+            limits = record.limits
+            alone = record.is_piped or (limits is not DEFAULT_LIMITS and limits.needs is not None)
             record.payload = Parcel.of_packed(body, 0) if alone else body
             if record.kept is not None:
                 record.go_on_from(record.kept)
