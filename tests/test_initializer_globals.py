@@ -389,7 +389,7 @@ def test_jobs_without_an_initializer_of_the_script(tmp_path: Path) -> None:
     if __name__ == "__main__":
         for initializer in (None, print, nothing):
             with JobPool(1, initializer=initializer) as pool:
-                print(pool.submit(replaced).result())
+                print(pool.submit(replaced).result(), flush=True)
     """
     expect(tmp_path, source, "False\n\nFalse\nFalse\n")
 

@@ -711,7 +711,8 @@ def test_a_pool_in_a_job(one: JobPool) -> None:
 
     job = one.options(output="capture").submit(nested)
     assert job.result(PATIENCE) == (BOTH, None)
-    assert job.output() == BOTH
+    # There stdout is a pipe as to any Python: it is written when the job is over, or at once.
+    assert sorted((job.output() or "").split()) == sorted(BOTH.split())
 
 
 # --- scarcity -------------------------------------------------------------------------------------
