@@ -63,6 +63,8 @@ from primitive_jobs import pool as pool_module
 from primitive_jobs._engine import standing
 from primitive_jobs._engine.arguments import replaced
 from primitive_jobs._engine.awaited import Awaited, Result
+from primitive_jobs._engine.stored import _Read
+from primitive_jobs._engine.tracker import StatusTracker
 from primitive_jobs._procs.process import WorkerConfig
 from primitive_jobs._wire.messages import Kind, Message
 from primitive_jobs.job import record_of
@@ -521,6 +523,150 @@ def test_whoever_catches_everything_is_not_waited_for(two: JobPool, gate: Path) 
     gate.touch()
     assert job.result(PATIENCE) == ((None, "caught"), {})
     assert two.submit(second, 0, Careless(unfinished)).result(PATIENCE) == "not caught"
+
+
+@dataclass(frozen=True)
+class Immutable:
+    """Copied by nothing but itself, as what cannot change often is."""
+
+    x: Any
+
+    def __copy__(self) -> Immutable:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Immutable:
+        return self
+
+
+@dataclass
+class Counted:
+    """Its pickling copies what is in it, and tells how often it was."""
+
+    x: Any
+    times: int = 0
+    __private: int = 7
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**copy.deepcopy(self.__dict__), "times": self.times + 1}
+
+
+@dataclass
+class Slotted:
+    __slots__ = ("__hidden", "x")
+    x: Any
+
+    def hide(self, value: int) -> Slotted:
+        self.__hidden = value
+        return self
+
+    def hidden(self) -> int:
+        return self.__hidden
+
+
+@dataclass
+class Listed(list[int]):
+    """Made by more than `object`."""
+
+    x: Any = None
+
+
+def test_what_the_caller_has_is_not_changed_however_it_is_copied(two: JobPool, gate: Path) -> None:
+    job = two.submit(hold, gate, 3)
+    immutable, counted, slotted, listed = (
+        Immutable(job),
+        Counted(job),
+        Slotted(job).hide(5),
+        Listed(job),
+    )
+    mine = [immutable, counted, slotted, listed]
+    got = two.submit(keep, mine)
+    assert [each.x for each in (immutable, counted, slotted, listed)] == [job] * 4
+    gate.touch()
+    ((found,), _) = got.result(PATIENCE)
+    assert [each.x for each in found] == [3] * 4
+    assert (found[1].times, counted.times) == (2, 0), "once on its way there, once back"
+    assert found[2].hidden() == 5
+    assert [each.x for each in (immutable, counted, slotted, listed)] == [job] * 4
+
+
+@dataclass
+class Raising:
+    x: Any
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "x":
+            raise ValueError("not now")
+        return super().__getattribute__(name)
+
+
+@dataclass
+class ListedOnce(list[int]):
+    x: Any = None
+
+    def __copy__(self) -> ListedOnce:
+        return self
+
+
+def test_what_cannot_be_looked_into_is_an_error_of_the_job(two: JobPool, gate: Path) -> None:
+    job = two.submit(hold, gate)
+    deep: Any = job
+    for _ in range(20_000):
+        deep = (deep,)
+    for argument, words in (
+        ([job, Raising(1)], "ValueError: not now"),
+        (deep, "cannot be"),
+        (ListedOnce(job), "a ListedOnce cannot be copied"),
+    ):
+        error = two.submit(keep, argument).exception(PATIENCE)
+        assert isinstance(error, SerializationError)
+        assert words in str(error)
+    gate.touch()
+
+
+def test_what_comes_between_the_delivery_and_the_end_has_the_original(
+    two: JobPool, gate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dispatcher has looked for those that wait; one comes, before the end is to be seen."""
+    came: list[PrimitiveJob[Any]] = []
+    job = two.submit(hold, gate, [1, 2])
+    settle = StatusTracker.settle
+
+    def with_one_more(tracker: StatusTracker, *args: Any) -> Any:
+        if tracker is record_of(job).tracker and not came:
+            came.append(two.submit(keep, job))
+        return settle(tracker, *args)
+
+    monkeypatch.setattr(StatusTracker, "settle", with_one_more)
+    two.submit(keep, job)
+    gate.touch()
+    job.result(PATIENCE).append(3)
+    assert came[0].result(PATIENCE) == (([1, 2],), {})
+
+
+def test_a_failure_in_a_store_is_not_read_by_the_pools_thread(
+    two: JobPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def long_failure(n: int) -> None:
+        raise ValueError("x" * 3000)
+
+    threads: set[str] = set()
+    body: Any = vars(_Read)["body"]
+
+    def noting(read: _Read) -> Any:
+        threads.add(threading.current_thread().name)
+        return body.fget(read)
+
+    with SweepStore(tmp_path / "store") as store:
+        job = store.function(long_failure, version="1", retry_errors=False).submit(two, 1)
+        assert isinstance(job.exception(PATIENCE), ValueError)
+    monkeypatch.setattr(_Read, "body", property(noting, body.fset))
+    with SweepStore(tmp_path / "store") as store:
+        job = store.function(long_failure, version="1", retry_errors=False).submit(two, 1)
+        error = two.submit(keep, job).exception(PATIENCE)
+        assert isinstance(error, DependencyError)
+        assert str(error).endswith("which it waits for, failed")
+        assert isinstance(error.__cause__, ValueError)
+    assert threads == {threading.current_thread().name}
 
 
 def test_pickling_a_job_outside_of_a_submit_waits_as_before(two: JobPool, gate: Path) -> None:

@@ -8,9 +8,11 @@ does so in the copy.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 from collections.abc import Callable, Iterable
+from types import MemberDescriptorType
 from typing import Any
 
 from .standing import Standing
@@ -98,7 +100,7 @@ class _Replacer:
         if kind is tuple:  # what it refers to itself by is no tuple: that ends here
             copied: Any = tuple([self._of(part) for part in value])
         else:
-            copied = kind() if kind is list or kind is dict else copy.copy(value)
+            copied = kind() if kind is list or kind is dict else _copy_of(value)
             self._unfilled.append(value)
         return self._copies.setdefault(id(value), copied)
 
@@ -113,6 +115,38 @@ class _Replacer:
                 part = getattr(value, field.name, None)
                 if isinstance(part, Standing) or id(part) in self._holders:
                     object.__setattr__(copied, field.name, self._of(part))  # it may be frozen
+
+
+def _copy_of(value: Any) -> Any:
+    """Return a copy of a dataclass's object, made without code of the user's, as far as can be.
+
+    Raises:
+        TypeError: It is copied by nothing but itself, and must not be changed.
+    """
+    kind = type(value)
+    try:
+        copied = object.__new__(kind)
+    except TypeError:  # it is of a type in C, too
+        copied = copy.copy(value)
+        if copied is value:
+            raise TypeError(f"a {kind.__name__} cannot be copied") from None
+        return copied
+    if hasattr(value, "__dict__"):
+        copied.__dict__.update(value.__dict__)
+    for base in kind.__mro__:
+        names = base.__dict__.get("__slots__", ())
+        for name in (names,) if isinstance(names, str) else names:
+            member = base.__dict__.get(_mangled(base, name))
+            if isinstance(member, MemberDescriptorType) and name not in ("__dict__", "__weakref__"):
+                with contextlib.suppress(AttributeError):  # it is not set
+                    member.__set__(copied, member.__get__(value))
+    return copied
+
+
+def _mangled(kind: type, name: str) -> str:
+    """Return what a private name of a class is called there."""
+    private = name.startswith("__") and not name.endswith("__")
+    return f"_{kind.__name__.lstrip('_')}{name}" if private else name
 
 
 def replaced(

@@ -101,6 +101,8 @@ class JobRegistry:
             self._unseen.note(job, outcome)
         job.seat = None
         run = job.tracker.settle(outcome, took)
+        if job.wanted is not None and isinstance(fate, Message):
+            self._deliver(job.wanted, fate)  # once more: somebody may have come in between
         if type(fate) is Filed:
             keep_file(fate)
         if run is not None:
@@ -131,6 +133,8 @@ class JobRegistry:
         if outcome.status is not _DONE:
             self._unseen.note(job, outcome)
         run = job.tracker.ran(handed, outcome)
+        if job.wanted is not None:
+            self._deliver(job.wanted, message)  # as in `settle`
         if type(message) is Filed:
             keep_file(message)
         self.leaving.put(job)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .._wire.failures import set_cause
+from .._wire.messages import Filed, Message
 from ..errors import DependencyError
 from ..status import JobStatus
 from .standing import needs_of, record_of, set_needs
@@ -113,7 +114,10 @@ def _how(root: Ended) -> str:
     if outcome is None or outcome.status is not JobStatus.ERROR:
         return "was cancelled"
     source = outcome.source
-    return "failed" if source is None else f"failed: {failure_line(source, root.name)}"
+    # That of a store is read from its file, which may take long: not on a pool's thread.
+    read = isinstance(source, Message) and type(source) not in (Message, Filed)
+    told = source is not None and not read
+    return f"failed: {failure_line(source, root.name)}" if told else "failed"
 
 
 def let_needs_go(job: Any, outcome: Outcome | None) -> None:

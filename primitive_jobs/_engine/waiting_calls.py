@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .._common.naming import one_line
 from .._wire.calls import dump_call
+from ..errors import SerializationError
 from ..status import JobStatus
 from .arguments import replaced
 from .awaited import Awaited, Place
@@ -39,7 +41,12 @@ def dump_waiting(
     Raises:
         SerializationError: It cannot be pickled, or there is a job elsewhere that has not ended.
     """
-    args, kwargs, awaits, jobs = _with_places(args, kwargs)
+    try:
+        args, kwargs, awaits, jobs = _with_places(args, kwargs)
+    except Exception as error:  # of a property, or of what is too deep
+        raise SerializationError(
+            f"an argument of {called}() holds a job, and cannot be looked into: {one_line(error)}"
+        ) from error
     ways = dumps_refusing, blame_refusing
     return dump_call(function, args, kwargs, called, key, about, *ways), awaits, jobs
 
@@ -92,7 +99,7 @@ def expect(record: JobRecord, awaits: list[Awaited], jobs: list[Any]) -> None:
             try:
                 if not awaited.take_unread():
                     awaited.pickle_again(job)
-            except (OSError, MemoryError) as error:
+            except Exception as error:  # noqa: BLE001 - of a store's file, say
                 awaited.failure = error
 
 
