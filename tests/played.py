@@ -24,7 +24,7 @@ from primitive_jobs._wire.evidence import Evidence
 from primitive_jobs._wire.failures import dump_exception
 from primitive_jobs._wire.messages import Kind, Message
 from primitive_jobs._wire.notes import PAGE_SIZE
-from primitive_jobs._wire.parcel import pack
+from primitive_jobs._wire.parcel import Parcel, pack
 from primitive_jobs._wire.pickling import dumps_whole
 from primitive_jobs.insight.traces import LocalTraces
 from primitive_jobs.job import record_of, submit_to
@@ -202,7 +202,9 @@ class PlayedFleet(Fleet, Direct):
         return True
 
     def run(self, slot: int, attempt: int, content: Any, room: int | None) -> bool:
-        worker, kind = self.played[slot], self._kinds[content]
+        # What is tried again has something ahead of its call.
+        call = content.data if isinstance(content, Parcel) else content
+        worker, kind = self.played[slot], self._kinds[bytes(call)]
         if self.confirms:
             worker.coming = attempt, kind, room
         else:

@@ -1220,9 +1220,11 @@ def test_a_job_lets_go_of_what_it_has_waited_for(pool: JobPool) -> None:
 
 
 def test_results_are_dropped_with_the_last_job_that_waits(pool: JobPool, gate: Path) -> None:
-    a = pool.submit(ones, LARGE)
+    first = gate.with_name("first")
+    a = pool.submit(lambda: (hold(first), ones(LARGE))[1])
     gated = pool.submit(hold, gate)
     users = [pool.submit(keep, any_of(gated), a) for _ in range(2)]
+    first.touch()
     assert a.wait(PATIENCE)
     contents = [getattr(each, "content", None) for each in record_of(users[0]).awaits]
     found = [weakref.ref(each) for each in contents if each is not None]
