@@ -65,12 +65,13 @@ class Admission:
     def remove(self, job: Job) -> None:
         """Take any one out, for good."""
         assert job.needs is not None, "that is why it is here"
-        kind = job.needs.row
-        row = self._rows[kind]
-        row.remove(job)
+        self._rows[job.needs.row].remove(job)
+        self._one_less(job.needs)
+
+    def _one_less(self, needs: Needs) -> None:
+        if not self._rows[needs.row].count:
+            del self._rows[needs.row]
         self._counted(-1)
-        if not row.count:
-            del self._rows[kind]
 
     def _counted(self, change: int) -> None:
         self.count += change
@@ -194,12 +195,8 @@ class Admission:
         if job.needs is None:
             taken = self._plain.pop()
         else:
-            kind = job.needs.row
-            row = self._rows[kind]
-            taken = row.pop()
-            if not row.count:
-                del self._rows[kind]
-            self._counted(-1)
+            taken = self._rows[job.needs.row].pop()
+            self._one_less(job.needs)
         assert taken is job, "of one row, those that start are the first ones"
         job.lacks_since = None
         assign(slot, job)
@@ -235,7 +232,7 @@ class Admission:
     def _dismiss_idle(self, width: int) -> bool:
         """Ask idle workers to leave, but for one, if possible of a width; return whether any do."""
         roster = self._roster
-        idle = [*roster.wide.all_idle(), *roster.idle]
+        idle = roster.all_idle()
         best = roster.idle if width == 1 else roster.wide.idle(width)
         keep = best[-1] if best else idle[-1] if idle else None
         leaving = [slot for slot in idle if slot is not keep]

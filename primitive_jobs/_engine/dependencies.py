@@ -56,8 +56,9 @@ class Dependencies:
         if number not in self._jobs.held:
             return  # it came too late
         for awaited, waiter in list(waiters.values()):
-            if awaited.record is not None:
-                awaited.record.tracker.call_when_final(waiter)
+            other = awaited.record  # once: another pool's thread may take it out, if both share it
+            if other is not None:
+                other.tracker.call_when_final(waiter)
             else:  # its result is there since before it was submitted
                 waiter()
 
@@ -92,8 +93,9 @@ class Dependencies:
             return True
         if awaited.failure is not None:
             return awaited.failure
-        assert awaited.record is not None, "it has not been there yet"
-        outcome = awaited.record.tracker.outcome
+        other = awaited.record
+        assert other is not None, "it has not been there yet"
+        outcome = other.tracker.outcome
         if outcome is None or outcome.status is not JobStatus.DONE:
             return False
         if awaited.take_unread():

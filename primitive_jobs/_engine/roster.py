@@ -166,6 +166,10 @@ class Roster:
     def _idle_with(self, slot: Slot) -> list[Slot]:
         return self.idle if slot.width == 1 else self.wide.idle(slot.width)
 
+    def all_idle(self) -> list[Slot]:
+        """Return the idle ones, those for several CPUs first."""
+        return [*self.wide.all_idle(), *self.idle]
+
     def limit(self, slot: Slot, deadline: float | None) -> None:
         """Set a slot's deadline; None: it has none."""
         slot.deadline, slot.limited_at = deadline, self.now
@@ -284,7 +288,7 @@ class Roster:
     def dismiss_idle(self) -> None:
         """Ask workers to leave that have been idle for too long."""
         if self._idle_timeout is not None and self.taken < self.max_workers:
-            for slot in [*self.idle, *self.wide.all_idle()]:
+            for slot in self.all_idle():
                 if slot.idle_since + self._idle_timeout <= self.now:
                     self.ask_to_leave(slot)
 
@@ -338,7 +342,7 @@ class Roster:
 
     def empty(self) -> None:
         """Ask every worker without a job to leave, and kill those that are not ready yet."""
-        for slot in [*self.idle, *self.wide.all_idle()]:
+        for slot in self.all_idle():
             self.ask_to_leave(slot)
         for slot in self.slots.values():
             if slot.state in COMING:
