@@ -26,7 +26,6 @@ from helpers import (
     gone,
     hold,
     hold_with_child,
-    meet,
     pids_in,
     until,
 )
@@ -90,16 +89,6 @@ def numbers(stop: int, error: BaseException | None = None) -> Iterator[int]:
 class Unpicklable:
     def __reduce__(self) -> Any:
         raise RuntimeError("not me")
-
-
-@pytest.fixture(scope="module")
-def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobPool]:
-    """A pool of two that both run already, for tests that kill none."""
-    with JobPool(2, idle_timeout=None, spare_workers=0) as shared:
-        folder = tmp_path_factory.mktemp("meeting")
-        jobs = [shared.submit(meet, folder, 2) for _ in range(2)]
-        assert len({job.result(PATIENCE) for job in jobs}) == 2
-        yield shared
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from typing import Any
 
 import cloudpickle
 import pytest
-from helpers import PATIENCE, meet
 
 from primitive_jobs import JobPool
 from primitive_jobs.multiprocessing import Pool
@@ -33,15 +32,6 @@ def library(name: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return importlib.import_module(name)
-
-
-@pytest.fixture(scope="module")
-def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobPool]:
-    with JobPool(2, idle_timeout=None, spare_workers=0) as shared:
-        folder = tmp_path_factory.mktemp("meeting")
-        jobs = [shared.submit(meet, folder, 2) for _ in range(2)]
-        assert len({job.result(PATIENCE) for job in jobs}) == 2
-        yield shared
 
 
 @pytest.fixture
