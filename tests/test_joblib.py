@@ -301,6 +301,8 @@ def test_what_joblib_lets_through_is_logged_with_its_job(
 
     with joblib.parallel_config(backend=NAME, pool=pool), caplog.at_level("ERROR"):
         assert Parallel(n_jobs=2, batch_size=1)(tasks()) == list(range(10))
+        # joblib has all results a moment before its callback, which raises, is out.
+        until(lambda: caplog.records, "the record")
     (record,) = caplog.records
     assert (record.name, record.__dict__["job_name"]) == ("primitive_jobs", "abs")
     assert record.__dict__["job_id"] in record.getMessage()

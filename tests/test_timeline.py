@@ -190,7 +190,8 @@ def test_the_peak_that_is_known_at_the_end(one: JobPool, tmp_path: Path) -> None
     # A worker has the peak of its program for a floor: below that nothing is known of a death.
     size = 150_000_000 + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
-    one.submit(int).result(PATIENCE)
+    for _ in range(20):
+        one.submit(int).result(PATIENCE)
     jobs = {
         "large": one.options(name="large").submit(take, size),
         "small": one.options(name="small").submit(take, 1_000_000),
@@ -223,8 +224,10 @@ def test_the_peak_that_is_known_at_the_end(one: JobPool, tmp_path: Path) -> None
     assert first.memory is not None
     assert second.memory is not None
     assert second.memory < size < first.memory
-    assert only(timeline, "int").memory is None, "nobody measures what is so short"
-    assert "of the 7 attempts of which it is known" in timeline._repr_svg_()
+    short = [attempt.memory for attempt in named(timeline, "int")]
+    assert None in short, "nobody measures what is so short"
+    known = 7 + len(short) - short.count(None)  # one that was held up may have taken 1 ms
+    assert f"of the {known} attempts of which it is known" in timeline._repr_svg_()
 
 
 def test_each_try_is_an_attempt(one: JobPool, tmp_path: Path) -> None:
