@@ -16,7 +16,15 @@ import pytest
 from primitive_jobs import ClusterError, JobOptions, JobStatus, PrimitiveJob
 from primitive_jobs._engine.engine import Engine
 from primitive_jobs._engine.events import Broken, Died, Gone, NotTaken, Ready, Started, Taken
-from primitive_jobs._engine.fleet import Direct, Fleet, FleetThread, Host, LateSender, News
+from primitive_jobs._engine.fleet import (
+    Direct,
+    Fleet,
+    FleetThread,
+    Host,
+    LateSender,
+    Memory,
+    News,
+)
 from primitive_jobs._engine.look import look_at
 from primitive_jobs._engine.record import JobRecord
 from primitive_jobs._engine.scheduler import Scheduler
@@ -104,6 +112,19 @@ class Worker:
     kinds: dict[Any, str]
 
 
+class Measures(Memory):
+    """Nobody holds too much."""
+
+    def measures(self) -> bool:
+        return True
+
+    def held_by(self, worker: Any) -> int | None:
+        return 0
+
+    def watch(self, worker: Any, attempt: int, limit: int) -> None: ...
+    def unwatch(self, slot: int) -> None: ...
+
+
 class PlayedFleet(Fleet, Direct):
     """Its workers start, answer and die when the script says so; fast or plain.
 
@@ -114,6 +135,7 @@ class PlayedFleet(Fleet, Direct):
         self.confirms = confirms
         self.told: set[tuple[int, int]] = set()  # slots and attempts of which `Taken` was told
         self.played: dict[int, Worker] = {}
+        self.memory = Measures()
         self._kinds = kinds
         self._fast = fast
         self.host: Host
@@ -139,8 +161,6 @@ class PlayedFleet(Fleet, Direct):
     def look(self) -> None: ...
     def call_off(self, slot: int) -> None: ...
     def terminate(self, slot: int) -> None: ...
-    def watch(self, slot: int, attempt: int, limit: int) -> None: ...
-    def unwatch(self, slot: int) -> None: ...
     def put_down(self) -> None: ...
     def sends_late(self, sender: LateSender) -> None: ...
 
@@ -194,12 +214,6 @@ class PlayedFleet(Fleet, Direct):
 
     def pack(self, body: bytes, buffers: Any, refers_to: Any, *, to_file: bool) -> Any:
         return pack(body, buffers, refers_to, to_file=False)
-
-    def fits(self, slot: int, room: int) -> bool:
-        return True
-
-    def measures_memory(self) -> bool:
-        return True
 
     def run(self, slot: int, attempt: int, content: Any, room: int | None) -> bool:
         # What is tried again has something ahead of its call.

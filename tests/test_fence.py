@@ -41,6 +41,7 @@ from primitive_jobs._engine.tracker import StatusTracker
 from primitive_jobs._engine.worker_log import WorkerLog
 from primitive_jobs._local import fleet, memory_watch
 from primitive_jobs._local.fleet import LocalFleet
+from primitive_jobs._local.memory_watch import MemoryWatch
 from primitive_jobs._procs.process import WorkerProcess
 from primitive_jobs._wire.channel import PacketChannel, StreamChannel
 from primitive_jobs._wire.parcel import HAVE_PACKETS
@@ -163,13 +164,10 @@ def end_outside(job: PrimitiveJob[Any]) -> None:
 
 
 def assign_measuring(scene: Scene) -> None:
-    scene.fault(fleet, "resident", NO_DESCRIPTOR)
-    assert scene.submit(abs, -5, memory_limit="2 GB").result(PATIENCE) == 5
-
-
-def assign_measuring_inside_psutil(scene: Scene) -> None:
-    scene.fault(psutil.Process, "memory_info", NO_DESCRIPTOR)
-    assert scene.submit(abs, -5, memory_limit="2 GB").result(PATIENCE) == 5
+    # With a timeout it is the dispatcher that gives it to a worker.
+    scene.fault(memory_watch, "resident", NO_DESCRIPTOR)
+    job = scene.submit(abs, -5, memory_limit="2 GB", timeout=PATIENCE)
+    assert job.result(PATIENCE) == 5
 
 
 def assign_status(scene: Scene) -> None:
@@ -259,8 +257,8 @@ def settle_a_cancel(scene: Scene) -> None:
 
 
 def watch(scene: Scene) -> None:
-    scene.queue_fault(fleet_of(scene.pool)._memory_watch, "_orders", MemoryError())
-    job = scene.submit(hold_and_tell, scene.folder / "never", memory_limit="1 GB")
+    scene.fault(MemoryWatch, "watch", MemoryError())
+    job = scene.submit(hold_and_tell, scene.folder / "never", memory_limit="1 GB", timeout=PATIENCE)
     # It was sent, and would run without its limit; whether it began is a matter of luck.
     until(lambda: scene.faults[0].hits, "the fault")
     if job.wait(1.0):
@@ -273,7 +271,7 @@ def watch(scene: Scene) -> None:
 
 def unwatch(scene: Scene) -> None:
     job = scene.hold("soon", memory_limit="1 GB")
-    scene.queue_fault(fleet_of(scene.pool)._memory_watch, "_orders", MemoryError())
+    scene.fault(MemoryWatch, "unwatch", MemoryError())
     (scene.folder / "soon").touch()
     assert job.result(PATIENCE)
 
@@ -485,7 +483,6 @@ def starting_and_telling_of_it(scene: Scene) -> None:
 
 ACTIONS: list[Callable[[Scene], None]] = [
     assign_measuring,
-    assign_measuring_inside_psutil,
     assign_status,
     assign_sending,
     assign_sharing,
@@ -587,7 +584,7 @@ def test_a_thread_that_dies_hangs_nobody(
     with JobPool(1) as pool:
         job = pool.submit(hold_and_tell, tmp_path / "gate")
         until(lambda: job.pid, "RUNNING")
-        fleet_of(pool)._memory_watch._orders.put(object())  # type: ignore[arg-type]
+        fleet_of(pool).memory._orders.put(object())  # type: ignore[arg-type]
         with pytest.raises(JobError, match="the pool's dispatcher failed"):
             job.result(PATIENCE)
     failed = [r for r in caplog.records if "dispatcher failed" in r.getMessage()]

@@ -16,13 +16,22 @@ from typing import Any
 import pytest
 from helpers import PATIENCE, descriptors, fleet_of, hold_and_tell, until
 
-from primitive_jobs import JobError, JobPool, JobStatus, PrimitiveJob, WorkerDiedError
+from primitive_jobs import (
+    JobError,
+    JobMemoryError,
+    JobPool,
+    JobStatus,
+    PrimitiveJob,
+    WorkerDiedError,
+)
 from primitive_jobs._engine.engine import Engine
 from primitive_jobs._engine.hand_over import give
 from primitive_jobs._engine.inbox import Inbox
 from primitive_jobs._engine.record import JobRecord
+from primitive_jobs._local.memory_watch import MemoryWatch
 from primitive_jobs._wire.channel import PacketChannel
 from primitive_jobs._wire.parcel import HAVE_PACKETS
+from primitive_jobs.options import Limits
 
 
 def leave_mark(folder: str) -> None:
@@ -123,14 +132,116 @@ def test_its_worker_may_die(pool: JobPool) -> None:
     assert pool.submit(abs, -1).result(PATIENCE) == 1
 
 
-@pytest.mark.parametrize("options", [{"timeout": 9.0}, {"memory_limit": "1 GB"}])
-def test_who_has_a_limit_is_watched(pool: JobPool, options: dict[str, Any], tmp_path: Path) -> None:
+def test_who_has_a_timeout_is_watched(pool: JobPool, tmp_path: Path) -> None:
     offered(pool)
-    job = pool.options(**options).submit(hold_and_tell, tmp_path / "gate")
+    job = pool.options(timeout=9.0).submit(hold_and_tell, tmp_path / "gate")
     until(job.running, "RUNNING")
     assert pool._engine._jobs.unfinished, "the dispatcher has it"
     (tmp_path / "gate").touch()
     job.result(PATIENCE)
+
+
+# --- one with a limit of memory -------------------------------------------------------------------
+
+
+def memory_of(pool: JobPool) -> MemoryWatch:
+    memory = fleet_of(pool).memory
+    assert isinstance(memory, MemoryWatch)
+    return memory
+
+
+def watched(pool: JobPool) -> dict[int, Any]:
+    return {**memory_of(pool)._watched}
+
+
+def test_one_with_a_limit_of_memory_is_watched_without_the_dispatcher(
+    pool: JobPool, tmp_path: Path
+) -> None:
+    view = pool.options(memory_limit="1 GB")
+    offered(pool)
+    assert view.submit(abs, -1).result(PATIENCE) == 1
+    offered(pool)
+    assert watched(pool) == {}, "it has ended"
+    job = view.submit(hold_and_tell, tmp_path / "gate")
+    assert pool._engine._inbox.asleep, "it was not told"
+    (item,) = watched(pool).values()
+    assert (item.pid, item.attempt) == (job.pid, pool._engine._scheduler._roster.attempts + 1)
+    assert pool.jobs() == [job]  # the question wakes it
+    (item,) = watched(pool).values()
+    assert item.attempt == pool._engine._scheduler._roster.attempts
+    (tmp_path / "gate").touch()
+    job.result(PATIENCE)
+    assert pool.submit(abs, -1).result(PATIENCE) == 1
+    assert watched(pool) == {}
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_one_that_passes_its_limit_is_killed(pool: JobPool, *, asked: bool) -> None:
+    def take(size: int) -> None:
+        held = b"x" * size
+        time.sleep(PATIENCE)
+        del held
+
+    offered(pool)
+    job = pool.options(memory_limit="400 MB").submit(take, 500_000_000)
+    if asked:
+        assert pool.jobs() == [job], "the dispatcher knows it"
+    with pytest.raises(JobMemoryError):
+        job.result(PATIENCE)
+    assert watched(pool) == {}
+    assert pool.submit(abs, -1).result(PATIENCE) == 1
+
+
+def serves(pool: JobPool, limits: Limits) -> bool:
+    offer = pool._engine._hand_off.offer
+    assert offer is not None
+    return offer.serves(limits)
+
+
+@pytest.mark.parametrize("held", [10**9 + 1, None, OSError(24, "no descriptor")])
+def test_one_for_which_its_worker_may_hold_too_much_is_not_handed_over(
+    pool: JobPool, monkeypatch: pytest.MonkeyPatch, held: Any
+) -> None:
+    def held_by(_: Any) -> int | None:
+        if isinstance(held, OSError):
+            raise held
+        answer: int | None = held
+        return answer
+
+    offered(pool)
+    with monkeypatch.context() as patch:
+        patch.setattr(memory_of(pool), "held_by", held_by)
+        assert not serves(pool, Limits(memory_limit=10**9))
+    assert serves(pool, Limits(memory_limit=10**9))
+    assert not serves(pool, Limits(memory_limit=10**9, timeout=1.0))
+
+
+def test_what_an_earlier_one_left_behind_does_not_count(pool: JobPool) -> None:
+    def leave() -> int:
+        import builtins
+
+        builtins.left_behind = b"x" * 400_000_000  # type: ignore[attr-defined]
+        return os.getpid()
+
+    pid = pool.submit(leave).result(PATIENCE)
+    offered(pool)
+    job = pool.options(memory_limit="300 MB").submit(os.getpid)
+    assert job.result(PATIENCE) != pid
+
+
+def test_the_thread_that_watches_falls_asleep(pool: JobPool) -> None:
+    memory = memory_of(pool)
+    assert memory._asleep
+    view = pool.options(memory_limit="1 GB")
+    for _ in range(2):
+        offered(pool)
+        view.submit(abs, -1).result(PATIENCE)
+        until(lambda: not memory._asleep, "it wakes")
+        until(lambda: memory._asleep, "it sleeps")
+    assert not memory._watched
+
+
+# --- and the others -------------------------------------------------------------------------------
 
 
 def test_who_comes_second_waits(pool: JobPool, tmp_path: Path) -> None:

@@ -501,7 +501,9 @@ def test_the_cgroups_counter(
 
 
 @pytest.mark.local
-def test_memory_without_the_list_of_children(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_without_the_list_of_children(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", f"held = b'x' * {200 * MB}; print('up', flush=True); input()"],
         stdin=subprocess.PIPE,
@@ -510,7 +512,9 @@ def test_memory_without_the_list_of_children(monkeypatch: pytest.MonkeyPatch) ->
         assert child.stdout is not None
         child.stdout.readline()
         sums = [probe.tree_memory(os.getpid(), 10**12)]
-        monkeypatch.setattr(probe, "PROC", Path("/nowhere"))
+        for pid in psutil.pids():
+            (tmp_path / str(pid)).symlink_to(f"/proc/{pid}")
+        monkeypatch.setattr(probe, "PROC", tmp_path)
         sums.append(probe.tree_memory(os.getpid(), 10**12))
         child.communicate(b"\n")
     assert min(sums) > 200 * MB

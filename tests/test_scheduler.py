@@ -1529,8 +1529,9 @@ class World(RuleBasedStateMachine):
         priority=st.integers(-1, 1),
         retries=st.integers(0, 2),
         retry_delay=st.sampled_from([0.0, 4.0]),
+        limit=st.sampled_from([None, 100]),
     )
-    def hand_over(self, priority: int, retries: int, retry_delay: float) -> None:
+    def hand_over(self, priority: int, retries: int, retry_delay: float, limit: int | None) -> None:
         offer = self.scheduler.offer()
         assert offer is not None
         slot, attempt = offer
@@ -1542,8 +1543,10 @@ class World(RuleBasedStateMachine):
         self.running[slot] = (self.jobs, attempt)
         self.shown.add(self.jobs)
         assert len(self.shown) <= self.scheduler.max_workers, "too many run"
-        done = self.tell(HandedOver(self.jobs, slot, attempt, priority, retries, 0.0, retry_delay))
-        assert not done, "an offer is made only where nothing else is to be done"
+        others = priority, limit, retries, 0.0, retry_delay
+        done = self.tell(HandedOver(self.jobs, slot, attempt, *others))
+        watched = 0 if limit is None else 1
+        assert done == watched, "an offer is made only where nothing else is to be done"
 
     @precondition(lambda self: not self.remote and self.scheduler.offer())
     @rule(seconds=st.floats(0.0, 40.0))

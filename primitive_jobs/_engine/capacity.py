@@ -60,7 +60,7 @@ class Capacity:
         when, total = self._total
         now = time.monotonic()
         if now - when > 1.0:
-            total = self._fleet.total_memory()
+            total = self._fleet.memory.total()
             self._total = now, total
         return total
 

@@ -322,7 +322,7 @@ class Dispatcher:
             return
         self._jobs.register(job)
         limit = job.limits.memory_limit
-        if limit is not None and not self._fleet.measures_memory():
+        if limit is not None and not self._fleet.memory.measures():
             self._jobs.settle(job.number, OutOfMemory(limit, None))
         elif job.awaits:
             self._dependencies.take_in(job)
@@ -434,9 +434,9 @@ class Dispatcher:
                 worker = self._workers[slot]
                 self._unfinished[number].tracker.assigned(worker.pid, worker.node)
             case Watch(slot=slot, attempt=attempt, limit=limit):
-                fleet.watch(slot, attempt, limit)
+                fleet.memory.watch(self._workers[slot], attempt, limit)
             case Unwatch(slot=slot):
-                fleet.unwatch(slot)
+                fleet.memory.unwatch(slot)
             case Requeue():
                 self._jobs.requeued(action)
                 log.requeued(action)
@@ -444,7 +444,7 @@ class Dispatcher:
                 log.ordered(slot)
                 fleet.start(slot, cpus, spare=self._scheduler.slots[slot].spare)
             case LookAtMemory():
-                fleet.look_at_memory()
+                fleet.memory.look()
             case Overcommit():
                 log.overcommitted(action)
             case Postpone(seconds=seconds, spare=spare):
@@ -468,7 +468,7 @@ class Dispatcher:
     def _assign(self, action: Assign) -> Event | None:
         slot, attempt = action.slot, action.attempt
         job, worker = self._unfinished[action.job], self._workers[slot]
-        if action.room is not None and not self._fleet.fits(slot, action.room):
+        if action.room is not None and not self._fleet.memory.has_room(worker, action.room):
             self._log.unfit(worker)
             return NotTaken(slot, attempt, unfit=True)
         if not job.tracker.take():

@@ -128,17 +128,29 @@ class HandedOver(Fact):
     slot: int
     attempt: int
     priority: int = 0
+    memory_limit: int | None = None  # bytes; its caller has had it watched
     retries: int = 0
     grace: float = 0.0  # s
     retry_delay: float = 0.0  # s
 
     if not TYPE_CHECKING:
 
-        def __init__(self, job, slot, attempt, priority=0, retries=0, grace=0.0, retry_delay=0.0):
+        def __init__(
+            self,
+            job,
+            slot,
+            attempt,
+            priority=0,
+            memory_limit=None,
+            retries=0,
+            grace=0.0,
+            retry_delay=0.0,
+        ):
             self.job = job
             self.slot = slot
             self.attempt = attempt
             self.priority = priority
+            self.memory_limit = memory_limit
             self.retries = retries
             self.grace = grace
             self.retry_delay = retry_delay

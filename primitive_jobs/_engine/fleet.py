@@ -148,8 +148,9 @@ class Fleet(ABC):
             for memory.
         slow_starts: Whether a start may wait for long, for a place where others have theirs. Then
             those that no job waits for any more are called off.
-        measured: What was measured of late because of `watch`, in order: when (on the monotonic
-            clock), the pid of the worker, and the bytes. Any thread may read it.
+        measured: What was measured of late because of `Memory.watch`, in order: when (on the
+            monotonic clock), the pid of the worker, and the bytes. Any thread may read it.
+        memory: What measures memory; set by `open`.
         stacks: What asks workers for their stacks; None: they cannot be asked from here.
     """
 
@@ -159,6 +160,7 @@ class Fleet(ABC):
     slow_starts: bool = False
     measured: deque[tuple[float, int, int]] = _NOTHING
     stacks: Stacks | None = None
+    memory: Memory
 
     # --- its own life ------------------------------------------------------------------------
 
@@ -252,39 +254,12 @@ class Fleet(ABC):
         return parcel
 
     @abstractmethod
-    def fits(self, slot: int, room: int) -> bool:
-        """Whether an idle worker holds at most ``room`` bytes; True also where `run` finds out."""
-
-    @abstractmethod
     def run(self, slot: int, attempt: int, content: Content | None, room: int | None) -> bool:
         """Send a worker a job, after the data that the job refers to; False: it was not sent.
 
-        Of a fleet whose `fits` cannot know, a worker that holds more than ``room`` bytes must not
-        begin with the job: it reports `NotTaken` then, with ``unfit``. None: any worker may.
+        Where `Memory.held_by` does not know it, a worker that holds more than ``room`` bytes must
+        not begin with the job: it reports `NotTaken` then, with ``unfit``. None: any worker may.
         """
-
-    @abstractmethod
-    def watch(self, slot: int, attempt: int, limit: int) -> None:
-        """Report by `OverMemory` if a worker and all below it hold more than ``limit`` bytes."""
-
-    @abstractmethod
-    def unwatch(self, slot: int) -> None:
-        """Stop watching a worker's memory."""
-
-    @abstractmethod
-    def measures_memory(self) -> bool:
-        """Whether the memory of processes can be measured here at all."""
-
-    def total_memory(self) -> int:
-        """Return how many bytes the jobs of a `local` fleet could ever have; 0: not known.
-
-        On any thread.
-        """
-        raise NotImplementedError
-
-    def look_at_memory(self) -> None:
-        """Report by `MemorySeen` how much there is, once; only where it is `local`."""
-        raise NotImplementedError
 
     @property
     def direct(self) -> Direct | None:
@@ -308,6 +283,45 @@ class Fleet(ABC):
         Each such time is returned once.
         """
         return [], False
+
+
+class Memory(ABC):
+    """What workers and machine hold. None of it blocks.
+
+    `held_by`, `has_room`, `watch` and `total` are for any thread, the others for the dispatcher's.
+    """
+
+    @abstractmethod
+    def measures(self) -> bool:
+        """Whether the memory of processes can be measured here at all."""
+
+    @abstractmethod
+    def held_by(self, worker: Any) -> int | None:
+        """Return how many bytes an idle worker holds; None: nobody here knows. Raises OSError."""
+
+    def has_room(self, worker: Any, room: int) -> bool:
+        """Whether it holds at most so much; True also where nobody here knows."""
+        held = self.held_by(worker)
+        return held is None or held <= room
+
+    @abstractmethod
+    def watch(self, worker: Any, attempt: int, limit: int) -> None:
+        """Report by `OverMemory` if a worker and all below it hold more than ``limit`` bytes.
+
+        It is the one with this attempt that counts; the same one may be told twice.
+        """
+
+    @abstractmethod
+    def unwatch(self, slot: int) -> None:
+        """Stop watching a worker's memory."""
+
+    def total(self) -> int:
+        """Return how many bytes the jobs of a `local` fleet could ever have; 0: not known."""
+        raise NotImplementedError
+
+    def look(self) -> None:
+        """Report by `MemorySeen` how much there is, once; only where it is `local`."""
+        raise NotImplementedError
 
 
 class Direct(ABC):
@@ -379,6 +393,7 @@ __all__ = [
     "FleetThread",
     "Host",
     "LateSender",
+    "Memory",
     "News",
     "Stacks",
     "Worker",

@@ -14,6 +14,8 @@ taken back
 the caller is interrupted,     its job is in the inbox since before the claim: the dispatcher finds
 or stands still                the claim, and sends the job again; a worker takes no notice of an
                                attempt that it has had
+its memory is limited          its caller has it watched before it sends it; the dispatcher, which
+                               may take it over, does so again
 it still sends when the        its offer is kept among the late senders until it is over, and the
 worker is gone                 channel open till then: nobody else can get its descriptor's number
 commands came before the job   only the first command in the inbox can claim, so that commands that
@@ -32,9 +34,9 @@ from typing import Any
 from .._wire.channel import ChannelClosed, PacketChannel
 from .._wire.messages import ENDS, Kind
 from ..insight.traces import Traces
-from ..options import DEFAULT_LIMITS
+from ..options import DEFAULT_LIMITS, Limits
 from .events import Died, Event, HandedOver
-from .fleet import Direct, Fleet, Worker
+from .fleet import Direct, Fleet, Memory, Worker
 from .gate import HandOver
 from .inbox import Inbox
 from .record import JobRecord
@@ -49,13 +51,16 @@ class Offer(HandOver):
 
     Attributes:
         claims: The first one has it: a job, or None for the dispatcher.
+        memory: What watches the worker, if the job may not hold more than a limit.
         sent: The job certainly went out.
         over: The caller that claimed it has finished with the channel.
     """
 
-    __slots__ = ("attempt", "channel", "claims", "event", "over", "sent", "worker")
+    __slots__ = ("attempt", "channel", "claims", "event", "memory", "over", "sent", "worker")
 
-    def __init__(self, worker: Worker, channel: PacketChannel, attempt: int) -> None:
+    def __init__(
+        self, worker: Worker, channel: PacketChannel, attempt: int, memory: Memory
+    ) -> None:
         # All here, without a call of the base's: one is made for every job.
         self.pid = worker.pid
         self.when = 0.0
@@ -64,6 +69,7 @@ class Offer(HandOver):
         self.channel = channel
         self.event = (channel.fd, _READ)  # what the poller says when the answer is there
         self.attempt = attempt
+        self.memory = memory
         self.claims: list[JobRecord | None] = []
         self.sent = False
         self.over = False
@@ -72,6 +78,22 @@ class Offer(HandOver):
     def traces(self) -> Traces:
         """Those of the worker."""
         return self.worker.traces
+
+    def serves(self, limits: Limits) -> bool:
+        """Whether a job with these limits needs nothing of the dispatcher.
+
+        What earlier jobs left behind in the worker shall not count against its limit of memory.
+        """
+        timeout, limit, needs = limits.timeout, limits.memory_limit, limits.needs
+        if timeout is not None or needs is not None:
+            return False
+        if limit is None:
+            return True
+        try:
+            held = self.memory.held_by(self.worker)
+        except OSError:  # the dispatcher will see, and log it
+            return False
+        return held is not None and held <= limit
 
 
 def give(offer: Offer, job: JobRecord, commands: Any) -> bool:
@@ -82,7 +104,7 @@ def give(offer: Offer, job: JobRecord, commands: Any) -> bool:
     payload, limits = job.payload, job.limits
     if type(payload) is not bytes:
         return False
-    if limits is not DEFAULT_LIMITS and not limits.unlimited:
+    if limits is not DEFAULT_LIMITS and not offer.serves(limits):
         return False
     try:
         if commands[0] is not job:
@@ -98,6 +120,8 @@ def give(offer: Offer, job: JobRecord, commands: Any) -> bool:
         offer.at, offer.when = time.monotonic(), time.time()
         if not job.tracker.take(offer):
             return True  # cancelled meanwhile
+        if limits.memory_limit is not None:
+            offer.memory.watch(offer.worker, offer.attempt, limits.memory_limit)
         offer.sent = offer.channel.try_to_send(Kind.RUN, offer.attempt, payload)
         return offer.sent
     finally:
@@ -159,7 +183,8 @@ class HandOff:
             slot, attempt = place
             channel = self._direct.channel_to(slot)
             if channel is not None:
-                self.next = Offer(self._fleet.workers[slot], channel, attempt)
+                worker = self._fleet.workers[slot]
+                self.next = Offer(worker, channel, attempt, self._fleet.memory)
 
     def take_back(self, events: list[tuple[int, int]]) -> tuple[list[tuple[int, int]], bool]:
         """Take the present offer back, and take over the job that claimed it, if one did.
@@ -204,8 +229,8 @@ class HandOff:
         job.seat = offer
         job.tracker.note(offer)
         self._jobs.register(job)
-        slot, (priority, _, _, retries, grace, delay, _) = offer.worker.slot, job.limits
-        numbers = job.number, slot, offer.attempt, priority, retries
+        slot, (priority, _, memory, retries, grace, delay, _) = offer.worker.slot, job.limits
+        numbers = job.number, slot, offer.attempt, priority, memory, retries
         self._feed(HandedOver(*numbers, grace, delay))
         if not offer.sent and not self._fleet.run(slot, offer.attempt, job.payload, None):
             # It may be because the caller has sent it, and the job has ended its worker already:
@@ -228,7 +253,9 @@ class HandOff:
             and self._scheduler.served(worker.slot, offer.attempt, time.monotonic())
         ):
             self._jobs.ran(job, offer, message)
-            self.next = Offer(worker, offer.channel, offer.attempt + 1)
+            if job.limits.memory_limit is not None:
+                offer.memory.unwatch(worker.slot)
+            self.next = Offer(worker, offer.channel, offer.attempt + 1, offer.memory)
             return True
         self._begin(offer, job)
         if message is not None:

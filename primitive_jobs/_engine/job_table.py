@@ -24,7 +24,6 @@ from .events import (
     TurnedAway,
     Unkilled,
     Unreachable,
-    Watch,
 )
 from .held import Held
 from .lines import Lines
@@ -146,8 +145,7 @@ class JobTable:
         # What earlier jobs left behind in the worker shall not count against this one.
         room = job.memory_limit if slot.served else None
         roster.actions.append(Assign(slot.number, job.number, slot.attempt, room))
-        slot.watched = True
-        roster.actions.append(Watch(slot.number, slot.attempt, job.memory_limit))
+        roster.watch(slot, job.memory_limit)
 
     def taken(self, slot: Slot, job: Job) -> None:
         """Begin a job that was sent to a worker: that has it now."""

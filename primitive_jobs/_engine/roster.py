@@ -16,6 +16,7 @@ from .events import (
     Spawn,
     Unspawn,
     Unwatch,
+    Watch,
 )
 from .queue import Job
 from .reservations import Reservations
@@ -177,6 +178,12 @@ class Roster:
             self._limited.discard(slot)
         else:
             self._limited.add(slot)
+
+    def watch(self, slot: Slot, limit: int | None) -> None:
+        """Have somebody watch the memory of a worker whose job has a limit; None: it has none."""
+        if limit is not None:
+            slot.watched = True
+            self._do(Watch(slot.number, slot.attempt, limit))
 
     def unwatch(self, slot: Slot) -> None:
         """Stop watching a worker's memory."""

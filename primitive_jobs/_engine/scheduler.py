@@ -339,11 +339,12 @@ class Scheduler:
     def _on_handed_over(self, event: HandedOver) -> None:
         slot = self._roster.idle.pop()
         assert slot.number == event.slot, "it was offered, and nothing has happened since"
-        others = event.retries, event.grace, event.retry_delay
-        job = Job(event.job, event.priority, None, None, *others)
+        others = event.memory_limit, event.retries, event.grace, event.retry_delay
+        job = Job(event.job, event.priority, None, *others)
         self.jobs[job.number] = job
         self._roster.give(slot, job)
         assert slot.attempt == event.attempt
+        self._roster.watch(slot, job.memory_limit)
 
     def _on_held_back(self, event: HeldBack) -> None:
         if self._roster.closing:

@@ -34,9 +34,7 @@ from .._engine.events import (
     Suspended,
 )
 from .._engine.fleet import Ahead, Direct, Fleet, FleetThread, Host, LateSender, News
-from .._procs.available import total_memory
 from .._procs.guardian import the_guard
-from .._procs.probe import Unmeasurable, measurable, resident
 from .._procs.process import WorkerConfig, WorkerProcess
 from .._wire.channel import ChannelClosed, PacketChannel
 from .._wire.evidence import Evidence
@@ -63,6 +61,8 @@ class LocalFleet(Fleet, Direct):
         config: How workers are started.
     """
 
+    memory: MemoryWatch
+
     def __init__(self, config: WorkerConfig) -> None:
         self._processes: dict[int, WorkerProcess] = {}
         self.config = config
@@ -79,8 +79,8 @@ class LocalFleet(Fleet, Direct):
         self._host = host
         self._poller = host.poller
         self._spawner = Spawner(self.config, self._spawned, host.report)
-        self._memory_watch = MemoryWatch(host.tell, host.report)
-        self.measured = self._memory_watch.measured
+        self.memory = MemoryWatch(host.tell, host.report)
+        self.measured = self.memory.measured
         self._reaper = Reaper(self._reaped)
         self._pipes = Pipes(host, self._pause)
         self._unclosed = Unclosed(host.step, self._pipes.drop)
@@ -90,7 +90,7 @@ class LocalFleet(Fleet, Direct):
         return (
             FleetThread("spawner", self._spawn, signals=True),  # workers would inherit a block
             FleetThread("reaper", self._reaper.run),
-            FleetThread("memory", self._memory_watch.run),
+            FleetThread("memory", self.memory.run),
         )
 
     def _spawn(self) -> None:
@@ -103,7 +103,7 @@ class LocalFleet(Fleet, Direct):
         """Tell the threads to end."""
         self._spawner.end()
         self._reaper.end()
-        self._memory_watch.end()
+        self.memory.end()
 
     def close(self) -> None:
         """Close what it holds; try once more to kill the workers that were given up."""
@@ -194,41 +194,13 @@ class LocalFleet(Fleet, Direct):
         """Make a serialized call ready to be sent."""
         return pack(body, buffers, refers_to, to_file=to_file and self.config.packets)
 
-    def fits(self, slot: int, room: int) -> bool:
-        """Whether a worker holds at most so much; True also where nobody can know."""
-        try:
-            return resident(self._processes[slot].pid) <= room
-        except Unmeasurable:
-            return True
-
     def run(self, slot: int, attempt: int, content: Content | None, room: int | None) -> bool:
-        """Send a worker a job; `fits` was asked for its ``room`` before."""
+        """Send a worker a job; whoever gives it there has looked whether it has ``room``."""
         del room
         process = self._processes[slot]
         refers_to: Sequence[Any] = content.refers_to if isinstance(content, Parcel) else ()
         known = not refers_to or self._share(process, refers_to)
         return known and self._send(process, Kind.RUN, attempt, content)
-
-    def watch(self, slot: int, attempt: int, limit: int) -> None:
-        """Watch a worker's memory."""
-        process = self._processes[slot]
-        self._memory_watch.watch(slot, attempt, limit, process.pid, process.traces)
-
-    def unwatch(self, slot: int) -> None:
-        """Stop watching it."""
-        self._memory_watch.unwatch(slot)
-
-    def measures_memory(self) -> bool:
-        """Whether /proc shows how much memory processes hold."""
-        return measurable()
-
-    def total_memory(self) -> int:
-        """Return how much memory there is."""
-        return total_memory()
-
-    def look_at_memory(self) -> None:
-        """Have the memory watch look, and tell."""
-        self._memory_watch.look()
 
     def forget(self, number: int) -> None:
         """Tell the workers to drop shared data; called by a finalizer, on any thread."""

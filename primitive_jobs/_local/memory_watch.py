@@ -1,6 +1,9 @@
 """`MemoryWatch`: looks at what jobs with a memory limit hold, on a thread of its own.
 
-It wakes up only while such a job runs.
+Whoever has such a job begin stores that where the thread finds it when it looks next; so a short
+job wakes nobody. The thread falls asleep after a second without any, and is woken by the next one:
+that is stored before its caller looks whether the thread is asleep, and the thread says that it is
+before it looks for the last time (see `lock_free`).
 """
 
 from __future__ import annotations
@@ -13,14 +16,15 @@ from collections import deque
 from collections.abc import Callable
 
 from .._engine.events import MemorySeen, OverMemory
-from .._procs.available import anonymous_memory, available_memory
-from .._procs.probe import Unmeasurable, peak_memory, tree_memory
-from ..insight.traces import LocalTraces
+from .._engine.fleet import Memory
+from .._procs.available import anonymous_memory, available_memory, total_memory
+from .._procs.probe import Unmeasurable, measurable, peak_memory, resident, tree_memory
+from .._procs.process import WorkerProcess
 from ..logs import Report
 
 MEMORY_PAUSE = 0.1  # s between two looks at the memory of running jobs that have a limit
 _KEPT = 20_000  # measurements
-_LOOK = "look"
+_PATIENCE = 10  # looks at nobody, after which the thread falls asleep
 _CHANGE = 32  # the part of it by which what a worker holds has to change to be kept again
 
 
@@ -29,14 +33,14 @@ class _Watched:
 
     __slots__ = ("_known", "_limit", "_traces", "attempt", "failed", "pid", "slot")
 
-    def __init__(self, slot: int, attempt: int, limit: int, pid: int, traces: LocalTraces) -> None:
-        self._traces = traces
+    def __init__(self, process: WorkerProcess, attempt: int, limit: int) -> None:
+        self._traces = process.traces
         self.failed = False  # the last look
         self._known = 0  # what was kept last of what it held
-        self.slot = slot
+        self.slot = process.slot
         self.attempt = attempt
         self._limit = limit
-        self.pid = pid
+        self.pid = process.pid
 
     def look(
         self, tell: Callable[[OverMemory], object], seen: deque[tuple[float, int, int]]
@@ -59,7 +63,7 @@ class _Watched:
             tell(OverMemory(self.slot, self.attempt, held))
 
 
-class MemoryWatch:
+class MemoryWatch(Memory):
     """Watches workers, on the thread that `run` is.
 
     Args:
@@ -75,21 +79,40 @@ class MemoryWatch:
         self.measured: deque[tuple[float, int, int]] = deque(maxlen=_KEPT)
         self._tell = tell
         self._report = report
-        self._orders: queue.SimpleQueue[_Watched | int | str | None] = queue.SimpleQueue()
+        self._watched: dict[int, _Watched] = {}  # by slot
+        self._asleep, self._idle = True, 0  # written by the thread alone
+        self._orders: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
 
     # --- for other threads -------------------------------------------------------------------
 
-    def watch(self, slot: int, attempt: int, limit: int, pid: int, traces: LocalTraces) -> None:
+    def measures(self) -> bool:
+        """Whether /proc shows how much memory processes hold."""
+        return measurable()
+
+    def held_by(self, worker: WorkerProcess) -> int | None:
+        """Return what its process holds."""
+        try:
+            return resident(worker.pid)
+        except Unmeasurable:
+            return None
+
+    def watch(self, worker: WorkerProcess, attempt: int, limit: int) -> None:
         """Look at a worker, all below it and its checkpoints, from now on."""
-        self._orders.put(_Watched(slot, attempt, limit, pid, traces))
+        self._watched[worker.slot] = _Watched(worker, attempt, limit)
+        if self._asleep:
+            self._orders.put(self._wake)
 
     def unwatch(self, slot: int) -> None:
         """Look at it no more."""
-        self._orders.put(slot)
+        self._watched.pop(slot, None)
+
+    def total(self) -> int:
+        """Return how much memory there is."""
+        return total_memory()
 
     def look(self) -> None:
         """Tell once by `MemorySeen` what may be had, and what those that are watched use."""
-        self._orders.put(_LOOK)
+        self._orders.put(self._see)
 
     def end(self) -> None:
         """Have the thread end."""
@@ -99,31 +122,39 @@ class MemoryWatch:
 
     def run(self) -> None:
         """Be the thread."""
-        watched: dict[int, _Watched] = {}
         look = math.inf  # when the next one is due
         while True:
-            pause = max(0.0, look - time.monotonic()) if watched else None
+            if not self._asleep and time.monotonic() >= look:
+                self._look_at_all()
+                look = time.monotonic() + MEMORY_PAUSE
+            pause = None if self._asleep else max(0.0, look - time.monotonic())
             try:
                 order = self._orders.get(timeout=pause)
             except queue.Empty:
-                for item in watched.values():
-                    self._look(item)
-                look = time.monotonic() + MEMORY_PAUSE
                 continue
             if order is None:
                 return
-            if isinstance(order, str):
-                self._see([*watched.values()])
-                continue
-            if not watched:
+            slept = self._asleep
+            order()
+            if slept and not self._asleep:
                 look = time.monotonic() + MEMORY_PAUSE
-            if isinstance(order, int):
-                watched.pop(order, None)
-            else:
-                watched[order.slot] = order
 
-    def _see(self, watched: list[_Watched]) -> None:
+    def _wake(self) -> None:
+        self._asleep, self._idle = False, 0
+
+    def _look_at_all(self) -> None:
+        watched = list(self._watched.values())
+        for item in watched:
+            self._look(item)
+        self._idle = 0 if watched else self._idle + 1
+        if self._idle >= _PATIENCE:
+            self._asleep = True
+            if self._watched:  # since the look
+                self._asleep = False
+
+    def _see(self) -> None:
         available, used = 0, {}
+        watched = list(self._watched.values())
         try:
             used = {(each.slot, each.attempt): anonymous_memory(each.pid) for each in watched}
             available = available_memory()

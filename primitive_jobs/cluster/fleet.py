@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .._common.naming import one_line
@@ -33,7 +33,7 @@ from .._engine.events import (
     StartFailed,
     Taken,
 )
-from .._engine.fleet import Fleet, FleetThread, Host, News
+from .._engine.fleet import Fleet, FleetThread, Host, Memory, News
 from .._wire.evidence import Evidence
 from .._wire.messages import Kind
 from .._wire.parcel import Content, Parcel, pack
@@ -72,6 +72,35 @@ class RemoteWorker:
         """Tell the node something about it."""
         # Not in the lane of its jobs: a long one does not hold up its end.
         self.link.send({"frame": name, "slot": self.slot, **facts})
+
+
+class _Memory(Memory):
+    """Has the nodes measure what their workers hold.
+
+    Args:
+        workers: The workers, by slot; the same object each time.
+    """
+
+    def __init__(self, workers: Mapping[int, RemoteWorker]) -> None:
+        self._workers = workers
+
+    def measures(self) -> bool:
+        """Whether the nodes can do so, they say for each job."""
+        return True
+
+    def held_by(self, worker: RemoteWorker) -> int | None:
+        """The node knows, and says so: see `Fleet.run`."""
+        del worker
+        return None
+
+    def watch(self, worker: RemoteWorker, attempt: int, limit: int) -> None:
+        """Have the node watch a worker's memory, from when the job is there."""
+        frame = {"frame": "watch", "slot": worker.slot, "attempt": attempt, "limit": limit}
+        worker.link.send(frame, worker.slot)
+
+    def unwatch(self, slot: int) -> None:
+        """Have it stop watching; after `watch`."""
+        self._workers[slot].link.send({"frame": "unwatch", "slot": slot}, slot)
 
 
 class _Order:
@@ -115,6 +144,7 @@ class ClusterFleet(Fleet, Hearer):
         self._connection = Connection(target, pool, policy, config, self, self._tell)
         self.follow_threads = follow_threads
         self._workers: dict[int, RemoteWorker] = {}
+        self.memory = _Memory(self._workers)
         self._orders: dict[int, _Order] = {}
         self._links: dict[str, Link] = {}
         self._ended = False
@@ -227,11 +257,6 @@ class ClusterFleet(Fleet, Hearer):
         copy.refers_to = parcel.refers_to
         return copy
 
-    def fits(self, slot: int, room: int) -> bool:
-        """The node knows, and says so: see `run`."""
-        del slot, room
-        return True
-
     def run(self, slot: int, attempt: int, content: Content | None, room: int | None) -> bool:
         """Send a worker a job, after the data that the job refers to."""
         worker = self._workers[slot]
@@ -271,19 +296,6 @@ class ClusterFleet(Fleet, Hearer):
         }
         link.send(frame, -source.number, data)
         link.shared.add(source.number)
-
-    def watch(self, slot: int, attempt: int, limit: int) -> None:
-        """Have the node watch a worker's memory, from when the job is there."""
-        frame = {"frame": "watch", "slot": slot, "attempt": attempt, "limit": limit}
-        self._workers[slot].link.send(frame, slot)
-
-    def unwatch(self, slot: int) -> None:
-        """Have it stop watching; after `watch`."""
-        self._workers[slot].link.send({"frame": "unwatch", "slot": slot}, slot)
-
-    def measures_memory(self) -> bool:
-        """Whether the nodes can do so, they say for each job."""
-        return True
 
     def forget(self, number: int) -> None:
         """Have the nodes drop shared data; called by a finalizer, on any thread."""

@@ -288,9 +288,10 @@ class Session:
             case "terminate":
                 self._fleet.terminate(slot)
             case "watch":
-                self._fleet.watch(slot, frame["attempt"], frame["limit"])
+                worker = self._fleet.workers[slot]
+                self._fleet.memory.watch(worker, frame["attempt"], frame["limit"])
             case "unwatch":
-                self._fleet.unwatch(slot)
+                self._fleet.memory.unwatch(slot)
 
     def _start(self, slot: int) -> None:
         if self._ending:
@@ -308,7 +309,8 @@ class Session:
     def _kill(self, slot: int, *, ask_stack: bool = False) -> None:
         if slot in self._fleet.workers and slot not in self._dying:
             self._dying.add(slot)
-            self._fleet.unwatch(slot)  # it may not have been told to, and hears no more of it
+            # It may not have been told to, and hears no more of it.
+            self._fleet.memory.unwatch(slot)
             self._fleet.kill(slot, ask_stack=ask_stack)
 
     def _take_complete(self) -> None:
@@ -331,7 +333,7 @@ class Session:
         slot, attempt, room = frame["slot"], frame["attempt"], frame["room"]
         if slot not in self._fleet.workers or slot in self._dying:
             return  # the pool is told, or has said so itself
-        if room is not None and not self._fleet.fits(slot, room):
+        if room is not None and not self._fleet.memory.has_room(self._fleet.workers[slot], room):
             self.happened(NotTaken(slot, attempt, unfit=True))
             return
         content: Content = unpacked(frame)
