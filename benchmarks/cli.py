@@ -14,6 +14,7 @@ from benchmarks.harness import Question, Report, byte_code, load, run_rounds, ve
 
 QUESTIONS = (
     "round_trip",
+    "limits",
     "throughput",
     "sent_ahead",
     "insight",

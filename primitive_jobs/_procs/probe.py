@@ -63,8 +63,11 @@ def resident(pid: int) -> int:
 def _resident(pid: int) -> int:
     """The same by proc_pid_statm(5) alone: a caller may look before each of its jobs."""
     try:
-        with open(f"{PROC}/{pid}/statm", "rb", buffering=0) as file:  # noqa: PTH123 - half the time
-            return int(file.read().split(None, 2)[1]) * _PAGE
+        fd = os.open(f"{PROC}/{pid}/statm", os.O_RDONLY)  # without a file object: half the time
+        try:
+            return int(os.read(fd, 128).split(None, 2)[1]) * _PAGE
+        finally:
+            os.close(fd)
     except (FileNotFoundError, ProcessLookupError) as error:
         if hidden(pid):
             raise Unmeasurable(f"/proc does not show process {pid}") from error
