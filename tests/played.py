@@ -121,7 +121,11 @@ class Measures(Memory):
     def held_by(self, worker: Any) -> int | None:
         return 0
 
+    def has_room(self, worker: Any, room: int) -> bool:
+        return True
+
     def watch(self, worker: Any, attempt: int, limit: int) -> None: ...
+    def watch_offered(self, offer: Any, limit: int) -> None: ...
     def unwatch(self, slot: int) -> None: ...
 
 

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import signal
+import subprocess
 import threading
 import time
 import weakref
@@ -29,6 +30,7 @@ from primitive_jobs._engine.hand_over import give
 from primitive_jobs._engine.inbox import Inbox
 from primitive_jobs._engine.record import JobRecord
 from primitive_jobs._local.memory_watch import MemoryWatch
+from primitive_jobs._procs.probe import open_statm, resident_by
 from primitive_jobs._wire.channel import PacketChannel
 from primitive_jobs._wire.parcel import HAVE_PACKETS
 from primitive_jobs.options import Limits
@@ -150,29 +152,33 @@ def memory_of(pool: JobPool) -> MemoryWatch:
     return memory
 
 
-def watched(pool: JobPool) -> dict[int, Any]:
-    return {**memory_of(pool)._watched}
+def watched(pool: JobPool) -> list[Any]:
+    """Those that the thread would look at now."""
+    memory = memory_of(pool)
+    offered = [item for offer, item in list(memory._offered.values()) if offer.claims[0]]
+    return [*memory._watched.values(), *offered]
 
 
 def test_one_with_a_limit_of_memory_is_watched_without_the_dispatcher(
     pool: JobPool, tmp_path: Path
 ) -> None:
     view = pool.options(memory_limit="1 GB")
+    for _ in range(2):
+        offered(pool)
+        assert view.submit(abs, -1).result(PATIENCE) == 1
     offered(pool)
-    assert view.submit(abs, -1).result(PATIENCE) == 1
-    offered(pool)
-    assert watched(pool) == {}, "it has ended"
+    assert watched(pool) == [], "it has ended"
     job = view.submit(hold_and_tell, tmp_path / "gate")
     assert pool._engine._inbox.asleep, "it was not told"
-    (item,) = watched(pool).values()
+    (item,) = watched(pool)
     assert (item.pid, item.attempt) == (job.pid, pool._engine._scheduler._roster.attempts + 1)
     assert pool.jobs() == [job]  # the question wakes it
-    (item,) = watched(pool).values()
+    (item,) = watched(pool)
     assert item.attempt == pool._engine._scheduler._roster.attempts
     (tmp_path / "gate").touch()
     job.result(PATIENCE)
     assert pool.submit(abs, -1).result(PATIENCE) == 1
-    assert watched(pool) == {}
+    assert watched(pool) == []
 
 
 @pytest.mark.parametrize("asked", [True, False])
@@ -182,14 +188,67 @@ def test_one_that_passes_its_limit_is_killed(pool: JobPool, *, asked: bool) -> N
         time.sleep(PATIENCE)
         del held
 
-    offered(pool)
+    limited(pool)
     job = pool.options(memory_limit="400 MB").submit(take, 500_000_000)
     if asked:
         assert pool.jobs() == [job], "the dispatcher knows it"
     with pytest.raises(JobMemoryError):
         job.result(PATIENCE)
-    assert watched(pool) == {}
+    assert watched(pool) == []
     assert pool.submit(abs, -1).result(PATIENCE) == 1
+
+
+def limited(pool: JobPool) -> None:
+    """Have it been known of the worker on offer what it holds."""
+    pool.options(memory_limit="1 GB").submit(abs, -1).result(PATIENCE)
+    offered(pool)
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_caller_that_stands_still_disturbs_nobody(
+    pool: JobPool, monkeypatch: pytest.MonkeyPatch, *, killed: bool
+) -> None:
+    here, go_on = threading.Event(), threading.Event()
+    real = MemoryWatch.watch_offered
+
+    def watch_offered(self: MemoryWatch, offer: Any, limit: int) -> None:
+        if not here.is_set():
+            here.set()
+            assert go_on.wait(PATIENCE)
+        real(self, offer, limit)
+
+    monkeypatch.setattr(MemoryWatch, "watch_offered", watch_offered)
+    view = pool.options(memory_limit="300 MB")
+    limited(pool)
+    jobs: list[PrimitiveJob[Any]] = []
+    caller = threading.Thread(
+        target=lambda: jobs.append(view.submit(time.sleep, PATIENCE if killed else 0.01))
+    )
+    caller.start()
+    assert here.wait(PATIENCE)
+    (first,) = pool.jobs()  # which has the dispatcher take it over
+    if killed:
+        assert first.cancel()
+    else:
+        first.result(PATIENCE)
+    second = view.submit(hold_much)
+    until(second.running, "RUNNING")
+    assert pool.jobs() == [second]
+    go_on.set()
+    caller.join()
+    assert jobs == [first]
+    with pytest.raises(JobMemoryError):
+        second.result(PATIENCE)
+    memory = memory_of(pool)
+    until(lambda: not memory._offered and not memory._watched, "nobody is watched")
+    until(lambda: memory._asleep, "it sleeps")
+
+
+def hold_much() -> None:
+    time.sleep(0.3)  # so that the one that stood still goes on
+    held = b"x" * 400_000_000
+    time.sleep(PATIENCE)
+    del held
 
 
 def serves(pool: JobPool, limits: Limits) -> bool:
@@ -198,19 +257,15 @@ def serves(pool: JobPool, limits: Limits) -> bool:
     return offer.serves(limits)
 
 
-@pytest.mark.parametrize("held", [10**9 + 1, None, OSError(24, "no descriptor")])
+@pytest.mark.parametrize("held", [10**9 + 1, None])
 def test_one_for_which_its_worker_may_hold_too_much_is_not_handed_over(
     pool: JobPool, monkeypatch: pytest.MonkeyPatch, held: Any
 ) -> None:
-    def held_by(_: Any) -> int | None:
-        if isinstance(held, OSError):
-            raise held
-        answer: int | None = held
-        return answer
-
     offered(pool)
+    assert not serves(pool, Limits(memory_limit=10**9)), "nobody has looked yet"
+    limited(pool)
     with monkeypatch.context() as patch:
-        patch.setattr(memory_of(pool), "held_by", held_by)
+        patch.setattr(memory_of(pool), "held_by", lambda _: held)
         assert not serves(pool, Limits(memory_limit=10**9))
     assert serves(pool, Limits(memory_limit=10**9))
     assert not serves(pool, Limits(memory_limit=10**9, timeout=1.0))
@@ -223,6 +278,7 @@ def test_what_an_earlier_one_left_behind_does_not_count(pool: JobPool) -> None:
         builtins.left_behind = b"x" * 400_000_000  # type: ignore[attr-defined]
         return os.getpid()
 
+    limited(pool)
     pid = pool.submit(leave).result(PATIENCE)
     offered(pool)
     job = pool.options(memory_limit="300 MB").submit(os.getpid)
@@ -239,6 +295,25 @@ def test_the_thread_that_watches_falls_asleep(pool: JobPool) -> None:
         until(lambda: not memory._asleep, "it wakes")
         until(lambda: memory._asleep, "it sleeps")
     assert not memory._watched
+    assert not memory._offered
+
+
+def test_what_is_read_of_a_descriptor_that_is_something_else() -> None:
+    ends = os.pipe()
+    with Path(__file__).open("rb") as file:
+        assert resident_by(file.fileno()) is None
+    with Path(os.devnull).open("rb") as file:
+        assert resident_by(file.fileno()) is None
+    assert resident_by(ends[0]) is None
+    for end in ends:
+        os.close(end)
+    assert resident_by(ends[0]) is None
+    with subprocess.Popen(["sleep", "60"]) as child:
+        fd = open_statm(child.pid)
+        assert resident_by(fd)
+        child.kill()
+    assert not resident_by(fd)
+    os.close(fd)
 
 
 # --- and the others -------------------------------------------------------------------------------

@@ -130,6 +130,18 @@ class LateSender(Protocol):
     over: bool
 
 
+class Offered(LateSender, Protocol):
+    """A worker that a caller may have: see `hand_over`.
+
+    Attributes:
+        attempt: That of the caller's job there.
+        claims: The first one has it, None is the dispatcher.
+    """
+
+    attempt: int
+    claims: list[Any]
+
+
 _NOTHING: deque[tuple[float, int, int]] = deque(maxlen=0)
 
 
@@ -288,7 +300,7 @@ class Fleet(ABC):
 class Memory(ABC):
     """What workers and machine hold. None of it blocks.
 
-    `held_by`, `has_room`, `watch` and `total` are for any thread, the others for the dispatcher's.
+    `held_by`, `watch_offered` and `total` are for any thread, the others for the dispatcher's.
     """
 
     @abstractmethod
@@ -297,19 +309,19 @@ class Memory(ABC):
 
     @abstractmethod
     def held_by(self, worker: Any) -> int | None:
-        """Return how many bytes an idle worker holds; None: nobody here knows. Raises OSError."""
+        """Return how many bytes an idle worker holds; None: that cannot be told at once."""
 
+    @abstractmethod
     def has_room(self, worker: Any, room: int) -> bool:
-        """Whether it holds at most so much; True also where nobody here knows."""
-        held = self.held_by(worker)
-        return held is None or held <= room
+        """Whether it holds at most so much; True also where nobody here knows. Raises OSError."""
 
     @abstractmethod
     def watch(self, worker: Any, attempt: int, limit: int) -> None:
-        """Report by `OverMemory` if a worker and all below it hold more than ``limit`` bytes.
+        """Report by `OverMemory` if a worker and all below it hold more than ``limit`` bytes."""
 
-        It is the one with this attempt that counts; the same one may be told twice.
-        """
+    def watch_offered(self, offer: Offered, limit: int) -> None:
+        """The same for a job that is being handed over, for as long as the offer is its own."""
+        raise NotImplementedError
 
     @abstractmethod
     def unwatch(self, slot: int) -> None:
@@ -395,6 +407,7 @@ __all__ = [
     "LateSender",
     "Memory",
     "News",
+    "Offered",
     "Stacks",
     "Worker",
 ]

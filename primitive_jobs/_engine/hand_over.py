@@ -14,8 +14,8 @@ taken back
 the caller is interrupted,     its job is in the inbox since before the claim: the dispatcher finds
 or stands still                the claim, and sends the job again; a worker takes no notice of an
                                attempt that it has had
-its memory is limited          its caller has it watched before it sends it; the dispatcher, which
-                               may take it over, does so again
+its memory is limited          its caller has it watched before it sends it, as long as the first
+                               claim is its own; who takes it over has it watched anew
 it still sends when the        its offer is kept among the late senders until it is over, and the
 worker is gone                 channel open till then: nobody else can get its descriptor's number
 commands came before the job   only the first command in the inbox can claim, so that commands that
@@ -50,7 +50,8 @@ class Offer(HandOver):
     """An idle worker that the next job may be given to by its caller.
 
     Attributes:
-        claims: The first one has it: a job, or None for the dispatcher.
+        claims: The first one has it: a job, or None for the dispatcher. Once that has taken the
+            job over, it is None again.
         memory: What watches the worker, if the job may not hold more than a limit.
         sent: The job certainly went out.
         over: The caller that claimed it has finished with the channel.
@@ -89,10 +90,7 @@ class Offer(HandOver):
             return False
         if limit is None:
             return True
-        try:
-            held = self.memory.held_by(self.worker)
-        except OSError:  # the dispatcher will see, and log it
-            return False
+        held = self.memory.held_by(self.worker)
         return held is not None and held <= limit
 
 
@@ -121,7 +119,7 @@ def give(offer: Offer, job: JobRecord, commands: Any) -> bool:
         if not job.tracker.take(offer):
             return True  # cancelled meanwhile
         if limits.memory_limit is not None:
-            offer.memory.watch(offer.worker, offer.attempt, limits.memory_limit)
+            offer.memory.watch_offered(offer, limits.memory_limit)
         offer.sent = offer.channel.try_to_send(Kind.RUN, offer.attempt, payload)
         return offer.sent
     finally:
@@ -253,8 +251,6 @@ class HandOff:
             and self._scheduler.served(worker.slot, offer.attempt, time.monotonic())
         ):
             self._jobs.ran(job, offer, message)
-            if job.limits.memory_limit is not None:
-                offer.memory.unwatch(worker.slot)
             self.next = Offer(worker, offer.channel, offer.attempt + 1, offer.memory)
             return True
         self._begin(offer, job)

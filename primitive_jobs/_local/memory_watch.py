@@ -4,10 +4,14 @@ Whoever has such a job begin stores that where the thread finds it when it looks
 job wakes nobody. The thread falls asleep after a second without any, and is woken by the next one:
 that is stored before its caller looks whether the thread is asleep, and the thread says that it is
 before it looks for the last time (see `lock_free`).
+
+What a caller stores holds for as long as its offer is its own, which the thread sees by itself:
+that caller may stand still before it stores it, and the dispatcher take its job over meanwhile.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import queue
@@ -16,9 +20,9 @@ from collections import deque
 from collections.abc import Callable
 
 from .._engine.events import MemorySeen, OverMemory
-from .._engine.fleet import Memory
+from .._engine.fleet import Memory, Offered
 from .._procs.available import anonymous_memory, available_memory, total_memory
-from .._procs.probe import Unmeasurable, measurable, peak_memory, resident, tree_memory
+from .._procs.probe import Unmeasurable, measurable, peak_memory, resident, resident_by, tree_memory
 from .._procs.process import WorkerProcess
 from ..logs import Report
 
@@ -79,7 +83,8 @@ class MemoryWatch(Memory):
         self.measured: deque[tuple[float, int, int]] = deque(maxlen=_KEPT)
         self._tell = tell
         self._report = report
-        self._watched: dict[int, _Watched] = {}  # by slot
+        self._watched: dict[int, _Watched] = {}  # by slot, as the dispatcher says
+        self._offered: dict[int, tuple[Offered, _Watched]] = {}  # by attempt, as callers say
         self._asleep, self._idle = True, 0  # written by the thread alone
         self._orders: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
 
@@ -90,15 +95,29 @@ class MemoryWatch(Memory):
         return measurable()
 
     def held_by(self, worker: WorkerProcess) -> int | None:
-        """Return what its process holds."""
+        """Return what its process holds, if a job with a limit was there before."""
+        return None if worker.statm is None else resident_by(worker.statm)
+
+    def has_room(self, worker: WorkerProcess, room: int) -> bool:
+        """Look how much its process holds."""
         try:
-            return resident(worker.pid)
+            return resident(worker.pid) <= room
         except Unmeasurable:
-            return None
+            return True
 
     def watch(self, worker: WorkerProcess, attempt: int, limit: int) -> None:
         """Look at a worker, all below it and its checkpoints, from now on."""
         self._watched[worker.slot] = _Watched(worker, attempt, limit)
+        with contextlib.suppress(OSError):  # then all such jobs come by way of the dispatcher
+            worker.open_statm()
+        self._be_awake()
+
+    def watch_offered(self, offer: Offered, limit: int) -> None:
+        """The same, until the dispatcher takes the offer back."""
+        self._offered[offer.attempt] = offer, _Watched(offer.worker, offer.attempt, limit)
+        self._be_awake()
+
+    def _be_awake(self) -> None:
         if self._asleep:
             self._orders.put(self._wake)
 
@@ -144,12 +163,17 @@ class MemoryWatch(Memory):
 
     def _look_at_all(self) -> None:
         watched = list(self._watched.values())
+        for attempt, (offer, item) in self._offered.copy().items():
+            if offer.claims[0] is None:
+                del self._offered[attempt]
+            else:
+                watched.append(item)
         for item in watched:
             self._look(item)
         self._idle = 0 if watched else self._idle + 1
         if self._idle >= _PATIENCE:
             self._asleep = True
-            if self._watched:  # since the look
+            if self._watched or self._offered:  # since the look
                 self._asleep = False
 
     def _see(self) -> None:

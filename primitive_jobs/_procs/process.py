@@ -38,7 +38,7 @@ from .former import reap_former
 from .guardian import the_guard
 from .killing import TreeKill, tell_if_hidden
 from .learned import Learned
-from .probe import oom_kills, peak_memory, processes_below, signal_status
+from .probe import oom_kills, open_statm, peak_memory, processes_below, signal_status
 
 _DYING = 0.1  # s that a process without its link has to be found dead, before it is killed
 _PLAIN_END = 0.5  # s to die, for one that could not be ended properly
@@ -115,9 +115,11 @@ class WorkerProcess:
         heard_out: Set by the dispatcher where what it may still send does not count any more.
         traces: What it shows there of its attempts.
         shared: The dispatcher's: numbers of the shared data that was sent to it.
+        statm: For `resident_by`; None: it is not open.
     """
 
     node: str | None = None
+    statm: int | None = None
     _peak: int | None = None  # bytes, right before it was killed; None: it died by itself
 
     def __init__(self, slot: int, config: WorkerConfig, report: Report = report_here) -> None:
@@ -430,6 +432,12 @@ class WorkerProcess:
             return os.waitstatus_to_exitcode(status), usage
         except (ChildProcessError, ValueError):  # somebody else reaped it
             return None, None
+
+    def open_statm(self) -> None:
+        """Have `statm` until it is closed; on the dispatcher's thread. Raises OSError."""
+        if self.statm is None:
+            self._fds.append(open_statm(self.pid))
+            self.statm = self._fds[-1]
 
     def close(self) -> None:
         """Give the descriptors back; again is harmless."""

@@ -89,9 +89,14 @@ class _Memory(Memory):
         return True
 
     def held_by(self, worker: RemoteWorker) -> int | None:
-        """The node knows, and says so: see `Fleet.run`."""
+        """The node knows."""
         del worker
         return None
+
+    def has_room(self, worker: RemoteWorker, room: int) -> bool:
+        """The node says so: see `Fleet.run`."""
+        del worker, room
+        return True
 
     def watch(self, worker: RemoteWorker, attempt: int, limit: int) -> None:
         """Have the node watch a worker's memory, from when the job is there."""
