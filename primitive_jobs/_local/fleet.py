@@ -42,6 +42,7 @@ from .._wire.messages import OUTCOMES, Kind, Message
 from .._wire.parcel import Content, Parcel, pack
 from .ahead import LocalAhead, receive
 from .hidden import HiddenDeaths
+from .lessons import Lessons
 from .memory_watch import MemoryWatch
 from .pipes import Pipes
 from .reaper import Reaper
@@ -68,6 +69,7 @@ class LocalFleet(Fleet, Direct):
         self.config = config
         self.stacks = LocalStacks(self._processes)
         self._ahead = LocalAhead(self._processes, self._send, self.taken_in)
+        self._lessons = Lessons(config.learned, self._processes, self._send)
         self._hidden = HiddenDeaths(self._on_death, self._pause)
         self._ended, self._stops = False, 0  # those by Ctrl-Z that have been told
         self._lease_end: float | None = None  # s of `guard.lease_clock`
@@ -230,9 +232,7 @@ class LocalFleet(Fleet, Direct):
     def channel_to(self, slot: int) -> PacketChannel | None:
         """Return a worker's channel, if what is sent there goes at once or not at all."""
         channel = self._processes[slot].channel
-        if isinstance(channel, PacketChannel) and not channel.wants_write:
-            return channel
-        return None
+        return channel if isinstance(channel, PacketChannel) and not channel.wants_write else None
 
     def sends_late(self, sender: LateSender) -> None:
         """Keep a channel open."""
@@ -290,6 +290,7 @@ class LocalFleet(Fleet, Direct):
         match message.kind:
             case Kind.READY:
                 self._host.happened(Ready(slot), process)
+                self._lessons.ready(process)
             case Kind.REFUSED:
                 self._host.happened(NotTaken(slot, message.attempt))
             case Kind.LEND:

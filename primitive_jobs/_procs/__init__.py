@@ -10,7 +10,7 @@ guardian      this program's side of the guard
 interpreter   which program workers are started with
 killing       ends a worker with all that is below it
 launch        starts a worker, by loky
-learned       what the workers have imported, for the spares to come
+learned       what the workers have imported, for those that have had no job
 probe         what the system says of processes
 process       one worker
 start_lock    held while a process is started: no fork comes in between

@@ -1,11 +1,12 @@
-"""`Learned`: what the workers of a pool have imported for their jobs, for the spares to come."""
+"""`Learned`: what the workers of a pool have imported, for those that have had no job."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 _NAME = re.compile(r"[a-zA-Z]\w*(\.[a-zA-Z]\w*)*", re.ASCII)
-_MOST = 3000  # names
+_MOST = 60_000  # bytes of names: they fit into one message
 
 
 class Learned:
@@ -13,22 +14,30 @@ class Learned:
 
     Attributes:
         names: Replaced as a whole: one thread writes, another one reads.
+        tell: Called when there are more, on the thread that takes them in.
     """
 
-    __slots__ = ("_known", "names")
+    __slots__ = ("_known", "_room", "names", "tell")
 
     def __init__(self) -> None:
         self.names: tuple[str, ...] = ()
+        self.tell: Callable[[], object] | None = None
         self._known: set[str] = set()
+        self._room = _MOST
 
     def take(self, told: bytes) -> None:
         """Take in what a worker has told: see `_worker.imports`."""
         names = told.decode("ascii", "replace").split("\n")
-        new = [name for name in dict.fromkeys(names) if self._is_new(name)]
-        new = new[: _MOST - len(self.names)]
+        new = []
+        for name in dict.fromkeys(names):
+            if self._is_new(name) and len(name) < self._room:
+                self._room -= len(name) + 1
+                new.append(name)
         if new:
             self._known.update(new)
             self.names = (*self.names, *new)
+            if self.tell is not None:
+                self.tell()
 
     def _is_new(self, name: str) -> bool:
         return name not in self._known and _NAME.fullmatch(name) is not None

@@ -116,6 +116,7 @@ class WorkerProcess:
         traces: What it shows there of its attempts.
         shared: The dispatcher's: numbers of the shared data that was sent to it.
         statm: For `resident_by`; None: it is not open.
+        knows: How many names it was told of what its siblings have imported.
     """
 
     node: str | None = None
@@ -124,7 +125,7 @@ class WorkerProcess:
 
     def __init__(self, slot: int, config: WorkerConfig, report: Report = report_here) -> None:
         """Start it; whatever goes wrong raises, and then nothing is left."""
-        self.slot = slot
+        self.slot, self.knows = slot, len(config.knows)
         self.link_lost = self.heard_out = False
         self.shared: set[int] = set()
         self._stack_due: float | None = None  # how long one is waited for; None: not asked for

@@ -13,6 +13,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from typing import Any
 
 _INSTALLED = ("site-packages", "dist-packages")
@@ -46,12 +47,19 @@ class Imports:
         return told if len(told) <= _MOST else told[:_MOST].rpartition(b"\n")[0]
 
 
-def import_them(names: tuple[str, ...]) -> None:
-    """Import what siblings have imported; what cannot be imported, whoever needs it will see."""
+def import_them(names: Iterable[str], enough: Callable[[], bool] | None = None) -> None:
+    """Import what siblings have imported; what cannot be imported, whoever needs it will see.
+
+    Args:
+        names: In the order in which they did.
+        enough: Asked before each: whether there is something else to do. None: there is not.
+    """
     for name in names:
+        if enough is not None and enough():
+            return
         try:
             __import__(name)
-        except Exception:  # noqa: BLE001 - foreign code
+        except BaseException:  # noqa: BLE001 - foreign code
             continue
 
 

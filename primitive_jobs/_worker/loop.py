@@ -52,7 +52,7 @@ from .stacks import answer_looks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from types import FrameType
     from typing import Any
 
@@ -238,6 +238,7 @@ class _Worker:
         self._note_state()
         self._in_job = False
         self._idle = False
+        self._initialized = False
         self._told_to_leave = False
         self._unfit = False  # shared data could not be received
         self._last = 0  # the last attempt that was begun
@@ -350,13 +351,11 @@ class _Worker:
                 self._undo()
                 _NOTE.pack_into(self._page, 0, 0, 0)
                 self._meter.begin()
+            self._initialized = initializer is not None
             if learned:
-                import_them(learned)
-                self._undo()
-                self._note_state(initialized=initializer is not None)
-                self._meter.begin()
-            self._imports.begin()
-            self._take_signals()
+                self._learn(learned)
+            else:
+                self._settle()
             self._channel.send(Kind.READY)
         except ChannelClosed:
             return False
@@ -368,6 +367,23 @@ class _Worker:
                 self._channel.send(Kind.INIT_FAILED, 0, content)
             return False
         return True
+
+    def _learn(self, names: Iterable[str], enough: Callable[[], bool] | None = None) -> None:
+        """Import what jobs of other workers have imported; each job here finds it as it is."""
+        import_them(names, enough)
+        self._exit_if_forked()
+        self._undo()
+        self._note_state(initialized=self._initialized)
+        self._meter.begin()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Take what is there now for what no job has brought."""
+        self._imports.begin()
+        self._take_signals()
+
+    def _has_more_to_do(self) -> bool:
+        return self._told_to_leave or self._channel.has_more()
 
     def serve(self) -> None:
         """Answer calls until told to leave."""
@@ -476,6 +492,9 @@ class _Worker:
             self._again = Again(message)
         elif message.kind == Kind.GIVEN:
             now.tokens = message.notes
+        elif message.kind == Kind.LEARN:
+            if not self._last:  # else its jobs have brought what they need
+                self._learn(bytes(message.body).decode().split("\n"), self._has_more_to_do)
         elif message.kind == Kind.RESULT:
             pickling.awaited[number] = message
         else:
