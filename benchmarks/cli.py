@@ -28,6 +28,7 @@ QUESTIONS = (
     "dependencies",
     "cancel",
     "after_cancel",
+    "generations",
     "whole_process",
     "speed_up",
     "many_queued",
