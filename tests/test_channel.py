@@ -469,19 +469,6 @@ def test_full_disk_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None
 # --- taking back ----------------------------------------------------------------------------------
 
 
-def test_whether_there_is_more_to_receive(link: Link) -> None:
-    ours, theirs = link
-    assert not theirs.has_more()
-    ours.send(Kind.STOP)
-    assert theirs.has_more()
-    assert theirs.receive() == Message(Kind.STOP)
-    assert not theirs.has_more()
-    ours.close()
-    assert theirs.has_more()  # an end, which is to be received too
-    with pytest.raises(ChannelClosed):
-        theirs.receive()
-
-
 @pytest.fixture
 def both_ends() -> Iterator[tuple[PacketChannel, Channel]]:
     """The pool's end, which holds the other one, too; and the worker's."""
@@ -501,13 +488,11 @@ def test_what_was_not_received_is_taken_back(both_ends: tuple[PacketChannel, Cha
     for attempt in (1, 2, 3):
         ours.send(Kind.RUN, attempt, b"call", 7)
     ours.send(Kind.FORGET, 9)
-    ours.send(Kind.LEARN, 0, b"names")  # which is for those that have had no job
     ours.send(Kind.RUN, 4, bytes(5000))
     assert theirs.receive() == Message(Kind.RUN, 1, bytearray(b"call"), extra=7)
     assert ours.take_back() == [2, 3, 4]
     assert ours.take_back() == []
     assert theirs.receive() == Message(Kind.FORGET, 9)
-    assert not theirs.has_more()
     assert ours.take_back() == []
 
 

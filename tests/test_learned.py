@@ -15,9 +15,11 @@ import pytest
 from helpers import PATIENCE, until
 
 from primitive_jobs import JobPool, JobStatus
+from primitive_jobs._engine.events import Lesson
+from primitive_jobs._engine.fleet import News
+from primitive_jobs._engine.scheduler import LEAVE_TIME
 from primitive_jobs._local.lessons import Lessons
 from primitive_jobs._procs.learned import Learned
-from primitive_jobs._wire.notes import NUMBER
 from primitive_jobs._worker import imports
 from primitive_jobs._worker.imports import Imports, import_them
 
@@ -120,53 +122,151 @@ def test_a_spare_that_stands_already_learns(standing: tuple[JobPool, Any]) -> No
 
 
 @pytest.mark.local
-def test_a_job_waits_for_the_import_at_hand_alone(
+def test_a_job_that_comes_meanwhile_waits_as_for_any_worker_that_is_coming(
     standing: tuple[JobPool, Any], marks: Path
 ) -> None:
     pool, have_brought = standing
     have_brought("wsgiref", "holding", "wsgiref.headers")
+    assert pool.snapshot().counts.idle == 1, "the spare is not ready any more"
     job = pool.submit(time.sleep, 1000)
     until(job.running, "it runs")
     assert job.cancel()
     names = "wsgiref", "holding", "wsgiref.headers"
-    next_one = pool.submit(loaded, *names)
-    until(next_one.running, "it is sent")
+    next_one = pool.options(timeout=2.0).submit(loaded, *names)
+    time.sleep(0.1)
+    assert next_one.status() is JobStatus.QUEUED
     (marks / "open").touch()
-    assert next_one.result(PATIENCE)[0] == [True, True, False]
+    assert next_one.result(PATIENCE)[0] == [True, True, True]
+
+
+@pytest.mark.local
+def test_a_job_does_not_wait_for_a_spare_that_hangs(make_pool: MakePool, library: Path) -> None:
+    marks = library.parent / "marks"
+    marks.mkdir()
+    (library / "holding.py").write_text(TELLS.format(marks=str(marks)) + HOLDS)
+
+    def wait_and_bring(gate: Path, *names: str) -> None:
+        while not gate.exists():
+            time.sleep(0.001)
+        bring(*names)
+
+    with make_pool(2) as pool:
+        pool.submit(abs, 1).result(PATIENCE)
+        gates = [library.parent / name for name in ("first", "second")]
+        staying = pool.submit(wait_and_bring, gates[0])
+        bringing = pool.submit(wait_and_bring, gates[1], "holding")
+        until(lambda: pool.snapshot().counts.idle == 1, "a spare")
+        gates[1].touch()
+        bringing.result(PATIENCE)
+        until(lambda: len(list(marks.iterdir())) == 2, "the import in the spare")
+        doomed = pool.submit(time.sleep, 1000)
+        until(doomed.running, "it runs")
+        assert doomed.cancel()
+        waiting = pool.submit(abs, -1)
+        gates[0].touch()
+        staying.result(PATIENCE)
+        assert waiting.result(PATIENCE) == 1
+        (marks / "open").touch()
+
+
+@pytest.mark.local
+def test_the_end_of_a_pool_does_not_wait_for_a_lesson(standing: tuple[JobPool, Any]) -> None:
+    pool, have_brought = standing
+    have_brought("holding")
+    began = time.monotonic()
+    pool.shutdown()
+    assert time.monotonic() - began < LEAVE_TIME / 2
+
+
+@pytest.mark.local
+def test_what_others_learn_meanwhile_is_learned_next(
+    standing: tuple[JobPool, Any], marks: Path
+) -> None:
+    pool, have_brought = standing
+    have_brought("holding", "wsgiref")
+    pool.submit(bring, "wsgiref.headers").result(PATIENCE)
+    (marks / "open").touch()
+    until(lambda: pool.snapshot().counts.idle == 2, "it is ready")
+    job = pool.submit(time.sleep, 1000)
+    until(job.running, "it runs")
+    assert job.cancel()
+    names = "holding", "wsgiref", "wsgiref.headers"
+    assert pool.submit(loaded, *names).result(PATIENCE)[0] == [True, True, True]
+
+
+@pytest.mark.local
+def test_what_it_has_learned_does_not_count_against_a_limit(
+    make_pool: MakePool, library: Path
+) -> None:
+    (library / "large.py").write_text("held = b'x' * 300_000_000\n")
+    with make_pool(1) as pool:
+        pool.submit(bring, "large").result(PATIENCE)
+        spare_of(pool)
+        job = pool.options(memory_limit="250 MB").submit(loaded, "large")
+        assert job.result(PATIENCE)[0] == [False]
+
+
+def test_what_a_module_forks_ends_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "forks_here.py").write_text("import os, sys\nif not os.fork():\n    sys.exit(0)\n")
+    told = str(tmp_path / "told")
+    (tmp_path / "tells_here.py").write_text(f"with open({told!r}, 'a') as f:\n    f.write('x')\n")
+    import_them(("forks_here", "tells_here"))
+    os.wait()
+    assert (tmp_path / "told").read_text() == "x"
 
 
 class Fake:
     """What is asked of a worker."""
 
-    def __init__(self, attempt: int = 0, knows: int = 0) -> None:
-        self.page = NUMBER.pack(attempt)
+    def __init__(self, slot: int, knows: int = 0) -> None:
+        self.slot = slot
         self.knows = knows
-        self.is_ready = self.link_lost = False
+
+
+class Told:
+    """A host."""
+
+    def __init__(self) -> None:
+        self.later: list[News] = []
+        self.events: list[Any] = []
+
+    def tell(self, command: News) -> None:
+        self.later.append(command)
+
+    def happened(self, event: Any) -> None:
+        self.events.append(event)
 
 
 def test_who_is_told_what() -> None:
-    told: list[tuple[Any, bytes]] = []
-    learned = Learned()
-    fresh, spare, served, coming, lost = Fake(), Fake(knows=1), Fake(attempt=7), Fake(), Fake()
-    lost.link_lost = True
-    processes: Any = dict(enumerate((fresh, spare, served, coming, lost)))
-    lessons = Lessons(learned, processes, lambda process, *what: told.append((process, what[2])))
+    sent: list[tuple[Any, bytes]] = []
+    learned, host = Learned(), Told()
+    fresh, spare = Fake(1), Fake(2, knows=1)
+    processes: Any = {1: fresh, 2: spare}
+    lessons = Lessons(learned, processes, lambda process, *what: sent.append((process, what[2])))
+    lessons.open(host)  # type: ignore[arg-type]
+    lessons.offer(processes[1])
     learned.take(b"a")
-    assert not told
-    for process in (fresh, spare, served, lost):
-        lessons.ready(process)  # type: ignore[arg-type]
-    assert told == [(fresh, b"a")]
+    assert not host.events, "a job is about to end"
+    host.later.pop().take_in()
+    assert host.events == [Lesson(1)]
     learned.take(b"b\na\nc.d")
-    assert told[1:] == [(fresh, b"b\nc.d"), (spare, b"b\nc.d")]
+    host.later.pop().take_in()
+    assert host.events[1:] == [Lesson(1), Lesson(2)]
+    lessons.teach(1)
+    lessons.teach(2)
+    assert sent == [(fresh, b"a\nb\nc.d"), (spare, b"b\nc.d")]
     learned.take(b"a")
-    assert len(told) == 3
-    lessons.ready(coming)  # type: ignore[arg-type]
-    assert told[3:] == [(coming, b"a\nb\nc.d")]
+    assert not host.later
+    lessons.offer(processes[1])
+    assert len(host.events) == 3
 
 
 def test_nobody_is_told_where_nothing_is_learned() -> None:
-    worker: Any = Fake()
-    Lessons(None, {1: worker}, lambda *_: pytest.fail("it was told")).ready(worker)
+    worker: Any = Fake(1)
+    lessons = Lessons(None, {1: worker}, lambda *_: pytest.fail("it was told"))
+    lessons.open(Told())  # type: ignore[arg-type]
+    lessons.offer(worker)
 
 
 @pytest.mark.local
@@ -260,15 +360,6 @@ def test_what_cannot_be_imported_is_passed_over(
     (tmp_path / "ends_here.py").write_text("raise SystemExit\n")
     import_them(("raises_here", "ends_here", "is_not_there", "wsgiref"))
     assert "wsgiref" in sys.modules
-
-
-def test_no_more_is_imported_than_there_is_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("wsgiref.util", "wsgiref.headers")
-    for name in names:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    asked = iter((False, True))
-    import_them(names, lambda: next(asked))
-    assert [name in sys.modules for name in names] == [True, False]
 
 
 def test_only_names_of_modules_are_taken_in_and_once() -> None:

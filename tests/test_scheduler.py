@@ -33,6 +33,7 @@ from primitive_jobs._engine.events import (
     InitFailed,
     Kill,
     Leave,
+    Lesson,
     LookAtMemory,
     Lost,
     MemorySeen,
@@ -55,6 +56,7 @@ from primitive_jobs._engine.events import (
     StartFailed,
     Suspended,
     Taken,
+    Teach,
     Terminate,
     Tick,
     TimedOut,
@@ -1433,6 +1435,9 @@ class World(RuleBasedStateMachine):
                     self.missing.pop(job, None)
                     self.ends[job] += 1
                     assert self.ends[job] == 1, "a job ends twice"
+                case Teach(slot=slot):
+                    if self.processes[slot] != "dead":
+                        self.processes[slot] = "warming"
                 case Kill(slot=slot):
                     assert slot in self.processes
                     self.killed.add(slot)
@@ -1660,6 +1665,14 @@ class World(RuleBasedStateMachine):
         else:
             self.processes[slot] = "dead"
             self.tell(InitFailed(slot, Message(Kind.INIT_FAILED)))
+
+    @precondition(lambda self: self.processes)
+    @rule(data=st.data())
+    def learn(self, data: st.DataObject) -> None:
+        slot = self.pick(data, self.processes)
+        self.tell(Lesson(slot))
+        if self.processes[slot] == "warming":
+            assert slot not in self.running
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), message=st.sampled_from([RETURNED, RAISED, RETRIABLE]))

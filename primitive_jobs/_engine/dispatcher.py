@@ -55,6 +55,7 @@ from .events import (
     Settle,
     ShutDown,
     Spawn,
+    Teach,
     Terminate,
     ThreadDied,
     Unspawn,
@@ -118,8 +119,7 @@ class Dispatcher:
         self._jobs = jobs
         self._inbox = inbox
         self._unfinished = jobs.unfinished
-        self._workers = fleet.workers
-        self._confirms = fleet.confirms
+        self._workers, self._confirms = fleet.workers, fleet.confirms
         self._log = WorkerLog(report, scheduler, jobs.unfinished)
         self.fence = Fence(fleet, jobs, report)
         self.step = self.fence.step
@@ -145,8 +145,8 @@ class Dispatcher:
 
     def run(self) -> None:
         """Run the thread, until the pool has been shut down and nothing is left to do."""
-        most = self._scheduler.max_workers
-        self.report(logging.DEBUG, "a pool of at most %d workers is open", most)
+        text = "a pool of at most %d workers is open"
+        self.report(logging.DEBUG, text, self._scheduler.max_workers)
         failures = 0
         try:
             while not self._scheduler.closed:
@@ -451,6 +451,8 @@ class Dispatcher:
                 log.postponed(seconds, spare=spare)
             case Unspawn(slot=slot):
                 fleet.call_off(slot)
+            case Teach(slot=slot):
+                fleet.teach(slot)
             case Leave(slot=slot):
                 log.leaves(self._workers[slot])
                 fleet.leave(slot)
@@ -478,9 +480,8 @@ class Dispatcher:
             # Before the sending: whatever the job does, somebody who sees it sees RUNNING too.
             job.tracker.assigned(worker.pid, worker.node)
         job.sit(worker.traces, attempt, self._scheduler.tokens_of(slot))
-        if self._fleet.run(slot, attempt, job.payload, action.room):
-            return None
-        return NotTaken(slot, attempt)
+        sent = self._fleet.run(slot, attempt, job.payload, action.room)
+        return None if sent else NotTaken(slot, attempt)
 
 
 def _sooner(timeout: float, pause: float) -> float:

@@ -224,6 +224,12 @@ class Ready(Fact):
     slot: int
 
 
+class Lesson(Fact):
+    """There is something that a worker might do before its first job, for the sake of that."""
+
+    slot: int
+
+
 class InitFailed(Fact):
     """A worker's initializer raised; it leaves."""
 
@@ -353,6 +359,7 @@ Event = (
     | StartFailed
     | Ready
     | InitFailed
+    | Lesson
     | NotTaken
     | Taken
     | OverMemory
@@ -481,6 +488,12 @@ class Settle(Fact):
             self.fate = fate
 
 
+class Teach(Fact):
+    """Have a worker do what `Lesson` has told of; `Ready` tells that it has."""
+
+    slot: int
+
+
 class Leave(Fact):
     """Ask an idle worker to end by itself."""
 
@@ -524,6 +537,7 @@ Action = (
     | Requeue
     | Settle
     | Leave
+    | Teach
     | Terminate
     | Kill
     | Refuse

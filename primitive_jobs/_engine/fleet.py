@@ -226,6 +226,10 @@ class Fleet(ABC):
     def call_off(self, slot: int) -> None:
         """Take an order back whose start has not begun; `StartFailed` without an error tells."""
 
+    def teach(self, slot: int) -> None:
+        """Have a worker do what it was told of by `Lesson`; `Ready` reports that it has."""
+        raise NotImplementedError
+
     @abstractmethod
     def leave(self, slot: int) -> None:
         """Ask an idle worker to end by itself."""

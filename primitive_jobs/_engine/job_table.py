@@ -142,8 +142,9 @@ class JobTable:
         if job.memory_limit is None:
             roster.actions.append(Assign(slot.number, job.number, slot.attempt))
             return
-        # What earlier jobs left behind in the worker shall not count against this one.
-        room = job.memory_limit if slot.served else None
+        # What earlier jobs left behind in the worker, or made it import, shall not count against
+        # this one.
+        room = job.memory_limit if slot.served or slot.spare else None
         roster.actions.append(Assign(slot.number, job.number, slot.attempt, room))
         roster.watch(slot, job.memory_limit)
 

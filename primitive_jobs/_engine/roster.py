@@ -14,6 +14,7 @@ from .events import (
     Leave,
     Reason,
     Spawn,
+    Teach,
     Unspawn,
     Unwatch,
     Watch,
@@ -264,6 +265,12 @@ class Roster:
             slot.idle_since = idle[0].idle_since
             idle.insert(0, slot)
 
+    def teach(self, slot: Slot) -> None:
+        """Have an idle worker do something before it is ready again."""
+        self._idle_with(slot).remove(slot)
+        self.move(slot, WARMING)
+        self._do(Teach(slot.number))
+
     def lose(self, slot: Slot) -> None:
         """Clean up a worker that died by itself, or about which the pool had an error."""
         self.kill(slot)
@@ -346,6 +353,12 @@ class Roster:
                 self.ask_to_leave(slot)
             if slot.state not in COMING:
                 self.reclaimed.discard(slot)
+
+    def call_off_spares(self) -> None:
+        """Kill those that are not ready: what is started in their place is for a job that waits."""
+        for slot in self.slots.values():
+            if slot.spare and slot.state in COMING:
+                self.kill(slot)
 
     def empty(self) -> None:
         """Ask every worker without a job to leave, and kill those that are not ready yet."""

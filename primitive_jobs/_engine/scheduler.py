@@ -372,6 +372,7 @@ class Scheduler:
             roster.limit(slot, None)
             roster.unwatch(slot)
             roster.ask_to_leave(slot)
+            roster.call_off_spares()  # they import as much
             return
         if slot.state is BUSY:
             self._table.give_back(slot, slot.job, Evidence())

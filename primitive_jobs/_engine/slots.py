@@ -3,7 +3,7 @@ the one table of its legal moves.
 
 A pure part of the scheduler's state. A slot's life::
 
-    STARTING ─► WARMING ─► IDLE ◄─► BUSY ─► GRACE
+    STARTING ─► WARMING ◄─► IDLE ◄─► BUSY ─► GRACE
         │          │         │        │        │        GRACE: SIGTERM sent, the job may still end
         │          │         ▼        │        │
         │          │      LEAVING ◄───┤        │        LEAVING: asked to end by itself
@@ -26,7 +26,7 @@ class SlotState(enum.IntEnum):
     """The state of a worker process."""
 
     STARTING = 0  # ordered; no process known yet
-    WARMING = 1  # the process imports and initializes
+    WARMING = 1  # the process imports and initializes; or, a spare, imports more
     IDLE = 2  # ready for a job
     BUSY = 3  # has a job
     GRACE = 4  # has a job and was sent SIGTERM
@@ -41,7 +41,7 @@ STARTING, WARMING, IDLE, BUSY, GRACE, LEAVING, DYING, GONE = SlotState
 MOVES: dict[SlotState, frozenset[SlotState]] = {
     STARTING: frozenset({WARMING, DYING, GONE}),
     WARMING: frozenset({IDLE, DYING}),
-    IDLE: frozenset({BUSY, LEAVING, DYING}),
+    IDLE: frozenset({WARMING, BUSY, LEAVING, DYING}),
     BUSY: frozenset({IDLE, GRACE, LEAVING, DYING}),
     # Not back to IDLE: the signal may still be on its way.
     GRACE: frozenset({DYING}),

@@ -14,6 +14,7 @@ from .events import (
     Faulted,
     Gone,
     InitFailed,
+    Lesson,
     Lost,
     NotInitialized,
     Ready,
@@ -22,7 +23,7 @@ from .events import (
 )
 from .job_table import JobTable
 from .roster import Roster
-from .slots import DYING, STARTING, WARMING, Slot
+from .slots import DYING, IDLE, STARTING, WARMING, Slot
 from .staffing import Staffing
 
 
@@ -47,6 +48,7 @@ class WorkerEvents:
             Started: self._on_started,
             StartFailed: self._on_start_failed,
             Ready: self._on_ready,
+            Lesson: self._on_lesson,
             InitFailed: self._on_init_failed,
             Died: self._on_died,
             Faulted: self._on_faulted,
@@ -64,6 +66,11 @@ class WorkerEvents:
 
     def _on_ready(self, event: Ready) -> None:
         self._staffing.ready(event.slot)
+
+    def _on_lesson(self, event: Lesson) -> None:
+        slot = self._slots.get(event.slot)
+        if slot is not None and slot.state is IDLE and slot.spare and not slot.served:
+            self._roster.teach(slot)
 
     def _on_init_failed(self, event: InitFailed) -> None:
         slot = self._slots.get(event.slot)

@@ -83,6 +83,7 @@ class LocalFleet(Fleet, Direct):
         self._spawner = Spawner(self.config, self._spawned, host.report)
         self.memory = MemoryWatch(host.tell, host.report)
         self.measured = self.memory.measured
+        self._lessons.open(host)
         self._reaper = Reaper(self._reaped)
         self._pipes = Pipes(host, self._pause)
         self._unclosed = Unclosed(host.step, self._pipes.drop)
@@ -147,6 +148,10 @@ class LocalFleet(Fleet, Direct):
     def call_off(self, slot: int) -> None:
         """Take back an order."""
         self._spawner.call_off(slot)
+
+    def teach(self, slot: int) -> None:
+        """Have a spare import what others have."""
+        self._lessons.teach(slot)
 
     def leave(self, slot: int) -> None:
         """Ask an idle worker to end by itself."""
@@ -290,7 +295,7 @@ class LocalFleet(Fleet, Direct):
         match message.kind:
             case Kind.READY:
                 self._host.happened(Ready(slot), process)
-                self._lessons.ready(process)
+                self._lessons.offer(process)
             case Kind.REFUSED:
                 self._host.happened(NotTaken(slot, message.attempt))
             case Kind.LEND:

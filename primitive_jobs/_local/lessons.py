@@ -1,21 +1,18 @@
-"""`Lessons`: tells workers that have had no job what others have imported, so that they do, too.
+"""`Lessons`: has spares that stand ready import what jobs have made others import.
 
 A spare may stand ready before the first job has imported anything. So whenever something is
-learned, those that wait are told the names that they do not know. They import one after the other,
-and look before each whether there is something else to do.
+learned, the scheduler is told of each worker that does not know it. A spare that has had no job is
+then sent the names, and counts as one that is not ready yet, until it has imported them.
 
 =================================  ================================================================
 what may happen                    why no job is held up for nothing, and none is lost
 =================================  ================================================================
-a job is on its way already        it comes first; a worker that has had a job learns nothing more
-a job comes during an import       it waits for the rest of this one, which siblings have needed;
-                                   the other names are dropped
-a job waits for the worker to      it is sent before the names: `ready` is called after the pool
-become ready                       has given it a job
-the worker is asked to leave       it leaves after the import at hand, or is killed
-the worker dies of it              no job of it has begun; the spare after it imports the same
-                                   before it is ready, and what pauses spares is in `staffing`
-its jobs are taken back            with names between them, which are dropped: see `take_back`
+a job comes during the imports     another worker has it, or it waits, QUEUED, as for any that is
+                                   coming: its time does not run, and what is free first has it
+a job is on its way already        the scheduler knows that worker as busy, and it learns nothing
+others learn more meanwhile        it is told that, too, once it is ready
+the pool is shut down              who is not ready is killed
+it dies of it, or hangs            as if it had done so before it was ready
 =================================  ================================================================
 """
 
@@ -23,10 +20,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from .._engine.events import Lesson
+from .._engine.fleet import Host, News
 from .._procs.learned import Learned
 from .._procs.process import WorkerProcess
 from .._wire.messages import Kind
-from .._wire.notes import NUMBER
 
 
 class Lessons:
@@ -47,26 +45,30 @@ class Lessons:
         self._learned = learned
         self._processes = processes
         self._send = send
-        if learned is not None:
-            learned.tell = self._tell
 
-    def ready(self, process: WorkerProcess) -> None:
-        """Tell a worker that is ready, after it was given a job, if one waited for it."""
-        process.is_ready = not process.link_lost
-        self._teach(process)
+    def open(self, host: Host) -> None:
+        """Begin."""
+        self._host = host
+        if self._learned is not None:
+            # Later: it becomes known in the midst of the end of a job.
+            self._learned.tell = lambda: host.tell(News(self._offer_all))
 
-    def _tell(self) -> None:
-        for process in self._processes.values():
-            self._teach(process)
+    def offer(self, process: WorkerProcess) -> None:
+        """Tell the scheduler of a worker that does not know all."""
+        if self._learned is not None and process.knows < len(self._learned.names):
+            self._host.happened(Lesson(process.slot))
 
-    def _teach(self, process: WorkerProcess) -> None:
-        learned = self._learned
-        if learned is None or not process.is_ready or NUMBER.unpack_from(process.page)[0]:
-            return
-        new = learned.names[process.knows :]
-        if new:
-            process.knows = len(learned.names)
-            self._send(process, Kind.LEARN, 0, "\n".join(new).encode())
+    def _offer_all(self) -> None:
+        for process in list(self._processes.values()):
+            self.offer(process)
+
+    def teach(self, slot: int) -> None:
+        """Send a worker the names that it does not know."""
+        process, learned = self._processes[slot], self._learned
+        assert learned is not None, "else nothing was offered"
+        names = learned.names[process.knows :]
+        process.knows = len(learned.names)
+        self._send(process, Kind.LEARN, 0, "\n".join(names).encode())
 
 
 __all__ = ["Lessons"]

@@ -38,7 +38,6 @@ MOST_NOTES = 4096  # bytes
 _DESCRIPTOR = struct.Struct("i")
 _LEND = int(Kind.LEND)
 _RUN = int(Kind.RUN)
-_LEARN = int(Kind.LEARN)
 _RETURNED = int(Kind.RETURNED)
 _RIGHTS = b"."  # the datagram that a descriptor goes with
 _CLOEXEC: Final[int] = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
@@ -120,16 +119,6 @@ class Channel:
         """
         raise NotImplementedError
 
-    def has_more(self) -> bool:
-        """Whether `receive` has something to receive, or to raise."""
-        try:
-            self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:
-            pass
-        return True
-
     def flush(self) -> None:
         """Send what waits, as far as it can be sent now; raises as `send` does."""
 
@@ -178,8 +167,7 @@ class PacketChannel(Channel):
         The kernel gives each datagram to one of the two. So the attempts that are returned were
         not received, and never will be; any other one was. To be called only where no file was
         sent since the other side has answered last: then what is there is jobs, which came as
-        bytes, orders without content, which are sent again, and names to learn, which are not: the
-        other side has a job.
+        bytes, and orders without content, which are sent again.
         """
         assert self._theirs is not None, "the pool's end keeps the other one"
         found = [part if isinstance(part, bytes) else part[0] for part, _ in self._outgoing]
@@ -197,7 +185,7 @@ class PacketChannel(Channel):
             kind, _, _, _, attempt, _ = _HEADER.unpack_from(header)
             if kind == _RUN:
                 back.append(attempt)
-            elif kind != _LEARN:
+            else:
                 self._post(header[: _HEADER.size])
         return back
 

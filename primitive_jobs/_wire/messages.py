@@ -36,7 +36,7 @@ class Kind(enum.IntEnum):
     AGAIN = 12  # pool -> worker: what comes with the next call, which is not the first attempt
     GIVEN = 14  # pool -> worker: the tokens of the next call, as notes
     RETRIABLE = 13  # worker -> pool: the job's exception, after which it may be tried again
-    LEARN = 16  # pool -> worker: names of modules to import while there is no job
+    LEARN = 16  # pool -> worker: names of modules to import; READY answers it
     RESULT = 15  # pool -> worker: another job's, for the next call; its number is the attempt's
 
 

@@ -13,7 +13,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from typing import Any
 
 _INSTALLED = ("site-packages", "dist-packages")
@@ -47,20 +47,16 @@ class Imports:
         return told if len(told) <= _MOST else told[:_MOST].rpartition(b"\n")[0]
 
 
-def import_them(names: Iterable[str], enough: Callable[[], bool] | None = None) -> None:
-    """Import what siblings have imported; what cannot be imported, whoever needs it will see.
-
-    Args:
-        names: In the order in which they did.
-        enough: Asked before each: whether there is something else to do. None: there is not.
-    """
+def import_them(names: Iterable[str]) -> None:
+    """Import what siblings have imported; what cannot be imported, whoever needs it will see."""
+    here = os.getpid()
     for name in names:
-        if enough is not None and enough():
-            return
         try:
             __import__(name)
         except BaseException:  # noqa: BLE001 - foreign code
-            continue
+            pass
+        if os.getpid() != here:  # a fork that it has made, and not ended
+            os._exit(0)
 
 
 def _folders() -> tuple[str, ...]:

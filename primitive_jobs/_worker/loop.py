@@ -368,10 +368,9 @@ class _Worker:
             return False
         return True
 
-    def _learn(self, names: Iterable[str], enough: Callable[[], bool] | None = None) -> None:
+    def _learn(self, names: Iterable[str]) -> None:
         """Import what jobs of other workers have imported; each job here finds it as it is."""
-        import_them(names, enough)
-        self._exit_if_forked()
+        import_them(names)
         self._undo()
         self._note_state(initialized=self._initialized)
         self._meter.begin()
@@ -381,9 +380,6 @@ class _Worker:
         """Take what is there now for what no job has brought."""
         self._imports.begin()
         self._take_signals()
-
-    def _has_more_to_do(self) -> bool:
-        return self._told_to_leave or self._channel.has_more()
 
     def serve(self) -> None:
         """Answer calls until told to leave."""
@@ -493,8 +489,9 @@ class _Worker:
         elif message.kind == Kind.GIVEN:
             now.tokens = message.notes
         elif message.kind == Kind.LEARN:
-            if not self._last:  # else its jobs have brought what they need
-                self._learn(bytes(message.body).decode().split("\n"), self._has_more_to_do)
+            self._learn(bytes(message.body).decode().split("\n"))
+            with contextlib.suppress(ChannelClosed):  # which is seen anyway
+                self._channel.send(Kind.READY)
         elif message.kind == Kind.RESULT:
             pickling.awaited[number] = message
         else:
