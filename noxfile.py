@@ -42,6 +42,7 @@ STORE = ("store", "store_command", "store_files", "store_kill", "store_races")
 SHOWN = ("benchmarks", "coming_from", "demo", "docs", "notebook", "readme")
 ADAPTERS = (
     "joblib",
+    "joblib_arrays",
     "joblib_tasks",
     "libraries",
     "multiprocessing",

@@ -24,7 +24,6 @@ import functools
 import logging
 import multiprocessing
 import os
-import pickle
 import queue
 import sys
 import threading
@@ -52,7 +51,9 @@ except ModuleNotFoundError as _error:
 from ._common import naming
 from ._common.forks import Turn, in_forks
 from ._common.threads import make_thread
+from ._engine.repeated import RepeatedBuffers
 from ._wire import batches, nesting, pickling
+from ._wire.copies import own
 from .logs import report_here
 from .status import JobStatus
 
@@ -107,8 +108,11 @@ class PrimitiveJobsBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ign
     changes, is seen by those behind it: ``batch_size=1`` has none of that.
 
     Arrays arrive writable and private to the task, whatever their size: joblib's ``max_nbytes``,
-    ``mmap_mode`` and ``temp_folder`` have nothing to say. But an array that the caller himself
-    mapped from a file (`numpy.memmap`) is mapped again by the worker, which may write to it.
+    ``mmap_mode`` and ``temp_folder`` have nothing to say. The memory of one of 1 MB or more is sent
+    to each worker once in a call, however many tasks are given it: all of them have it as it was
+    when the first one was sent, as with joblib's own processes. But an array that the caller
+    himself mapped from a file (`numpy.memmap`) is mapped again by the worker, which may write to
+    it.
 
     Args:
         nesting_level: joblib's.
@@ -336,6 +340,7 @@ class _Call:
         # Nothing can be imported any more when the program's end drops a generator of joblib's.
         self._ask_cancel = ask_cancel
         self._tracker_of = tracker_of
+        self._buffers = RepeatedBuffers()
         self._aborted = False
         self._pending: dict[PrimitiveJob[Any], Callback] = {}
         # Whatever the pool has now: another call, or a resize, may give it more workers.
@@ -350,7 +355,7 @@ class _Call:
     def submit(self, batch: Any, callback: Callback) -> PrimitiveJob[Any]:
         from .job import PrimitiveJob, record_of
 
-        job: PrimitiveJob[Any] = PrimitiveJob(_Batch(batch))
+        job: PrimitiveJob[Any] = PrimitiveJob(_Batch(batch, self._buffers.placed))
         record = record_of(job)
         record.name = _name_of(batch)
         record.inner = True
@@ -412,6 +417,7 @@ class _Call:
 
     def end(self) -> None:
         self.abort()
+        self._buffers.let_go()
         self.end_thread()
 
 
@@ -445,10 +451,11 @@ def _name_of(batch: Any) -> str:
 class _Batch:
     """joblib's batch, pickled so that memory maps of files are mapped again on the other side."""
 
-    __slots__ = ("_calls",)
+    __slots__ = ("_calls", "_placed")
 
-    def __init__(self, calls: Callable[[], list[Any]]) -> None:
+    def __init__(self, calls: Callable[[], list[Any]], placed: Callable[[memoryview], Any]) -> None:
         self._calls = calls
+        self._placed = placed
 
     def __call__(self) -> list[Any]:
         return self._calls()
@@ -456,7 +463,7 @@ class _Batch:
     def __reduce__(self) -> tuple[Any, ...]:
         reducers = {} if "numpy" not in sys.modules else _array_reducers()
         if len(getattr(self._calls, "items", ())) > 1:
-            return _load_batch, (tuple(_names), _of_packed_tasks(self._calls, reducers))
+            return _load_batch, (tuple(_names), self._of_packed_tasks(reducers))
         if not reducers:
             return _load_batch, (tuple(_names), self._calls)
         from ._wire.rows import Need
@@ -464,16 +471,16 @@ class _Batch:
         found: dict[int, Any] = {}
         reducers = {**pickling.referring(found), **reducers}
         body, buffers = pickling.dumps(self._calls, reducers=reducers)
-        views = [pickle.PickleBuffer(buffer) for buffer in buffers]
+        placed = list(map(self._placed, buffers))
         needs = [Need(source) for source in found.values()]
-        return _load_batch, (tuple(_names), body, views, needs)
+        return _load_batch, (tuple(_names), body, placed, needs)
 
-
-def _of_packed_tasks(calls: Any, reducers: Mapping[type, pickling.Reducer]) -> Any:
-    """Return a batch of one task, that makes the calls of this one's."""
-    one = copy.copy(calls)
-    one.items = [(batches.run_tasks, batches.Packer(calls.items, reducers).arguments(), {})]
-    return one
+    def _of_packed_tasks(self, reducers: Mapping[type, pickling.Reducer]) -> Any:
+        """Return a batch of one task, that makes the calls of this one's."""
+        one: Any = copy.copy(self._calls)
+        packed = batches.Packer(one.items, reducers, self._placed).arguments()
+        one.items = [(batches.run_tasks, packed, {})]
+        return one
 
 
 @functools.cache
@@ -497,7 +504,7 @@ def _load_batch(
     for name in names:
         if name not in _names:
             register(name)
-    return calls if buffers is None else pickling.loads(calls, buffers)
+    return calls if buffers is None else pickling.loads(calls, list(map(own, buffers)))
 
 
 # --- workers that stay between calls --------------------------------------------------------------

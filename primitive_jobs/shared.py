@@ -12,36 +12,25 @@ from operator import attrgetter
 from typing import NoReturn, TypeVar, cast
 
 from ._common.naming import one_line, type_name
-from ._engine.sources import Source
-from ._wire.messages import Kind
-from ._wire.parcel import HAVE_PACKETS, Parcel
+from ._engine.sources import Data
 from ._wire.pickling import dumps_referring, handle_types
 from .errors import SerializationError
 
 T = TypeVar("T")
 
 
-class SharedData(Source):
+class SharedData(Data):
     """One shared object, serialized.
 
     Attributes:
         nbytes: Its size, in bytes.
     """
 
-    kind = Kind.SHARE
-
     def __init__(self, value: object) -> None:
         super().__init__()
-        body, buffers, shared = dumps_referring(value, out_of_band=1)
-        self.shared = shared
-        self._parcel = Parcel(body, buffers, to_file=HAVE_PACKETS)
-        if HAVE_PACKETS:
-            self._parcel.file()  # never changed after this: several pools' threads may use it
+        body, buffers, self.shared = dumps_referring(value, out_of_band=1)
+        self._hold(body, buffers)
         self.nbytes = self._parcel.size
-
-    def parcel_for(self, *, packets: bool) -> Parcel:
-        """What to send, over either kind of channel."""
-        return self._parcel if packets else self._parcel.copy_of_bytes()
 
 
 class Shared:

@@ -297,26 +297,3 @@ def test_mapped_files_are_mapped_in_every_task(
         kinds = Parallel(batch_size=10)(delayed(write)(i, **given) for i in range(COUNT))
     assert kinds == ["memmap"] * COUNT
     assert (table == np.arange(float(COUNT))[:, None]).all()
-
-
-@pytest.mark.parametrize("batch_size", [1, 10])
-def test_a_large_array_is_sent_once_for_a_batch(pool: JobPool, batch_size: int) -> None:
-    """It would be sent as often as there are tasks otherwise, and batches of short ones grow."""
-    array = np.zeros(1 << 20)
-    tasks = [delayed(add_one)(array) for _ in range(20)]
-    sent: list[int] = []
-    plain = primitive_jobs.joblib._Batch.__reduce__
-
-    def measured(batch: Any) -> Any:
-        reduced = plain(batch)
-        body, buffers = primitive_jobs._wire.pickling.dumps(reduced[1])
-        sent.append(len(body) + sum(buffer.nbytes for buffer in buffers))
-        return reduced
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(primitive_jobs.joblib._Batch, "__reduce__", measured)
-        with joblib.parallel_config(backend="primitive_jobs", pool=pool):
-            found = Parallel(batch_size=batch_size, pre_dispatch="all")(tasks)
-    assert found == [float(1 << 20)] * 20
-    assert len(sent) == 20 // batch_size
-    assert max(sent) < 1.1 * array.nbytes

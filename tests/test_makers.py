@@ -21,6 +21,7 @@ SUITES = [
     "test_executor",
     "test_executor_stop",
     "test_groups",
+    "test_joblib_arrays",
     "test_limits",
     "test_map",
     "test_map_first",

@@ -37,6 +37,7 @@ queue          the queued jobs, in the order in which they start
 recall         sends jobs ahead, and takes them back before they could wait
 record         what a pool needs to know of a job
 registry       the unfinished jobs' records, and what is done at a job's end
+repeated       large buffers that several calls of joblib's are given, sent to a worker once
 reservations   what running jobs hold of memory and tokens, and what is left
 resubmit       a new job of a call that another one has made
 roster         which workers there are, and which are free

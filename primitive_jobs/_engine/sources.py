@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .._wire import pickling
 from .._wire.messages import Kind
-from .._wire.parcel import Parcel
+from .._wire.parcel import HAVE_PACKETS, Parcel
 
 if TYPE_CHECKING:
     import socket
@@ -64,6 +64,22 @@ class Source:
             user = known()
             if user is not None:
                 user.forget(self.number)
+
+
+class Data(Source):
+    """Pickled data, in a nameless file where there are such."""
+
+    kind = Kind.SHARE
+
+    def _hold(self, body: bytes, buffers: Sequence[memoryview]) -> None:
+        """Take in a pickle and its buffers; raises OSError or MemoryError."""
+        self._parcel = Parcel(body, buffers, to_file=HAVE_PACKETS)
+        if HAVE_PACKETS:
+            self._parcel.file()  # never changed after this: several pools' threads may use it
+
+    def parcel_for(self, *, packets: bool) -> Parcel:
+        """What to send, over either kind of channel."""
+        return self._parcel if packets else self._parcel.copy_of_bytes()
 
 
 # --- descriptors ----------------------------------------------------------------------------------
@@ -172,4 +188,4 @@ def _duplicate(number: int) -> int:
     return os.dup(pickling.load_received(number).fd)
 
 
-__all__ = ["Descriptor", "Source", "User", "file_limit"]
+__all__ = ["Data", "Descriptor", "Source", "User", "file_limit"]

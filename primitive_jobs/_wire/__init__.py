@@ -8,6 +8,7 @@ by_value      what of a script travels by value, beyond what cloudpickle knows
 calls         a call as bytes, or why it cannot be pickled
 channel       the link between a pool and one worker
 chunk         many calls in one job
+copies        buffers that come once for several calls, and are each call's own
 culprit       by what an object cannot be pickled
 evidence      what is told of a worker's end
 fact          frozen records

@@ -19,9 +19,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._common import naming
-from .._common.imported import imported
 from . import calls, chunk, failures, pickling
 from .chunk import all_plain
+from .copies import Copies, address_of
 from .layers import MAIN, WHOLE, Writer, fast_pickler
 from .leftovers import after_call
 from .present import now
@@ -52,11 +52,20 @@ class Packer:
     Args:
         tasks: Functions, their arguments, and those by name.
         reducers: Come before those of the types themselves.
+        placed: Returns what is pickled in the place of a buffer; see `copies.own`.
     """
 
-    def __init__(self, tasks: Sequence[Task], reducers: Mapping[type, Reducer]) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        reducers: Mapping[type, Reducer],
+        placed: Callable[[memoryview], Any],
+    ) -> None:
         self._reducers = reducers
-        self._buffers: list[pickle.PickleBuffer] = []
+        self._placed = placed
+        self._buffers: list[Any] = []
+        # They stay, or another one might get the place of one that is gone.
+        self._originals: list[memoryview] = []
         self._number_of: dict[tuple[int, int], int] = {}  # of a buffer
         self._sources: dict[int, Any] = {}
         self._layers: list[_Layer] = []
@@ -149,10 +158,12 @@ class Packer:
         return [pickle.PickleBuffer(body), *map(self._number, buffers)]
 
     def _number(self, buffer: memoryview) -> int:
-        key = _address(buffer), buffer.nbytes
+        address = address_of(buffer)
+        key = id(buffer.obj) if address is None else address, buffer.nbytes
         number = self._number_of.setdefault(key, len(self._buffers))
         if number == len(self._buffers):
-            self._buffers.append(pickle.PickleBuffer(buffer))
+            self._originals.append(buffer)
+            self._buffers.append(self._placed(buffer))
         return number
 
 
@@ -199,14 +210,6 @@ def _identity(function: Any) -> object:
     if type(function) is types.MethodType:
         return id(function.__func__), id(function.__self__)
     return id(function)
-
-
-def _address(buffer: memoryview) -> int:
-    numpy = imported("numpy")
-    if numpy is None:
-        return id(buffer.obj)
-    array = numpy.frombuffer(buffer, dtype=numpy.uint8)
-    return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
 
 
 def _dumps_fast(value: object, reducers: dict[type, Reducer]) -> tuple[bytes, list[memoryview]]:
@@ -316,6 +319,8 @@ class _Arguments:
     def _buffer(self, number: int) -> memoryview:
         """Return a buffer that nobody else has."""
         buffer = self._buffers[number]
+        if type(buffer) is Copies:
+            return buffer.new()
         self._left[number] -= 1
         if not self._left[number]:
             self._buffers[number] = None

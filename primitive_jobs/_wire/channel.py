@@ -22,7 +22,7 @@ import mmap
 import os
 import struct
 
-from .messages import Filed, Kind, Lent, Message
+from .messages import KEEP, Filed, Kind, Lent, Message
 from .parcel import HAVE_PACKETS, INLINE_LIMIT, Content, Parcel, map_file, unpack
 
 TYPE_CHECKING = False
@@ -154,7 +154,9 @@ class PacketChannel(Channel):
         # Header and notes of a message whose file is to come.
         self._announced: bytes | None = None
         self._theirs: socket.socket | None = None  # the other end, where this is the pool's
-        self._keeps_files = not blocking  # other jobs may be waiting for a result
+        # The pool's side keeps those of results, which other jobs may be waiting for; a worker's
+        # those that it is told to.
+        self._is_pool = not blocking
 
     def keep(self, theirs: socket.socket) -> None:
         """Hold the other end open from now on, so that `take_back` can receive there."""
@@ -328,7 +330,7 @@ class PacketChannel(Channel):
         kept = -1
         try:
             content = map_file(fd, size, mmap.MAP_PRIVATE)
-            if self._keeps_files and kind == _RETURNED:
+            if kind == _RETURNED if self._is_pool else notes == KEEP:
                 kept = fd
         except OSError as error:
             lost = f"no memory to map its {size} bytes: {error}"

@@ -45,6 +45,10 @@ DATA, CHECKPOINTS, PRINTED, LOGGED = range(4)
 checkpoints of the attempt; a pipe through which comes what the worker's jobs print; a socket
 through which come its log records."""
 
+KEEP = b"keep"
+"""The notes of shared data that each call has a copy of: a worker keeps its file."""
+
+
 AGAIN = struct.Struct("<QQ?")
 """How the notes of such a message begin: how many attempts it is now; which call of a chunk has
 left the content, and whether there is one. A pickle of what the job is told of itself may follow,

@@ -31,7 +31,7 @@ from .._wire.leftovers import (
     unblock_signals,
     watch,
 )
-from .._wire.messages import Kind, Lent, Message, told_duration
+from .._wire.messages import Filed, Kind, Lent, Message, told_duration
 from .._wire.notes import (
     INITIALIZING,
     LINK_LOST,
@@ -495,9 +495,14 @@ class _Worker:
         elif message.kind == Kind.RESULT:
             pickling.awaited[number] = message
         else:
+            kept: Any = message
             if type(message) is Lent:
                 message.fd = out_of_reach(message.fd)
-            pickling.received[number] = message
+            elif type(message) is Filed:
+                from .._wire.copies import Kept  # which most workers do without
+
+                kept = Kept(message, out_of_reach)
+            pickling.received[number] = kept
 
     def _lend(self, fd: int, what: int) -> None:
         """Send the pool a descriptor of the job's; on whatever thread has the job's turn."""

@@ -1,0 +1,147 @@
+"""Buffers that several calls are given, each to have for itself, and that reach a worker once.
+
+The pool sends the content as a file, ahead of the calls (`_engine.repeated`). The worker keeps its
+descriptor and maps it for each call, privately: what nobody writes to is the very pages of the one
+copy, and what a call writes to is that call's own.
+
+Used on both sides of the channel.
+"""
+
+from __future__ import annotations
+
+import _pickle as pickle
+import contextlib
+import mmap
+import os
+import weakref
+
+from .._common.imported import imported
+from . import pickling
+from .messages import Lent
+from .parcel import map_file, unpack
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from .messages import Filed
+
+
+class Copies:
+    """In a worker: gives out copies of a buffer. It is the content's pickle."""
+
+    __slots__ = ("_number",)
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Copies, (self._number,)
+
+    def new(self) -> memoryview:
+        """Return a copy that nobody else has, and that can be written to."""
+        data = pickling.received[self._number]
+        if type(data) is Kept:
+            return data.mapped()
+        return memoryview(bytearray(data.buffers[0]))
+
+
+def address_of(buffer: memoryview) -> int | None:
+    """Return where a buffer is in memory; None: numpy, which tells, is not imported."""
+    numpy = imported("numpy")
+    if numpy is None:
+        return None
+    array = numpy.frombuffer(buffer, dtype=numpy.uint8)
+    return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
+
+
+def own(buffer: Any) -> memoryview:
+    """Return what came in the place of a buffer, as a buffer."""
+    return buffer.new() if type(buffer) is Copies else buffer
+
+
+class Kept:
+    """In a worker: a content as it came, with the descriptor of its file.
+
+    A mapping that nobody has any more, and that nobody has written to, is given out again: to map
+    40 MB anew and to read all of it takes three times as long, since each page has to be looked up.
+
+    Args:
+        message: It has the file.
+        out_of_reach: Moves a descriptor to where no job takes it for its own.
+
+    Attributes:
+        body: The pickle.
+        buffers: The one buffer.
+    """
+
+    __slots__ = ("__weakref__", "_file", "_identity", "_size", "body", "buffers", "spare")
+
+    def __init__(self, message: Filed, out_of_reach: Callable[[int], int]) -> None:
+        self.body = message.body
+        self.buffers: Sequence[memoryview] = message.buffers
+        self.spare: memoryview | None = None
+        self._size = message.file.size
+        self._file: Lent | None = None
+        with contextlib.suppress(OSError):  # no descriptor is free: its mapping will do
+            self._file = Lent(message.attempt, out_of_reach(os.dup(message.file.fd)))
+            self._identity = _identity(self._file.fd)
+        message.file.close()
+
+    def mapped(self) -> memoryview:
+        """Return the buffer, mapped for one user; a copy where the file cannot be mapped."""
+        content, self.spare = self.spare, None
+        if content is None:
+            content = self._map()
+        if content is None:
+            return memoryview(bytearray(self.buffers[0]))
+        import ctypes
+
+        # What is made of the buffer keeps this alive, so that its end is theirs.
+        area = (ctypes.c_ubyte * len(content)).from_buffer(content)
+        weakref.finalize(area, _take_back, weakref.ref(self), content).atexit = False
+        whole = pickle.PickleBuffer(area).raw()
+        return unpack(whole, len(self.buffers))[1][0]
+
+    def _map(self) -> memoryview | None:
+        file = self._file
+        with contextlib.suppress(OSError):
+            # A job may have closed it, and the number is another file's then.
+            if file is not None and _identity(file.fd) == self._identity:
+                return map_file(file.fd, self._size, mmap.MAP_PRIVATE)
+        return None
+
+
+def _take_back(owner: weakref.ref[Kept], content: memoryview) -> None:
+    kept = owner()
+    if kept is not None and is_unwritten(content):
+        kept.spare = content
+
+
+def is_unwritten(content: memoryview) -> bool:
+    """Whether a private mapping of a file still has the file's own pages; False: or not known."""
+    numpy, address = imported("numpy"), address_of(content)
+    if numpy is None or address is None:
+        return False
+    first, count = address // mmap.PAGESIZE, -(-len(content) // mmap.PAGESIZE)
+    try:
+        # Opened each time: in a child that a job has forked it is another one.
+        fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            entries = os.pread(fd, count * 8, first * 8)
+        finally:
+            os.close(fd)
+    except OSError:
+        return False
+    kinds = numpy.frombuffer(entries, numpy.uint64) >> numpy.uint64(61)
+    return len(kinds) == count and bool(((kinds == _NOT_MAPPED) | (kinds == _OF_FILE)).all())
+
+
+# The three highest bits: present, swapped, of a file. A page that was written to is of none.
+_NOT_MAPPED, _OF_FILE = 0b000, 0b101
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
