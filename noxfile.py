@@ -50,6 +50,7 @@ ADAPTERS = (
     "qiskit",
 )
 FOR_THEIR_POOL = "pool_libraries"  # a session of its own, since it installs many
+TENSORS = "tensors"  # of the same, since torch is large
 
 
 def find_interpreter(version: str) -> Path | None:
@@ -199,9 +200,11 @@ def cluster(session: nox.Session, release: str) -> None:
 
 @nox.session
 def libraries(session: nox.Session) -> None:
-    """Run what is written for `multiprocessing.Pool`, unchanged, with ours."""
+    """Run what is written for `multiprocessing.Pool`, unchanged, with ours; and torch's tensors."""
     install(session, "test,libraries")
-    session.run("python", "-m", "pytest", *(session.posargs or [file_of(FOR_THEIR_POOL)]))
+    session.run(
+        "python", "-m", "pytest", *(session.posargs or map(file_of, (FOR_THEIR_POOL, TENSORS)))
+    )
 
 
 @nox.session
@@ -230,7 +233,7 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         session.run(*pytest, *session.posargs)
         return
-    elsewhere = map(file_of, (*INSIGHT, *STORE, *SHOWN, *ADAPTERS, FOR_THEIR_POOL))
+    elsewhere = map(file_of, (*INSIGHT, *STORE, *SHOWN, *ADAPTERS, FOR_THEIR_POOL, TENSORS))
     session.run(*pytest, *(f"--ignore={file}" for file in elsewhere))
     session.run(*pytest, *map(file_of, ADAPTERS))
 

@@ -25,6 +25,7 @@ QUESTIONS = (
     "drop_in_pool",
     "large_array",
     "shared_array",
+    "joblib_array",
     "dependencies",
     "cancel",
     "after_cancel",

@@ -36,6 +36,17 @@ def same(value: object) -> object:
     return value
 
 
+def element_of(array: Any, place: int) -> float:
+    """Return one element."""
+    return float(array[place])
+
+
+def sum_of(array: Any, place: int) -> float:
+    """Return the sum of all elements."""
+    del place
+    return float(array.sum())
+
+
 def numbers(size: int) -> Any:
     """Return an array of so many bytes."""
     import numpy as np

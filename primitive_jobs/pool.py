@@ -121,10 +121,11 @@ class JobPool(EnginePool):
         seed: Makes what is random in jobs reproducible: each job gets a seed of its own, which
             follows from this one and the job's number in the order of the submits, whatever the
             number of workers, kills and retries. Before its function is called, the job's
-            ``random`` and ``numpy.random`` are seeded by it, and `job_rng` returns a generator
-            made of it. Calls of `map` have each their own, whatever the chunks. An int from 0 on,
-            several of them or a `numpy.random.SeedSequence`, whose next children the jobs get (it
-            is not changed, so give each pool one of its own); default None: nothing is seeded.
+            ``random``, ``numpy.random`` and, where it imports that, ``torch`` are seeded by it,
+            and `job_rng` returns a generator made of it. Calls of `map` have each their own,
+            whatever the chunks. An int from 0 on, several of them or a
+            `numpy.random.SeedSequence`, whose next children the jobs get (it is not changed, so
+            give each pool one of its own); default None: nothing is seeded.
         on_exit: What the interpreter's end does with unfinished jobs: "wait" (default) for them,
             or "cancel" them, each after its ``grace``. A Ctrl-C that ends the program cancels them
             always, and at once.

@@ -91,6 +91,7 @@ FOREIGN = {
     "pickle": {"_Unpickler"},
     "sys": {"_getframe"},
     "threading": {"_register_atexit", "_shutdown"},
+    "torch": {"_untyped_storage"},
 }
 
 

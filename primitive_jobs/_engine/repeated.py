@@ -83,6 +83,7 @@ def _owner_of(buffer: memoryview) -> weakref.ref[object] | None:
     owner: object = buffer.obj
     while isinstance(owner, numpy.ndarray) and owner.base is not None:
         owner = owner.base
+    owner = getattr(owner, "owner", owner)  # that of torch's: see `tensors`
     try:
         return weakref.ref(owner)
     except TypeError:

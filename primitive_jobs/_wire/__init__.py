@@ -34,5 +34,6 @@ rng_states    where its random generators are
 rows          the arguments of many calls, packed
 seeding       the seeds of jobs
 setting       the options of a job that its worker sees to
+tensors       torch's tensors in a pickle
 ============  ================================================================
 """

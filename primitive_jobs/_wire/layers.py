@@ -400,9 +400,7 @@ def fast_pickler(
     """Make a pickler of Python's own; it raises, or names the program, where it will not do."""
     pickler = kind(file, 5, buffer_callback=buffer_callback)
     method: dict[type, Any] = {types.MethodType: _reduce_method}
-    pickler.dispatch_table = (
-        copyreg.dispatch_table | method | pickling.descriptor_holders() | reducers
-    )
+    pickler.dispatch_table = copyreg.dispatch_table | method | pickling.own_reducers() | reducers
     return pickler
 
 

@@ -113,7 +113,7 @@ def pickler_type() -> Any:
             reducers: Mapping[type, Reducer],
             buffer_callback: Callable[[pickle.PickleBuffer], Any] | None,
         ) -> None:
-            self.dispatch_table = by_value.table({**descriptor_holders(), **reducers})
+            self.dispatch_table = by_value.table({**own_reducers(), **reducers})
             super().__init__(file, protocol=PROTOCOL, buffer_callback=buffer_callback)
 
     return Pickler
@@ -171,6 +171,15 @@ def descriptor_holders() -> dict[type, Reducer]:
     other = getattr(get("multiprocess.connection"), "Connection", None)
     derived = () if connection is None else connection.__subclasses__()
     return _holders(sock, connection, other, *derived)
+
+
+def own_reducers() -> dict[type, Reducer]:
+    """Return those that come before the ones of the types themselves in every pickle."""
+    if "torch" not in sys.modules:
+        return descriptor_holders()
+    from . import tensors
+
+    return {**descriptor_holders(), **tensors.reducers()}
 
 
 @functools.lru_cache(maxsize=1)  # it is looked into for each pickle

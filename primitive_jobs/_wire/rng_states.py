@@ -1,7 +1,7 @@
 """Where the random generators of a job are, as bytes: a job that goes on draws what comes next.
 
-Those are `random`, numpy's old functions, and the generator of `job_rng`. Each is set in its place:
-what a job has got hold of stays the same object.
+Those are `random`, numpy's old functions, the generator of `job_rng`, and torch's own on the CPU.
+Each is set in its place: what a job has got hold of stays the same object.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 def save() -> bytes:
     """Return where they are; of modules that are not imported, nothing."""
-    random, legacy = imported("random"), imported("numpy.random")
-    states: list[Any] = [None, None, None]
+    random, legacy, torch = map(imported, ("random", "numpy.random", "torch"))
+    states: list[Any] = [None, None, None, None]
     if random is not None:
         states[0] = random.getstate()
     if legacy is not None:
@@ -27,12 +27,14 @@ def save() -> bytes:
     generator = seeding.generator()
     if generator is not None:
         states[2] = _state_of(generator.bit_generator)
+    if torch is not None:
+        states[3] = bytes(torch.get_rng_state().tolist())
     return pickle.dumps(states, 5)
 
 
 def restore(saved: bytes) -> None:
     """Have them go on from there."""
-    of_random, of_legacy, of_generator = pickle.loads(saved)
+    of_random, of_legacy, of_generator, of_torch = pickle.loads(saved)
     if of_random is not None:
         import random
 
@@ -43,6 +45,10 @@ def restore(saved: bytes) -> None:
         numpy_random.set_state(of_legacy)
     if of_generator is not None:
         _set(seeding.job_rng().bit_generator, of_generator)
+    if of_torch is not None:
+        import torch
+
+        torch.set_rng_state(torch.frombuffer(bytearray(of_torch), dtype=torch.uint8))
 
 
 def _state_of(bits: Any) -> Any:

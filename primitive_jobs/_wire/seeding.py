@@ -162,12 +162,17 @@ def _hook() -> None:
     sys.meta_path.insert(0, AfterImport(absent))
 
 
-def _seed_random(random: Any) -> None:
+def _text() -> str:
+    """The key of the call."""
     assert _call is not None
     entropy, spawn_key = _call[0]
     parts = (entropy,) if isinstance(entropy, int) else entropy
-    # Not in decimals, of which Python writes so many only. Of a text it takes the SHA-512.
-    random.seed(" ".join([*map(hex, parts), "/", *map(hex, spawn_key)]))
+    # Not in decimals, of which Python writes so many only.
+    return " ".join([*map(hex, parts), "/", *map(hex, spawn_key)])
+
+
+def _seed_random(random: Any) -> None:
+    random.seed(_text())  # of which it takes the SHA-512
 
 
 def _seed_legacy_numpy(random: Any) -> None:
@@ -183,9 +188,16 @@ def _seed_legacy_numpy(random: Any) -> None:
     random.seed(sequence.generate_state(4))
 
 
+def _seed_torch(torch: Any) -> None:
+    from hashlib import sha512
+
+    torch.manual_seed(int.from_bytes(sha512(_text().encode()).digest()[:8], "little"))
+
+
 _SEEDERS: dict[str, Callable[[Any], object]] = {
     "random": _seed_random,
     "numpy.random": _seed_legacy_numpy,
+    "torch": _seed_torch,
 }
 
 

@@ -105,8 +105,8 @@ def checkpoint(state: object, *, force: bool = False, most: float = 5.0) -> bool
     `PrimitiveJob.partial_result` returns the last one, while the job runs and after its end, be it
     a cancel, a limit, a crash or a kill. `resume` returns it in the next attempt, if the job has
     ``retries``, and in a job made by `PrimitiveJob.resubmit`. With it the states of `random`, of
-    numpy's old functions and of `job_rng` are kept, as they are once ``state`` was called: what
-    is drawn after a `resume` is what would have been drawn.
+    numpy's old functions, of `job_rng` and of torch on the CPU are kept, as they are once ``state``
+    was called: what is drawn after a `resume` is what would have been drawn.
 
     It goes to memory of the pool's process, not to disk, and counts towards ``memory_limit``. In an
     inner loop it is skipped as a rule: in 0.5 us.
