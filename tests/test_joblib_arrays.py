@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
 import os
 import signal
@@ -21,9 +22,9 @@ from joblib import Parallel, delayed
 import primitive_jobs.joblib
 from primitive_jobs import JobPool
 from primitive_jobs._engine import repeated
-from primitive_jobs._engine.repeated import LEAST, RepeatedBuffers
+from primitive_jobs._engine.repeated import RepeatedBuffers
 from primitive_jobs._wire import pickling
-from primitive_jobs._wire.copies import Copies, Kept
+from primitive_jobs._wire.copies import LEAST, Copies, Kept
 from primitive_jobs._wire.messages import Filed, Kind, Message
 from primitive_jobs._wire.parcel import Parcel
 from primitive_jobs._wire.rows import Need
@@ -130,6 +131,36 @@ def test_one_buffer_twice_in_a_task(parallel: Parallel) -> None:
     expected = [(True, 0.0, float(SIZE - 1))] * COUNT
     view = array.reshape(2, -1)
     assert parallel(delayed(write)(array, array, view) for _ in range(COUNT)) == expected
+
+
+class Table:
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def write(self, place: int) -> float:
+        self.array[place] += 1
+        return float(self.array[:COUNT].sum())
+
+
+def write_to(array: Any, place: int) -> float:
+    return Table(array).write(place)
+
+
+@pytest.mark.parametrize("how", ["closure", "partial", "method"])
+def test_one_that_belongs_to_the_function(parallel: Parallel, made: list[int], how: str) -> None:
+    array = np.zeros(SIZE)
+
+    def write(place: int) -> float:
+        return write_to(array, place)
+
+    function: Any = {
+        "closure": write,
+        "partial": functools.partial(write_to, array),
+        "method": Table(array).write,
+    }[how]
+    assert parallel(delayed(function)(i) for i in range(COUNT)) == [1.0] * COUNT
+    assert made == [array.nbytes]
+    assert not array.any()
 
 
 def as_submitted(value: Any) -> tuple[Any, ...]:

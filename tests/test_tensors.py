@@ -15,6 +15,7 @@ import primitive_jobs.joblib
 from primitive_jobs import JobPool, share
 from primitive_jobs._engine import repeated
 from primitive_jobs._wire import pickling, rng_states
+from primitive_jobs._wire.copies import LEAST
 
 torch: Any = pytest.importorskip("torch")
 
@@ -167,11 +168,11 @@ def test_joblibs_tasks_are_sent_it_once(pool: JobPool, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(repeated, "Repeated", Counted)
     primitive_jobs.joblib.register()
-    tensor = torch.zeros(repeated.LEAST)
+    tensor = torch.zeros(LEAST)
     with joblib.parallel_config(backend="primitive_jobs", pool=pool):
         tasks = (joblib.delayed(change)(tensor, i) for i in range(20))
         assert joblib.Parallel(batch_size=2)(tasks) == [1.0] * 20
-    assert made == [4 * repeated.LEAST]
+    assert made == [4 * LEAST]
 
 
 # --- seeds ----------------------------------------------------------------------------------------

@@ -13,12 +13,11 @@ import pickle
 import weakref
 
 from .._common.imported import imported
-from .._wire.copies import Copies, address_of
+from .._wire.copies import LEAST, Copies, address_of
 from .._wire.messages import KEEP
 from .._wire.rows import Need
 from .sources import Data
 
-LEAST = 1 << 20  # bytes; what is smaller is copied as fast as a file is made and sent for it
 _MOST = 32  # of them at a time: each has a descriptor here, and one in each worker
 _KEPT = 8  # of those that came again: they stay while no call that waits or runs has them
 
@@ -90,4 +89,4 @@ def _owner_of(buffer: memoryview) -> weakref.ref[object] | None:
         return None
 
 
-__all__ = ["LEAST", "Repeated", "RepeatedBuffers"]
+__all__ = ["Repeated", "RepeatedBuffers"]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .._common import naming
 from . import calls, chunk, failures, pickling
 from .chunk import all_plain
-from .copies import Copies, address_of
+from .copies import LEAST, Copies, address_of
 from .layers import MAIN, WHOLE, Writer, fast_pickler
 from .leftovers import after_call
 from .present import now
@@ -124,11 +124,12 @@ class Packer:
 
     def _new_layer(
         self, by_name: Callable[..., Any] | None, common: Callable[..., Any] | None
-    ) -> _Layer:
+    ) -> _Layer | None:
         writer = Writer(referring=True, reducers=self._reducers)
         layer = _Layer(len(self._layers), by_name, writer)
-        if common is not None:
-            layer.add_function(common, len(self._rows))
+        # A large array of the function's is better sent apart than compared and copied.
+        if common is not None and not layer.add_function(common, len(self._rows)):
+            return None
         self._layers.append(layer)
         return layer
 
@@ -182,9 +183,9 @@ class _Layer:
         self.writer = writer
         self._places: list[int] = []
 
-    def add_function(self, function: Callable[..., Any], place: int) -> None:
-        self.writer.add(((function, ()), ()))
+    def add_function(self, function: Callable[..., Any], place: int) -> bool:
         self._places.append(place)
+        return self.writer.add(((function, ()), ()), LEAST)
 
     def dumps(
         self, value: object, place: int

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from .messages import Filed
 
+LEAST = 1 << 20  # bytes; what is smaller is copied as fast as a file is made and sent for it
+
 
 class Copies:
     """In a worker: gives out copies of a buffer. It is the content's pickle."""

@@ -247,16 +247,19 @@ class Writer:
 
     # --- what is common ----------------------------------------------------------------------
 
-    def add(self, value: object) -> None:
-        """Pickle what the values will have in common.
+    def add(self, value: object, most: float = float("inf")) -> bool:
+        """Pickle what the values will have in common; not if a buffer has ``most`` bytes or more.
 
         Whatever the pickling raises, raises.
         """
         count = self._in_memo
         body, buffers = self._dump(self._ready_cloud(), value)
+        if any(buffer.nbytes >= most for buffer in buffers):
+            return False
         self.sources += self._found.values()
         self.parts.append((count, [], joined(body, buffers)[0]))
         self.values.append(value)
+        return True
 
     def _settle(self) -> bool:
         """Find out which objects the last part has added; False: none can be relied on.
