@@ -19,18 +19,20 @@ Workers import this module too, to unpickle batches.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import logging
 import multiprocessing
 import os
+import pickle
 import queue
 import sys
 import threading
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 try:
@@ -108,11 +110,11 @@ class PrimitiveJobsBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ign
     changes, is seen by those behind it: ``batch_size=1`` has none of that.
 
     Arrays arrive writable and private to the task, whatever their size: joblib's ``max_nbytes``,
-    ``mmap_mode`` and ``temp_folder`` have nothing to say. The memory of one of 1 MB or more is sent
-    to each worker once in a call, however many tasks are given it: all of them have it as it was
-    when the first one was sent, as with joblib's own processes. But an array that the caller
-    himself mapped from a file (`numpy.memmap`) is mapped again by the worker, which may write to
-    it.
+    ``mmap_mode`` and ``temp_folder`` have nothing to say. Each task has them as they were when its
+    batch was submitted. The memory of one of 1 MB or more is sent to each worker once in a call,
+    however many tasks are given it, as long as nobody changes it: that is looked at for each batch.
+    But an array that the caller himself mapped from a file (`numpy.memmap`) is mapped again by the
+    worker, which may write to it.
 
     Args:
         nesting_level: joblib's.
@@ -355,7 +357,8 @@ class _Call:
     def submit(self, batch: Any, callback: Callback) -> PrimitiveJob[Any]:
         from .job import PrimitiveJob, record_of
 
-        job: PrimitiveJob[Any] = PrimitiveJob(_Batch(batch, self._buffers.placed))
+        call = _Batch(batch, self._buffers.placed)
+        job: PrimitiveJob[Any] = PrimitiveJob(call)
         record = record_of(job)
         record.name = _name_of(batch)
         record.inner = True
@@ -367,10 +370,20 @@ class _Call:
         record.tracker.call_when_final(functools.partial(self._inbox.put, [(self, job)]))
         if self._aborted:
             self._ask_cancel(job)
+        elif not self._held and self._take_place():
+            self._enlist(job)
         else:
+            call.settle()
             self._held.append(job)
             self._enlist_held()
         return job
+
+    def _take_place(self) -> bool:
+        try:
+            self._free.pop()
+        except IndexError:  # there is none, or another thread was faster
+            return False
+        return True
 
     def _enlist(self, job: PrimitiveJob[Any]) -> None:
         from .job import submit_to
@@ -385,11 +398,7 @@ class _Call:
 
     def _enlist_held(self) -> None:
         """Submit while there are both jobs and places; whoever adds to either calls this."""
-        while self._held and self._free:
-            try:
-                self._free.pop()
-            except IndexError:  # another thread was faster
-                return
+        while self._held and self._take_place():
             try:
                 job = self._held.popleft()
             except IndexError:
@@ -451,36 +460,45 @@ def _name_of(batch: Any) -> str:
 class _Batch:
     """joblib's batch, pickled so that memory maps of files are mapped again on the other side."""
 
-    __slots__ = ("_calls", "_placed")
+    __slots__ = ("_calls", "_placed", "_settled")
 
     def __init__(self, calls: Callable[[], list[Any]], placed: Callable[[memoryview], Any]) -> None:
         self._calls = calls
         self._placed = placed
+        self._settled: tuple[Any, ...] | None = None
 
     def __call__(self) -> list[Any]:
         return self._calls()
 
+    def settle(self) -> None:
+        """Have it be as it is now when it is pickled, which may be much later."""
+        with contextlib.suppress(Exception):  # which is raised again then, and told
+            self._settled = self._reduced(self._copied)
+
     def __reduce__(self) -> tuple[Any, ...]:
+        return self._settled or self._reduced(self._placed)
+
+    def _copied(self, buffer: memoryview) -> Any:
+        placed = self._placed(buffer)
+        if type(placed) is not pickle.PickleBuffer:
+            return placed
+        return pickle.PickleBuffer(bytes(buffer) if buffer.readonly else bytearray(buffer))
+
+    def _reduced(self, placed: Callable[[memoryview], Any]) -> tuple[Any, ...]:
         reducers = {} if "numpy" not in sys.modules else _array_reducers()
         if len(getattr(self._calls, "items", ())) > 1:
-            return _load_batch, (tuple(_names), self._of_packed_tasks(reducers))
-        if not reducers:
-            return _load_batch, (tuple(_names), self._calls)
+            # A batch of one task, that makes the calls of this one's.
+            one: Any = copy.copy(self._calls)
+            packed = batches.Packer(one.items, reducers, placed).arguments()
+            one.items = [(batches.run_tasks, packed, {})]
+            return _load_batch, (tuple(_names), one)
         from ._wire.rows import Need
 
         found: dict[int, Any] = {}
         reducers = {**pickling.referring(found), **reducers}
         body, buffers = pickling.dumps(self._calls, reducers=reducers)
-        placed = list(map(self._placed, buffers))
         needs = [Need(source) for source in found.values()]
-        return _load_batch, (tuple(_names), body, placed, needs)
-
-    def _of_packed_tasks(self, reducers: Mapping[type, pickling.Reducer]) -> Any:
-        """Return a batch of one task, that makes the calls of this one's."""
-        one: Any = copy.copy(self._calls)
-        packed = batches.Packer(one.items, reducers, self._placed).arguments()
-        one.items = [(batches.run_tasks, packed, {})]
-        return one
+        return _load_batch, (tuple(_names), body, list(map(placed, buffers)), needs)
 
 
 @functools.cache

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import gc
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,18 @@ from joblib import Parallel, delayed
 
 import primitive_jobs.joblib
 from primitive_jobs import JobPool
-from primitive_jobs._engine import repeated
+from primitive_jobs._engine import repeated, sources
 from primitive_jobs._engine.repeated import RepeatedBuffers
 from primitive_jobs._wire import pickling
 from primitive_jobs._wire.copies import LEAST, Copies, Kept
 from primitive_jobs._wire.messages import Filed, Kind, Message
-from primitive_jobs._wire.parcel import Parcel
+from primitive_jobs._wire.parcel import HAVE_PACKETS, Parcel
 from primitive_jobs._wire.rows import Need
 
 MakePool = Callable[..., JobPool]
 COUNT = 24
 SIZE = LEAST // 8 + 1000  # float64
+SMALL = pickling.OUT_OF_BAND // 8  # the least that is no part of a pickle
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -186,13 +187,15 @@ KINDS: dict[str, Callable[[], Any]] = {
 }
 
 
-def read_only() -> Any:
-    array = data()
+def read_only(size: int = SIZE) -> Any:
+    array = data(size=size)
     array.flags.writeable = False
     return array
 
 
 KINDS["read-only"] = read_only
+KINDS["small"] = lambda: data(size=SMALL)
+KINDS["small read-only"] = lambda: read_only(SMALL)
 
 
 @pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
@@ -201,7 +204,8 @@ def test_arrays_of_all_kinds_arrive_as_with_submit(pool: JobPool, kind: str) -> 
     array = KINDS[kind]()
     expected = pool.submit(as_submitted, array).result(PATIENCE)
     with joblib.parallel_config(backend="primitive_jobs", pool=pool):
-        found = Parallel(batch_size=2)(delayed(as_submitted)(array) for _ in range(8))
+        parallel = Parallel(batch_size=2, pre_dispatch="all")  # some wait for a worker
+        found = parallel(delayed(as_submitted)(array) for _ in range(8))
     assert found == [expected] * 8
 
 
@@ -219,24 +223,59 @@ def test_each_call_takes_it_anew(pool: JobPool) -> None:
             assert parallel(delayed(np.max)(array) for _ in range(4)) == [step] * 4
 
 
-def test_a_call_has_it_as_it_was_first(pool: JobPool, tmp_path: Path) -> None:
-    """As joblib's own processes."""
-    array = data()
+RINGS: dict[str, Callable[[int], list[Any]]] = {
+    "views": lambda count: list(np.empty((count, SIZE))),
+    "objects": lambda count: [np.empty(SIZE) for _ in range(count)],
+    "buffers": lambda count: [bytearray(8 * SIZE) for _ in range(count)],
+}
 
-    def look(array: Any, place: int) -> float:
-        (tmp_path / str(place)).touch()
-        return float(array[0])
+
+def fresh(place: Any) -> Any:
+    """Another object over the same memory, where it is no array that owns it."""
+    if type(place) is bytearray:
+        return np.frombuffer(place)
+    return place if place.base is None else place[:]
+
+
+@pytest.mark.parametrize("count", [5, 12])  # fewer and more than are kept
+@pytest.mark.parametrize("kind", RINGS)
+def test_a_ring_that_is_refilled(pool: JobPool, kind: str, count: int) -> None:
+    """Each frame goes to two tasks, which joblib takes together."""
+    ring = RINGS[kind](count)
+
+    def ends(array: Any) -> tuple[float, float]:
+        return float(array[0]), float(array[-1])
 
     def tasks() -> Iterator[Any]:
-        yield delayed(look)(array, 0)
-        yield delayed(look)(array, 1)
-        until(lambda: (tmp_path / "0").exists() and (tmp_path / "1").exists(), "both have run")
-        array[0] = 99
-        yield delayed(look)(array, 2)
-        yield delayed(look)(array, 3)
+        for number in range(40):
+            place = ring[number % len(ring)]
+            fresh(place)[:] = number
+            yield delayed(ends)(fresh(place))
+            yield delayed(ends)(fresh(place))
 
     with joblib.parallel_config(backend="primitive_jobs", pool=pool):
-        assert Parallel(batch_size=1, pre_dispatch=2)(tasks()) == [0.0] * 4
+        found = Parallel(batch_size=1)(tasks())
+    assert found == [(number, number) for number in range(40) for _ in range(2)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("size", [5, SMALL, SIZE])
+def test_a_task_has_an_array_as_it_was_when_its_batch_was_submitted(
+    pool: JobPool, size: int, batch_size: int
+) -> None:
+    """Also where it waits for a worker until joblib has taken more from the iterable."""
+    array = data(size=size)
+    together = 2 * batch_size  # so many joblib takes at a time
+
+    def tasks() -> Iterator[Any]:
+        for number in range(8 * together):
+            if number % together == 0:
+                array[-1] = number // together
+            yield delayed(np.take)(array, [-1])
+
+    with joblib.parallel_config(backend="primitive_jobs", pool=pool):
+        found = Parallel(batch_size=batch_size, pre_dispatch=2 * together)(tasks())
+    assert [float(last) for (last,) in found] == [i // together for i in range(8 * together)]
 
 
 def test_an_array_that_has_the_place_of_one_that_is_gone(parallel: Parallel) -> None:
@@ -244,26 +283,67 @@ def test_an_array_that_has_the_place_of_one_that_is_gone(parallel: Parallel) -> 
     assert parallel(tasks) == list(map(float, range(COUNT)))
 
 
-def test_who_owns_the_memory_is_what_it_is_known_by() -> None:
-    memory = ctypes.create_string_buffer(LEAST)
-    address = ctypes.addressof(memory)
-    buffers = RepeatedBuffers()
+def source_of(buffers: RepeatedBuffers, array: Any) -> Any:
+    placed = buffers.placed(memoryview(array).cast("B"))
+    return placed.source if isinstance(placed, Need) else None
 
-    def placed(owner: Any) -> Any:
-        return buffers.placed(memoryview(np.frombuffer(owner, np.uint8)))
 
-    def owner() -> Any:
-        return (ctypes.c_ubyte * LEAST).from_address(address)
+@pytest.mark.parametrize("packets", [True, False])
+def test_what_is_in_it_is_what_it_is_known_by(
+    monkeypatch: pytest.MonkeyPatch, packets: bool
+) -> None:
+    monkeypatch.setattr(sources, "HAVE_PACKETS", packets and HAVE_PACKETS)
+    buffers, array = RepeatedBuffers(), data()
+    first = source_of(buffers, array)
+    assert first is not None
+    assert source_of(buffers, array) is first
+    assert source_of(buffers, array[:]) is first
+    for place in (-1, 0, SIZE // 2):
+        array[place] += 0.5
+        other = source_of(buffers, array)
+        assert other is not None
+        assert other is not first
+        assert source_of(buffers, array) is other
+        first = other
 
-    first = np.frombuffer(memory, np.uint8)
-    one, again = buffers.placed(memoryview(first)), buffers.placed(memoryview(first))
-    assert isinstance(one, Need)
-    assert isinstance(again, Need)
-    assert one.source is again.source
-    other = np.frombuffer(owner(), np.uint8)
-    elsewhere = buffers.placed(memoryview(other))
-    assert isinstance(elsewhere, Need)
-    assert elsewhere.source is not one.source
+
+def test_what_nobody_can_have_again_is_let_go() -> None:
+    buffers, array, other = RepeatedBuffers(), data(), data()
+    source = weakref.ref(source_of(buffers, array))
+    source_of(buffers, array)
+    source_of(buffers, other)
+    assert source() is not None
+    del array
+    source_of(buffers, other)
+    assert source() is None
+
+
+def test_what_came_again_is_kept_up_to_a_number_and_a_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def kept(arrays: list[Any]) -> list[bool]:
+        buffers = RepeatedBuffers()
+        found = [
+            weakref.ref(source_of(buffers, array)) for array in arrays if source_of(buffers, array)
+        ]
+        return [source() is not None for source in found]
+
+    arrays = [data(i) for i in range(repeated._KEPT + 1)]
+    assert kept(arrays) == [False] + [True] * repeated._KEPT
+    monkeypatch.setattr(repeated, "_KEPT_BYTES", 2 * 8 * SIZE)
+    assert kept(arrays[:4]) == [False, False, True, True]
+    monkeypatch.setattr(repeated, "_KEPT_BYTES", 1)
+    assert kept(arrays[:2]) == [False, True]
+
+
+def test_one_that_is_refilled_is_sent_apart_only_so_often() -> None:
+    buffers, array, found = RepeatedBuffers(), data(), []
+    for number in range(repeated._MOST + 8):
+        array[0] = number
+        found.append(source_of(buffers, array))
+    assert [source is not None for source in found] == [True] * repeated._MOST + [False] * 8
+    found[0] = None  # a job has ended
+    assert source_of(buffers, array) is not None
 
 
 def test_no_more_than_so_many_are_sent_apart(pool: JobPool) -> None:
@@ -346,50 +426,129 @@ def test_calls_in_several_threads(pool: JobPool) -> None:
 # --- in a worker ----------------------------------------------------------------------------------
 
 
-def take_in() -> Kept:
-    """What a worker makes of an array that is sent apart."""
-    content = memoryview(data()).cast("B")
-    message = Filed(Kind.SHARE, 1, memoryview(b"N."), (content,), 0, b"keep")
-    message.file = Parcel(b"N.", (content,), to_file=True)
-    message.file.file()
-    return Kept(message, lambda fd: fd)
+def mappings() -> int:
+    """How many this worker has of files that were sent, beside one for each content."""
+    lines = Path("/proc/self/maps").read_text("utf-8").splitlines()
+    return sum("memfd:primitive_jobs" in line for line in lines) - len(pickling.received)
 
 
-def array_of(kept: Kept) -> Any:
-    return np.frombuffer(kept.mapped(), float)
+@pytest.mark.local
+@pytest.mark.parametrize("batch_size", [1, 4, 8])
+def test_a_mapping_that_no_task_has_stays_for_the_next_one_alone(
+    pool: JobPool, batch_size: int
+) -> None:
+    arrays = [data(i) for i in range(repeated._KEPT)]
+
+    def look(array: Any) -> int:
+        assert array.sum()
+        return mappings()
+
+    with joblib.parallel_config(backend="primitive_jobs", pool=pool):
+        parallel = Parallel(batch_size=batch_size)
+        found = parallel(delayed(look)(array) for array in arrays for _ in range(4))
+        without = min(Parallel()(delayed(mappings)() for _ in range(4)))
+    assert max(found) <= without + 1
+
+
+NUMBER = -1  # no source has it
+
+
+@pytest.fixture
+def take_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Kept]:
+    """Has this process have an array that is sent apart, as a worker has it."""
+
+    def take_in() -> Kept:
+        content = memoryview(data()).cast("B")
+        message = Filed(Kind.SHARE, NUMBER, memoryview(b"N."), (content,), 0, b"keep")
+        message.file = Parcel(b"N.", (content,), to_file=True)
+        message.file.file()
+        kept = Kept(message, lambda fd: fd)
+        monkeypatch.setitem(pickling.received, NUMBER, kept)
+        return kept
+
+    return take_in
+
+
+@pytest.fixture
+def copies(take_in: Callable[[], Kept]) -> Copies:
+    take_in()
+    return Copies(NUMBER)
+
+
+def array_of(copies: Copies) -> Any:
+    return np.frombuffer(copies.new(is_last=False), float)
 
 
 def place_of(array: Any) -> int:
     return int(array.__array_interface__["data"][0])
 
 
-def test_a_mapping_that_was_only_read_is_given_out_again() -> None:
-    kept = take_in()
-    array = array_of(kept)
+def test_a_mapping_that_was_only_read_is_given_out_again(copies: Copies) -> None:
+    array = array_of(copies)
     assert array.sum() == data().sum()
     place = place_of(array)
     del array
-    again, other = array_of(kept), array_of(kept)
+    again, other = array_of(copies), array_of(copies)
     assert place_of(again) == place
     assert place_of(other) != place
     again[5] = other[6] = -1
     assert (other[5], again[6]) == (5, 6)
 
 
-def test_a_mapping_that_was_written_to_is_not() -> None:
-    kept = take_in()
+def test_a_mapping_that_was_written_to_is_not(copies: Copies) -> None:
     for place in (0, SIZE // 2, SIZE - 1):
-        array = array_of(kept)
+        array = array_of(copies)
         assert array.sum() == data().sum()
         array[place] = -1
         view = array[:10]
         del array
-        assert kept.spare is None
+        assert copies._spare is None
         del view
-        assert kept.spare is None
+        assert copies._spare is None
 
 
-def test_a_file_that_a_job_has_closed() -> None:
+def test_after_the_last_call_of_a_job_no_mapping_stays(copies: Copies) -> None:
+    array_of(copies)
+    assert copies._spare is not None
+    array = np.frombuffer(copies.new(), float)
+    assert copies._spare is None
+    assert (array == data()).all()
+    del array
+    assert copies._spare is None
+
+
+def test_what_a_finalizer_brings_back_keeps_its_mapping(copies: Copies) -> None:
+    found: list[memoryview] = []
+
+    class Holder:
+        itself: object
+        buffer: memoryview
+
+        def __del__(self) -> None:
+            found.append(self.buffer)
+
+    holder = Holder()
+    holder.itself, holder.buffer = holder, copies.new(is_last=False)
+    del holder
+    gc.collect()
+    other = array_of(copies)
+    np.frombuffer(found[0], float)[0] = 77
+    assert other[0] == 0
+
+
+def test_without_numpy_each_has_a_mapping_of_its_own(
+    copies: Copies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("primitive_jobs._wire.copies.imported", lambda name: None)
+    for _ in range(2):
+        array = array_of(copies)
+        assert (array == data()).all()
+        array[0] = -1
+        del array
+        assert copies._spare is None
+
+
+def test_a_file_that_a_job_has_closed(take_in: Callable[[], Kept]) -> None:
     kept = take_in()
     assert kept._file is not None
     fd = kept._file.fd
@@ -400,21 +559,37 @@ def test_a_file_that_a_job_has_closed() -> None:
             if spare != fd:
                 os.dup2(spare, fd)
                 os.close(spare)
-        first, second = array_of(kept), array_of(kept)
+        first, second = array_of(Copies(NUMBER)), array_of(Copies(NUMBER))
         first[0] = -1
         assert (second == data()).all()
 
 
-def test_without_a_page_map_each_has_a_mapping_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("call", ["dup", "fstat"])
+def test_a_file_that_cannot_be_kept(
+    take_in: Callable[[], Kept], monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
     def refuse(*_: Any) -> Any:
         raise OSError
 
-    kept = take_in()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, refuse)
+        take_in()
+    first, second = array_of(Copies(NUMBER)), array_of(Copies(NUMBER))
+    first[0] = -1
+    assert (second == data()).all()
+
+
+def test_without_a_page_map_each_has_a_mapping_of_its_own(
+    copies: Copies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise OSError
+
     monkeypatch.setattr(os, "pread", refuse)
-    array = array_of(kept)
+    array = array_of(copies)
     del array
-    assert kept.spare is None
-    assert (array_of(kept) == data()).all()
+    assert copies._spare is None
+    assert (array_of(copies) == data()).all()
 
 
 def test_what_came_without_a_file_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -279,6 +279,7 @@ def run_tasks(layers: list[Layer], rows: list[Row], buffers: list[Any], _needs: 
             args, kwargs = row
             now.call = place
             value: Any = function(*args, **kwargs)
+            del args, kwargs, row  # their buffers may serve the next one
             exit_if_forked(pid)
             kind = type(value)
             if kind in numbers:
@@ -320,10 +321,11 @@ class _Arguments:
     def _buffer(self, number: int) -> memoryview:
         """Return a buffer that nobody else has."""
         buffer = self._buffers[number]
-        if type(buffer) is Copies:
-            return buffer.new()
         self._left[number] -= 1
-        if not self._left[number]:
+        is_last = not self._left[number]
+        if type(buffer) is Copies:
+            return buffer.new(is_last=is_last)
+        if is_last:
             self._buffers[number] = None
             return memoryview(buffer)
         return memoryview(bytearray(buffer))

@@ -9,7 +9,6 @@ Used on both sides of the channel.
 
 from __future__ import annotations
 
-import _pickle as pickle
 import contextlib
 import mmap
 import os
@@ -31,22 +30,49 @@ LEAST = 1 << 20  # bytes; what is smaller is copied as fast as a file is made an
 
 
 class Copies:
-    """In a worker: gives out copies of a buffer. It is the content's pickle."""
+    """In a worker: gives out copies of a buffer to the calls of one job; it is what is pickled.
 
-    __slots__ = ("_number",)
+    A mapping that nobody has any more, and that nobody has written to, is given out again: to map
+    40 MB anew and to read all of it takes three times as long, since each page has to be looked up.
+    """
+
+    __slots__ = ("__weakref__", "_number", "_spare")
 
     def __init__(self, number: int) -> None:
         self._number = number
+        self._spare: memoryview | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Copies, (self._number,)
 
-    def new(self) -> memoryview:
-        """Return a copy that nobody else has, and that can be written to."""
+    def new(self, *, is_last: bool = True) -> memoryview:
+        """Return a copy that nobody else has, and that can be written to.
+
+        Args:
+            is_last: Whether this job needs no other one after it.
+        """
         data = pickling.received[self._number]
-        if type(data) is Kept:
-            return data.mapped()
-        return memoryview(bytearray(data.buffers[0]))
+        if type(data) is not Kept:
+            return memoryview(bytearray(data.buffers[0]))
+        content, self._spare = self._spare, None
+        if content is None:
+            content = data.mapped()
+        if content is None:
+            return memoryview(bytearray(data.buffers[0]))
+        numpy = None if is_last else imported("numpy")
+        if numpy is not None:
+            # What is made of the buffer keeps this alive, so that its end is theirs. The garbage
+            # collector does not see it: that would tell its end before a __del__ brings it back.
+            area = numpy.frombuffer(content, numpy.uint8)
+            weakref.finalize(area, _take_back, weakref.ref(self), content).atexit = False
+            content = memoryview(area)
+        return unpack(content, len(data.buffers))[1][0]
+
+
+def _take_back(owner: weakref.ref[Copies], content: memoryview) -> None:
+    copies = owner()
+    if copies is not None and is_unwritten(content):
+        copies._spare = content
 
 
 def address_of(buffer: memoryview) -> int | None:
@@ -66,9 +92,6 @@ def own(buffer: Any) -> memoryview:
 class Kept:
     """In a worker: a content as it came, with the descriptor of its file.
 
-    A mapping that nobody has any more, and that nobody has written to, is given out again: to map
-    40 MB anew and to read all of it takes three times as long, since each page has to be looked up.
-
     Args:
         message: It has the file.
         out_of_reach: Moves a descriptor to where no job takes it for its own.
@@ -78,47 +101,27 @@ class Kept:
         buffers: The one buffer.
     """
 
-    __slots__ = ("__weakref__", "_file", "_identity", "_size", "body", "buffers", "spare")
+    __slots__ = ("_file", "_identity", "_size", "body", "buffers")
 
     def __init__(self, message: Filed, out_of_reach: Callable[[int], int]) -> None:
         self.body = message.body
         self.buffers: Sequence[memoryview] = message.buffers
-        self.spare: memoryview | None = None
         self._size = message.file.size
         self._file: Lent | None = None
         with contextlib.suppress(OSError):  # no descriptor is free: its mapping will do
-            self._file = Lent(message.attempt, out_of_reach(os.dup(message.file.fd)))
-            self._identity = _identity(self._file.fd)
+            file = Lent(message.attempt, out_of_reach(os.dup(message.file.fd)))
+            self._identity = _identity(file.fd)
+            self._file = file
         message.file.close()
 
-    def mapped(self) -> memoryview:
-        """Return the buffer, mapped for one user; a copy where the file cannot be mapped."""
-        content, self.spare = self.spare, None
-        if content is None:
-            content = self._map()
-        if content is None:
-            return memoryview(bytearray(self.buffers[0]))
-        import ctypes
-
-        # What is made of the buffer keeps this alive, so that its end is theirs.
-        area = (ctypes.c_ubyte * len(content)).from_buffer(content)
-        weakref.finalize(area, _take_back, weakref.ref(self), content).atexit = False
-        whole = pickle.PickleBuffer(area).raw()
-        return unpack(whole, len(self.buffers))[1][0]
-
-    def _map(self) -> memoryview | None:
+    def mapped(self) -> memoryview | None:
+        """Return the whole content, mapped for one user; None: the file cannot be mapped."""
         file = self._file
         with contextlib.suppress(OSError):
             # A job may have closed it, and the number is another file's then.
             if file is not None and _identity(file.fd) == self._identity:
                 return map_file(file.fd, self._size, mmap.MAP_PRIVATE)
         return None
-
-
-def _take_back(owner: weakref.ref[Kept], content: memoryview) -> None:
-    kept = owner()
-    if kept is not None and is_unwritten(content):
-        kept.spare = content
 
 
 def is_unwritten(content: memoryview) -> bool:
