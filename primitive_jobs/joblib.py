@@ -56,6 +56,7 @@ from ._common.threads import make_thread
 from ._engine.repeated import RepeatedBuffers
 from ._wire import batches, nesting, pickling
 from ._wire.copies import own
+from ._wire.rows import Need
 from .logs import report_here
 from .status import JobStatus
 
@@ -274,6 +275,9 @@ class PrimitiveJobsBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ign
 
         if self._workers is not None and options_of(self._workers).retry_on is not None:
             return 1  # else tasks that have returned would run again
+        if self._call is not None:
+            least = self._call.seconds_wanted()
+            self.MIN_IDEAL_BATCH_DURATION = max(type(self).MIN_IDEAL_BATCH_DURATION, least)
         return int(super().compute_batch_size())
 
     def batch_completed(self, batch_size: int, duration: float) -> None:
@@ -342,7 +346,8 @@ class _Call:
         # Nothing can be imported any more when the program's end drops a generator of joblib's.
         self._ask_cancel = ask_cancel
         self._tracker_of = tracker_of
-        self._buffers = RepeatedBuffers()
+        self._buffers = RepeatedBuffers(count)
+        self.seconds_wanted = self._buffers.seconds_wanted
         self._aborted = False
         self._pending: dict[PrimitiveJob[Any], Callback] = {}
         # Whatever the pool has now: another call, or a resize, may give it more workers.
@@ -357,7 +362,7 @@ class _Call:
     def submit(self, batch: Any, callback: Callback) -> PrimitiveJob[Any]:
         from .job import PrimitiveJob, record_of
 
-        call = _Batch(batch, self._buffers.placed)
+        call = _Batch(batch, self._buffers.next_batch())
         job: PrimitiveJob[Any] = PrimitiveJob(call)
         record = record_of(job)
         record.name = _name_of(batch)
@@ -492,8 +497,6 @@ class _Batch:
             packed = batches.Packer(one.items, reducers, placed).arguments()
             one.items = [(batches.run_tasks, packed, {})]
             return _load_batch, (tuple(_names), one)
-        from ._wire.rows import Need
-
         found: dict[int, Any] = {}
         reducers = {**pickling.referring(found), **reducers}
         body, buffers = pickling.dumps(self._calls, reducers=reducers)

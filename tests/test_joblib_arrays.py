@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
+import functools
 import gc
+import itertools
 import os
 import signal
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import joblib
@@ -351,6 +355,40 @@ def test_no_more_than_so_many_are_sent_apart(pool: JobPool) -> None:
     with joblib.parallel_config(backend="primitive_jobs", pool=pool):
         found = Parallel(batch_size=len(arrays) // 2)(delayed(np.min)(each) for each in arrays)
     assert found == list(map(float, range(len(arrays))))
+
+
+@pytest.mark.parametrize(("step", "wanted"), [(1 / 1024, 4 * 8 / 1024), (1.0, 0.1)])
+def test_how_long_a_batch_should_run_follows_from_what_comparisons_take(
+    monkeypatch: pytest.MonkeyPatch, step: float, wanted: float
+) -> None:
+    clock = SimpleNamespace(perf_counter=functools.partial(next, itertools.count(0, step)))
+    monkeypatch.setattr("primitive_jobs._engine.repeated.time", clock)
+    buffers, array = RepeatedBuffers(8), data()
+    assert buffers.seconds_wanted() == 0
+    for _ in range(4):
+        buffers.next_batch()(memoryview(array).cast("B"))
+    assert buffers.seconds_wanted() == wanted
+
+
+def test_batches_get_longer_where_comparisons_take_long(
+    pool: JobPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """These tasks are long enough for one to be a batch."""
+    batches: list[int] = []
+    plain = RepeatedBuffers.next_batch
+
+    def next_batch(buffers: RepeatedBuffers) -> Any:
+        batches[-1] += 1
+        return plain(buffers)
+
+    monkeypatch.setattr(RepeatedBuffers, "next_batch", next_batch)
+    for wanted in (0, 1000):
+        batches.append(0)
+        monkeypatch.setattr(RepeatedBuffers, "seconds_wanted", lambda _, wanted=wanted: wanted)
+        with joblib.parallel_config(backend="primitive_jobs", pool=pool):
+            Parallel()(delayed(time.sleep)(0.03) for _ in range(COUNT))
+    assert batches[0] == COUNT
+    assert batches[1] < COUNT
 
 
 def test_small_ones_go_with_their_tasks(parallel: Parallel, made: list[int]) -> None:

@@ -11,8 +11,9 @@ import contextlib
 import functools
 import mmap
 import pickle
+import time
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._common.imported import imported
 from .._wire.copies import Copies, address_of
@@ -21,11 +22,17 @@ from .._wire.parcel import map_file, unpack
 from .._wire.rows import Need
 from .sources import Data
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 LEAST = 1 << 20  # bytes; what is smaller is copied as fast as a file is made and sent for it
 _MOST = 32  # of them at a time: each has a descriptor here, and one in each worker
 # Of those that came again: they stay while no call that waits or runs has them.
 _KEPT = 8
 _KEPT_BYTES = 1 << 30  # but the latest, which may have more
+# One thread compares for all workers: it shall be at that a quarter of its time.
+_TIMES = 4
+_LONGEST = 0.1  # s, for which a batch is made longer; half of what joblib's backend makes shorter
 
 
 class Repeated(Data):
@@ -76,9 +83,15 @@ class RepeatedBuffers:
     """What the batches of one call of `Parallel` have brought so far.
 
     Several threads may use it at once: at worst a buffer is sent twice, or one more than so many.
+
+    Args:
+        workers: How many take batches.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, workers: int = 1) -> None:
+        self._workers = workers
+        self._batches = 0
+        self._compared = 0.0  # s, for all of them
         # The jobs that wait or run hold them. By address and bytes, each as it was at last.
         self._known: weakref.WeakValueDictionary[tuple[int, int], Repeated] = (
             weakref.WeakValueDictionary()
@@ -86,6 +99,17 @@ class RepeatedBuffers:
         self._alive: weakref.WeakSet[Repeated] = weakref.WeakSet()
         self._again: list[Repeated] = []
         self._latest: Repeated | None = None  # it may come again before a job holds it
+
+    def next_batch(self) -> Callable[[memoryview], pickle.PickleBuffer | Need]:
+        """Return `placed`, for a batch more."""
+        self._batches += 1
+        return self.placed
+
+    def seconds_wanted(self) -> float:
+        """How long a batch should run, so that the comparisons for it hold up no worker."""
+        if not self._batches:
+            return 0.0
+        return min(_TIMES * self._workers * self._compared / self._batches, _LONGEST)
 
     def placed(self, buffer: memoryview) -> pickle.PickleBuffer | Need:
         """Return what is pickled in the place of a buffer: that, or what refers to a source."""
@@ -99,7 +123,9 @@ class RepeatedBuffers:
 
     def _source(self, where: tuple[int, int], buffer: memoryview) -> Repeated | None:
         source = self._known.get(where)
+        started = time.perf_counter()
         is_same = source is not None and source.is_same(buffer)
+        self._compared += time.perf_counter() - started
         kept = [each for each in self._again if each is not source and each.may_come_again()]
         if source is not None and is_same and source.may_come_again():
             kept.append(source)
