@@ -281,7 +281,7 @@ def test_shutdown_cancels_futures_that_were_sent_ahead(
     """Whether they wait in the queue again, or still in the line."""
     if not taken_back:
         monkeypatch.setattr(Lines, "late", lambda *_: [])
-    executor = JobExecutor(1)
+    executor = JobExecutor(1, spare_workers=0)  # one that gets ready has the line taken back
     for future in [executor.submit(abs, -1) for _ in range(100)]:
         future.result(PATIENCE)
     monkeypatch.setattr(Lines, "depth", lambda self, _: 0 if self.held else 8)

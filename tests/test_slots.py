@@ -11,6 +11,7 @@ from primitive_jobs._engine.events import (
     CancelAsked,
     Died,
     Gone,
+    Lesson,
     Ready,
     RestartAsked,
     ShutDown,
@@ -53,6 +54,7 @@ CAUSES: dict[tuple[SlotState, SlotState], Told] = {
     (STARTING, GONE): StartFailed(1, Evidence()),
     (WARMING, IDLE): Ready(1),
     (WARMING, DYING): RestartAsked(),
+    (IDLE, WARMING): Lesson(1),
     (IDLE, BUSY): Submitted(2),
     (IDLE, LEAVING): ShutDown(),
     (IDLE, DYING): Died(1),
@@ -83,10 +85,12 @@ def test_a_legal_move_comes_about(move: tuple[SlotState, SlotState]) -> None:
     scheduler = Scheduler(1, None, max_jobs_per_worker=1 if move == (BUSY, LEAVING) else None)
     tell(scheduler, Submitted(1), 0.0)
     slot = scheduler.slots[1]
-    if before is WARMING:
+    slot.spare = move == (IDLE, WARMING)
+    if before is WARMING or slot.spare:
         tell(scheduler, CancelAsked(1), 0.0)  # or it would have the job at once
     for event in WAYS[before]:
-        tell(scheduler, event, 0.0)
+        if not (slot.spare and event is ANSWER):  # it has had no job
+            tell(scheduler, event, 0.0)
     assert slot.state is before
     event = CAUSES[move]
     tell(scheduler, event, 0.0)

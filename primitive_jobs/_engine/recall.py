@@ -36,6 +36,7 @@ from .events import (
     Faulted,
     HandedOver,
     HeldBack,
+    Lesson,
     SendAhead,
     Started,
     Tick,
@@ -50,7 +51,7 @@ from .registry import JobRegistry
 from .scheduler import Scheduler
 from .slots import BUSY, Slot
 
-_UNTOUCHED = (HandedOver, HeldBack, Started, Unsent)
+_UNTOUCHED = (HandedOver, HeldBack, Lesson, Started, Unsent)
 """The events that touch no line: they can be told with the lines as they are."""
 # s that the sending of a line may take. If it takes longer, a caller that computes gets the
 # interpreter's lock after each job that is sent: then what is in the inbox comes first.
