@@ -16,7 +16,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from .._common.imported import imported
-from .._wire.copies import Copies, address_of
+from .._wire.copies import LEAST, Copies, address_of
 from .._wire.messages import KEEP
 from .._wire.parcel import map_file, unpack
 from .._wire.rows import Need
@@ -25,7 +25,6 @@ from .sources import Data
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LEAST = 1 << 20  # bytes; what is smaller is copied as fast as a file is made and sent for it
 _MOST = 32  # of them at a time: each has a descriptor here, and one in each worker
 # Of those that came again: they stay while no call that waits or runs has them.
 _KEPT = 8
