@@ -150,7 +150,7 @@ class RepeatedBuffers:
 def _owner_of(buffer: memoryview) -> weakref.ref[object] | None:
     """Return who has the memory of a buffer for as long as he lives; None: that is not known."""
     numpy = imported("numpy")
-    owner: object = buffer.obj
+    owner: Any = buffer.obj
     while isinstance(owner, numpy.ndarray) and owner.base is not None:
         owner = owner.base
     owner = getattr(owner, "owner", owner)  # that of torch's: see `tensors`

@@ -4,6 +4,9 @@ Those are `random`, numpy's old functions, the generator of `job_rng`, and torch
 Each is set in its place: what a job has got hold of stays the same object.
 """
 
+# torch is there only where a job has it.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import _pickle as pickle

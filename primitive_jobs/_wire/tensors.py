@@ -7,6 +7,9 @@ machine's memory is its bytes, once in a pickle: what shares memory before does 
 It is asked only once torch is imported, which nothing here does but for what is unpickled.
 """
 
+# torch is there only where a job has it.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import _pickle as pickle
