@@ -139,10 +139,13 @@ class PlayedFleet(Fleet, Direct):
         self.confirms = confirms
         self.told: set[tuple[int, int]] = set()  # slots and attempts of which `Taken` was told
         self.played: dict[int, Worker] = {}
-        self.memory = Measures()
         self._kinds = kinds
         self._fast = fast
         self.host: Host
+
+    @property
+    def memory(self) -> Memory:
+        return Measures()
 
     @property
     def direct(self) -> Direct | None:

@@ -162,7 +162,6 @@ class Fleet(ABC):
             those that no job waits for any more are called off.
         measured: What was measured of late because of `Memory.watch`, in order: when (on the
             monotonic clock), the pid of the worker, and the bytes. Any thread may read it.
-        memory: What measures memory; set by `open`.
         stacks: What asks workers for their stacks; None: they cannot be asked from here.
     """
 
@@ -172,7 +171,6 @@ class Fleet(ABC):
     slow_starts: bool = False
     measured: deque[tuple[float, int, int]] = _NOTHING
     stacks: Stacks | None = None
-    memory: Memory
 
     # --- its own life ------------------------------------------------------------------------
 
@@ -276,6 +274,11 @@ class Fleet(ABC):
         Where `Memory.held_by` does not know it, a worker that holds more than ``room`` bytes must
         not begin with the job: it reports `NotTaken` then, with ``unfit``. None: any worker may.
         """
+
+    @property
+    @abstractmethod
+    def memory(self) -> Memory:
+        """What measures memory, from `open` on; the same object each time."""
 
     @property
     def direct(self) -> Direct | None:

@@ -62,8 +62,6 @@ class LocalFleet(Fleet, Direct):
         config: How workers are started.
     """
 
-    memory: MemoryWatch
-
     def __init__(self, config: WorkerConfig) -> None:
         self._processes: dict[int, WorkerProcess] = {}
         self.config = config
@@ -81,8 +79,8 @@ class LocalFleet(Fleet, Direct):
         self._host = host
         self._poller = host.poller
         self._spawner = Spawner(self.config, self._spawned, host.report)
-        self.memory = MemoryWatch(host.tell, host.report)
-        self.measured = self.memory.measured
+        self._memory = MemoryWatch(host.tell, host.report)
+        self.measured = self._memory.measured
         self._lessons.open(host)
         self._reaper = Reaper(self._reaped)
         self._pipes = Pipes(host, self._pause)
@@ -93,7 +91,7 @@ class LocalFleet(Fleet, Direct):
         return (
             FleetThread("spawner", self._spawn, signals=True),  # workers would inherit a block
             FleetThread("reaper", self._reaper.run),
-            FleetThread("memory", self.memory.run),
+            FleetThread("memory", self._memory.run),
         )
 
     def _spawn(self) -> None:
@@ -106,7 +104,7 @@ class LocalFleet(Fleet, Direct):
         """Tell the threads to end."""
         self._spawner.end()
         self._reaper.end()
-        self.memory.end()
+        self._memory.end()
 
     def close(self) -> None:
         """Close what it holds; try once more to kill the workers that were given up."""
@@ -264,6 +262,11 @@ class LocalFleet(Fleet, Direct):
         except Exception as error:  # noqa: BLE001 - it is logged
             self._host.fault("taking in what it sent", worker, error)
         return 0
+
+    @property
+    def memory(self) -> MemoryWatch:
+        """The thread that measures it."""
+        return self._memory
 
     # --- what is sent ahead ------------------------------------------------------------------
 

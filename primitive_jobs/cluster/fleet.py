@@ -149,7 +149,7 @@ class ClusterFleet(Fleet, Hearer):
         self._connection = Connection(target, pool, policy, config, self, self._tell)
         self.follow_threads = follow_threads
         self._workers: dict[int, RemoteWorker] = {}
-        self.memory = _Memory(self._workers)
+        self._memory = _Memory(self._workers)
         self._orders: dict[int, _Order] = {}
         self._links: dict[str, Link] = {}
         self._ended = False
@@ -182,6 +182,11 @@ class ClusterFleet(Fleet, Hearer):
     def _tell(self, call: Callable[[], None]) -> None:
         """Have something called on the dispatcher's thread; on any thread."""
         self._host.tell(News(call))
+
+    @property
+    def memory(self) -> _Memory:
+        """The nodes measure it."""
+        return self._memory
 
     # --- workers -----------------------------------------------------------------------------
 
