@@ -4,10 +4,10 @@ the one table of its legal moves.
 A pure part of the scheduler's state. A slot's life::
 
     STARTING ─► WARMING ◄─► IDLE ◄─► BUSY ─► GRACE
-        │          │         │        │        │        GRACE: SIGTERM sent, the job may still end
-        │          │         ▼        │        │
-        │          │      LEAVING ◄───┤        │        LEAVING: asked to end by itself
-        ├──────────┴─────────┴────────┴────────┴──► DYING ──► GONE
+        │          │          │        │        │       GRACE: SIGTERM sent, the job may still end
+        │          │          ▼        │        │
+        │          │       LEAVING ◄───┤        │       LEAVING: asked to end by itself
+        ├──────────┴──────────┴────────┴────────┴─► DYING ──► GONE
         └──────────────────────────────────────────────────────┘  a start that failed
 """
 

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from .probe import CGROUPS, PROC, tree_of
+from .probe import CGROUPS, PAGE, PROC, tree_of
 
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 # Of v1 those with `total_` count what is below the group, too, as its usage does.
 _FREE_V2 = ("inactive_file", "active_file", "slab_reclaimable")
 _FREE_V1 = ("total_inactive_file", "total_active_file")
@@ -54,7 +52,7 @@ def _anonymous(pid: int) -> int:
         fields = (PROC / str(pid) / "statm").read_bytes().split()
     except OSError:
         return 0
-    return (int(fields[1]) - int(fields[2])) * _PAGE  # resident, and of that shared: proc_pid_statm
+    return (int(fields[1]) - int(fields[2])) * PAGE  # resident, and of that shared: proc_pid_statm
 
 
 def _meminfo(name: str) -> int:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
-_PAGE = os.sysconf("SC_PAGE_SIZE")  # bytes
+PAGE = os.sysconf("SC_PAGE_SIZE")  # bytes; what /proc counts memory in
 
 
 class Unmeasurable(OSError):
@@ -63,7 +63,7 @@ def resident(pid: int) -> int:
 def _resident(pid: int) -> int:
     """The same by proc_pid_statm(5) alone, which takes a quarter of the time."""
     try:
-        return int((PROC / str(pid) / "statm").read_bytes().split(None, 2)[1]) * _PAGE
+        return int((PROC / str(pid) / "statm").read_bytes().split(None, 2)[1]) * PAGE
     except (FileNotFoundError, ProcessLookupError) as error:
         if hidden(pid):
             raise Unmeasurable(f"/proc does not show process {pid}") from error
@@ -80,7 +80,7 @@ def open_statm(pid: int) -> int:
 def resident_by(statm: int) -> int | None:
     """The same in 2 us, by a descriptor; None: it tells nothing, or somebody has closed it."""
     try:
-        return int(os.pread(statm, 128, 0).split(None, 2)[1]) * _PAGE
+        return int(os.pread(statm, 128, 0).split(None, 2)[1]) * PAGE
     except (OSError, ValueError, IndexError):
         return None
 
