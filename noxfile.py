@@ -89,8 +89,9 @@ os.environ["UV_COMPILE_BYTECODE"] = "1"
 
 nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = ["lint", "types", "wheel", "docs", "cluster"]
-nox.options.sessions += ["around", "tests"]
+# Those of `.ci/run`, which begins with one of each kind, in the order of this file, and goes on
+# with the second of each. What it leaves out where its time is over is what ran elsewhere before.
+nox.options.sessions = ["lint", "types", "wheel", "docs", "tests", "cluster", "around"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")["project"]
 
@@ -165,19 +166,34 @@ def wheel(session: nox.Session) -> None:
     session.log(f"{built.name}: {len(shipped)} files")
 
 
-@nox.session(python=DAILY_AND_OLDEST)
-def around(session: nox.Session) -> None:
-    """Run the tests of what is around the core, but for those of the cluster."""
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a warning is an error."""
+    install(session, "docs")
+    session.run("python", "-m", "sphinx", "-W", "-b", "html", "docs", session.create_tmp())
+
+
+@nox.session(python=list(INTERPRETERS))
+def tests(session: nox.Session) -> None:
+    """Run the core's suite on each interpreter found, then what is for other packages.
+
+    Arguments go to pytest, in the place of the files.
+    """
     install(session, "test,qiskit")
-    files = map(file_of, (*INSIGHT, *STORE, *SHOWN))
-    session.run("python", "-m", "pytest", *(session.posargs or files))
+    pytest = ["python", "-m", "pytest"]
+    if session.posargs:
+        session.run(*pytest, *session.posargs)
+        return
+    elsewhere = map(file_of, (*INSIGHT, *STORE, *SHOWN, *ADAPTERS, FOR_THEIR_POOL, TENSORS))
+    session.run(*pytest, *(f"--ignore={file}" for file in elsewhere))
+    session.run(*pytest, *map(file_of, ADAPTERS))
 
 
 @nox.session
 @nox.parametrize(
     ("python", "release"),
-    [(BY_AGE[0], "==2024.8.*"), (BY_AGE[-1], "")],
-    ids=["lowest", "newest"],
+    [(BY_AGE[-1], ""), (BY_AGE[0], "==2024.8.*")],
+    ids=["newest", "lowest"],
 )
 def cluster(session: nox.Session, release: str) -> None:
     """Run what needs Dask, with the lowest and the newest release that are supported."""
@@ -198,6 +214,14 @@ def cluster(session: nox.Session, release: str) -> None:
         session.run(*pytest, "tests/test_coming_from.py", "-k", "Dask")
 
 
+@nox.session(python=DAILY_AND_OLDEST)
+def around(session: nox.Session) -> None:
+    """Run the tests of what is around the core, but for those of the cluster."""
+    install(session, "test,qiskit")
+    files = map(file_of, (*INSIGHT, *STORE, *SHOWN))
+    session.run("python", "-m", "pytest", *(session.posargs or files))
+
+
 @nox.session
 def libraries(session: nox.Session) -> None:
     """Run what is written for `multiprocessing.Pool`, unchanged, with ours; and torch's tensors."""
@@ -212,30 +236,6 @@ def soak(session: nox.Session) -> None:
     """Run what is too long for every change: repetition under load, every place of a sample."""
     install(session, "test,qiskit")
     session.run("python", "-m", "pytest", "-m", "soak", *session.posargs)
-
-
-@nox.session
-def docs(session: nox.Session) -> None:
-    """Build the documentation; a warning is an error."""
-    install(session, "docs")
-    session.run("python", "-m", "sphinx", "-W", "-b", "html", "docs", session.create_tmp())
-
-
-@nox.session(python=list(INTERPRETERS))
-def tests(session: nox.Session) -> None:
-    """Run the core's suite on each interpreter found, then what is for other packages.
-
-    It is behind the others in this file, and so in `.ci/run`, which leaves interpreters out where
-    the time is over, and nothing else. Arguments go to pytest, in the place of the files.
-    """
-    install(session, "test,qiskit")
-    pytest = ["python", "-m", "pytest"]
-    if session.posargs:
-        session.run(*pytest, *session.posargs)
-        return
-    elsewhere = map(file_of, (*INSIGHT, *STORE, *SHOWN, *ADAPTERS, FOR_THEIR_POOL, TENSORS))
-    session.run(*pytest, *(f"--ignore={file}" for file in elsewhere))
-    session.run(*pytest, *map(file_of, ADAPTERS))
 
 
 @nox.session
