@@ -81,7 +81,8 @@ def clean_up() -> None:
     try:
         checkpoint("at work", force=True)
         report(0.1)
-        time.sleep(1000)
+        while True:  # CPython sees a signal that comes right before a sleep when that is over
+            time.sleep(0.01)
     finally:
         checkpoint("cleaned up", force=True)
 
