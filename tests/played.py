@@ -141,11 +141,12 @@ class PlayedFleet(Fleet, Direct):
         self.played: dict[int, Worker] = {}
         self._kinds = kinds
         self._fast = fast
+        self._memory = Measures()
         self.host: Host
 
     @property
     def memory(self) -> Memory:
-        return Measures()
+        return self._memory
 
     @property
     def direct(self) -> Direct | None:
