@@ -2,8 +2,6 @@
 pickled and knows no pool.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 

@@ -226,13 +226,13 @@ def in_child(call):
 
 def test_fork_while_a_worker_starts(tmp_path: Path) -> None:
     source = """
-from multiprocessing import util
-real, inside, forked = util.spawnv_passfds, threading.Event(), threading.Event()
-def slow(*args):  # called for the resource trackers, with their lock held
+from loky.backend import fork_exec
+real, inside, forked = fork_exec.fork_exec, threading.Event(), threading.Event()
+def slow(*args, **kwargs):  # called for a worker and for the resource trackers
     inside.set()
     forked.wait(1)
-    return real(*args)
-util.spawnv_passfds = slow
+    return real(*args, **kwargs)
+fork_exec.fork_exec = slow
 job = run(abs, -1)
 inside.wait()
 def use():

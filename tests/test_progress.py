@@ -104,7 +104,7 @@ with JobPool(1) as pool:
         pass
     for job in track([], "empty"):
         pass
-    print(threading.active_count() == 6)  # the pool's and this one
+    print(threading.active_count() == 7)  # the pool's, the watcher for trackers and this one
 """
 
 

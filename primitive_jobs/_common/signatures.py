@@ -3,8 +3,6 @@
 A new option is added here, to its class in `options`, and to nothing else.
 """
 
-from __future__ import annotations
-
 import os
 import typing
 from collections.abc import Iterable, Mapping, Sequence

@@ -6,6 +6,7 @@ import queue
 from collections.abc import Callable
 
 from .._engine.events import StartFailed
+from .._procs import trackers
 from .._procs.process import WorkerConfig, WorkerProcess
 from .._procs.start_lock import start_lock
 from .._wire.evidence import Evidence
@@ -77,21 +78,31 @@ class Spawner:
 
     def run(self) -> None:
         """Be the thread."""
-        while (order := self._queue.get()) is not None:
-            if not order.wanted:
-                self._tell(StartFailed(order.slot, Evidence(noted=0)))
-                continue
-            try:
-                config = self._config.for_cpus(order.cpus)
-                if order.spare:
-                    config = config.for_spare()
-                with start_lock():
-                    process = WorkerProcess(order.slot, config, self._report)
-            except BaseException as error:  # noqa: BLE001 - it is the jobs' that wait for it
-                self._tell(StartFailed(order.slot, Evidence(noted=0, error=error)))
-            else:
-                self._tell(process)
-                del process
+        order = self._queue.get()
+        if order is None:
+            return
+        trackers.enter()
+        try:
+            while order is not None:
+                self._start(order)
+                order = self._queue.get()
+        finally:
+            trackers.leave()
+
+    def _start(self, order: Order) -> None:
+        if not order.wanted:
+            self._tell(StartFailed(order.slot, Evidence(noted=0)))
+            return
+        try:
+            config = self._config.for_cpus(order.cpus)
+            if order.spare:
+                config = config.for_spare()
+            with start_lock():
+                process = WorkerProcess(order.slot, config, self._report)
+        except BaseException as error:  # noqa: BLE001 - it is the jobs' that wait for it
+            self._tell(StartFailed(order.slot, Evidence(noted=0, error=error)))
+        else:
+            self._tell(process)
 
 
 __all__ = ["Spawner"]

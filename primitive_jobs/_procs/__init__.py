@@ -15,5 +15,7 @@ probe         what the system says of processes
 process       one worker
 start_lock    held while a process is started: no fork comes in between
 surroundings  whether a pool can work in this process at all
+tracker       a resource tracker of multiprocessing or loky, a script
+trackers      this program's side of them
 ============  ===============================================
 """

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from .._common.forks import Turn, in_forks
 from ..logs import Report, report_here
-from .interpreter import executable, script, unstartable
+from .interpreter import executable, isolation, script, unstartable
 
 _GUARD = "primitive_jobs._procs.guard"
 GIVE_UP = 10.0  # s, after which a process that SIGKILL does not end is left alone
@@ -220,8 +220,7 @@ class Guard:
         try:
             with contextlib.closing(theirs), _holding_back(_SIGNALS):
                 self._process = subprocess.Popen(
-                    # Nor does it write bytecode: it would not hear of a wish to have none.
-                    [executable(), "-I", "-S", "-B", *script(_GUARD), str(os.getpid())],
+                    [executable(), *isolation(), *script(_GUARD), str(os.getpid())],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib.util
 import os
+import subprocess
 import sys
 from typing import Any
 
@@ -18,6 +19,7 @@ _RUN_SCRIPT = (
     "__file__ = sys.argv[1]; del sys.argv[0]; "
     "exec(SourceFileLoader(__name__, __file__).get_code(__name__))"
 )
+_WHERE = "PYTHONHOME", "PYTHONPLATLIBDIR"  # its standard library is
 _REMEDY = "multiprocessing.set_executable(path) says which Python interpreter workers run on"
 
 
@@ -79,6 +81,24 @@ def unstartable(path: str, code: int) -> OSError:
     return OSError(code, f"{os.strerror(code)}; {_REMEDY}", path)
 
 
+def flags() -> list[str]:
+    """Return this interpreter's options (-W, -X dev, -O), as multiprocessing's processes have."""
+    try:
+        return subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined, no-any-return]
+    except ValueError:  # somebody took something out of sys.warnoptions
+        return []
+
+
+def isolation() -> list[str]:
+    """Return the options of a script that is to begin as soon as it can, and knows nothing of the
+    user's: without site, and without variables, but where the interpreter is found by one.
+
+    Nor does it write bytecode: it would not hear of a wish to have none.
+    """
+    needed = not sys.flags.ignore_environment and any(map(os.environ.get, _WHERE))
+    return ["-s" if needed else "-I", "-S", "-B"]
+
+
 def is_doubtful() -> bool:
     """Return whether it may be a program that embeds Python, going by its name."""
     return "py" not in os.path.basename(executable()).lower()  # noqa: PTH119
@@ -117,8 +137,10 @@ __all__ = [
     "check_not_frozen",
     "check_startable",
     "executable",
+    "flags",
     "hint",
     "is_doubtful",
+    "isolation",
     "script",
     "unstartable",
 ]

@@ -8,18 +8,20 @@ from __future__ import annotations
 import contextlib
 import marshal
 import os
-from multiprocessing import resource_tracker, util
+import sys
+from multiprocessing import process, spawn, util
 from multiprocessing.context import set_spawning_popen
 from typing import Any
 
-from loky.backend import fork_exec, popen_loky_posix, process, spawn
-from loky.backend import resource_tracker as loky_tracker
+from loky.backend import fork_exec, popen_loky_posix
+from loky.backend.process import LokyProcess
 
 from .._wire import (
     by_value,  # noqa: F401 - what callers pickle by: later no descriptor may be free to import it
 )
 from .._wire.parcel import nameless_file
-from .interpreter import executable, script
+from . import trackers
+from .interpreter import executable, flags, script
 
 _BOOT = "primitive_jobs._worker.boot"
 
@@ -67,29 +69,34 @@ class _Launch(popen_loky_posix.Popen):  # type: ignore[misc]
                 while rest:
                     rest = rest[os.write(file, rest) :]
             os.lseek(file, 0, os.SEEK_SET)
-            trackers = [t._resource_tracker.getfd() for t in (loky_tracker, resource_tracker)]
+            trackers = [facts[name] for name in ("tracker_fd", "mp_tracker_fd")]
             inherited = [*self._fds, *process_obj.inherited, file, theirs, *trackers]
-            command = [executable(), *_flags(), *script(_BOOT), str(file)]
+            command = [executable(), *flags(), *script(_BOOT), str(file)]
             self.pid = fork_exec.fork_exec(command, inherited, env=process_obj.env)
             failed.pop_all()
 
 
-def _flags() -> list[str]:
-    """This interpreter's options (-W, -X dev, -O), which multiprocessing's processes have too."""
-    try:
-        return util._args_from_interpreter_flags()  # type: ignore[attr-defined, no-any-return]
-    except ValueError:  # somebody took something out of sys.warnoptions
-        return []
-
-
 def _facts(process_obj: Process) -> tuple[dict[str, Any], bytes]:
-    """What `boot` takes in: loky's own preparation, what the worker is told; and, of any size,
-    what was kept aside of the initializer.
+    """What `boot` takes in: what multiprocessing and loky tell a process of theirs, what the worker
+    is told; and, of any size, what was kept aside of the initializer.
     """
-    facts = spawn.get_preparation_data(process_obj.name, init_main_module=False)
-    for name in ("sys_path", "sys_argv"):
+    spawn._check_not_importing_main()  # type: ignore[attr-defined]
+    path = [place if place != "" else process.ORIGINAL_DIR for place in sys.path]  # type: ignore[attr-defined]
+    ours, of_loky = trackers.prepare()
+    facts = {
+        "name": process_obj.name,
+        "authkey": bytes(process.current_process().authkey),
+        "orig_dir": process.ORIGINAL_DIR,  # type: ignore[attr-defined]
+        "dir": os.getcwd(),  # noqa: PTH109 - it is a text
         # A subclass of str, or a Path, may mean something to somebody here, but not there.
-        facts[name] = [str.__str__(part) for part in facts[name] if isinstance(part, str)]
+        "sys_path": [str.__str__(place) for place in path if isinstance(place, str)],
+        "sys_argv": [str.__str__(word) for word in sys.argv if isinstance(word, str)],
+        "mp_tracker_fd": ours,
+        "tracker_fd": of_loky,
+        "log_to_stderr": util._log_to_stderr,  # type: ignore[attr-defined]
+    }
+    if util._logger is not None:  # type: ignore[attr-defined]
+        facts["log_level"] = util.get_logger().getEffectiveLevel()
     told, aside = process_obj.told, b""
     initializer = told["initializer"]
     if initializer is not None:
@@ -99,7 +106,7 @@ def _facts(process_obj: Process) -> tuple[dict[str, Any], bytes]:
     return {**facts, "parent_name": parent_name, "worker": told}, aside
 
 
-class Process(process.LokyProcess):  # type: ignore[misc]
+class Process(LokyProcess):  # type: ignore[misc]
     """loky's process, with our launch here and our own first lines there.
 
     loky's own script imports all of loky, which takes longer than everything else together.

@@ -496,18 +496,12 @@ def _hold_terminal_signals() -> None:
 
     The worker clears the mask once it leads a session of its own, where no terminal reaches it.
     """
-    from multiprocessing import resource_tracker
-
-    from loky.backend import resource_tracker as loky_tracker
     from loky.backend import spawn as loky_spawn
 
     loky_spawn._python_exe = interpreter.executable()  # it would be sys.executable, come what may
     # From the trackers, too: one that Ctrl-Z stops before its execve(2) has this thread wait in
     # vfork(2), so that the program never counts as stopped, and the terminal waits for it.
     signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL_SIGNALS)
-    resource_tracker.ensure_running()
-    loky_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL_SIGNALS)  # they have unblocked SIGINT
 
 
 @contextlib.contextmanager
