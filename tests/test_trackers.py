@@ -361,8 +361,17 @@ def test_no_descriptor_for_one_of_the_pipes(marked: Path, place: int) -> None:
     check_removed(marked)
 
 
-def test_what_outlives_the_pool_has_its_tracker(marked: Path) -> None:
+@pytest.mark.parametrize("full", [False, True])
+def test_what_outlives_the_pool_has_its_tracker(marked: Path, full: bool) -> None:
+    """Which is that of the program, if a descriptor is to be had for that."""
     source = f"""{HELPERS}
+    real = os.open
+
+    def refuse(path, *rest):
+        if {full} and os.fspath(path).startswith("/proc/self/fd"):
+            raise OSError(24, "no descriptor")
+        return real(path, *rest)
+
     def leave_one(folder):
         if os.fork() or (os.setsid() and os.fork()):
             return
@@ -371,17 +380,58 @@ def test_what_outlives_the_pool_has_its_tracker(marked: Path) -> None:
         memory = shared_memory.SharedMemory(create=True, size=100)
         memory.unlink()
         Path(folder, "made").touch()
+        until(Path(folder, "seen").exists)
         os._exit(0)
 
     pool = JobPool(1)
     pool.submit(leave_one, folder).result(20)
+    os.open = refuse
     pool.shutdown()
+    os.open = real
     print(known())
-    Path(folder, "ended").touch()
-    until(Path(folder, "made").exists)
-    print({{len(pids) for pids in running().values()}})
+    with JobPool(1) as pool:
+        print(pool.submit(abs, -1).result(20))
+        Path(folder, "ended").touch()
+        until(Path(folder, "made").exists)
+        until(lambda: resource_tracker.__name__ in running())
+        Path(folder, "seen").touch()
+        memory = shared_memory.SharedMemory(create=True, size=100)
+        print(pool.submit(attach, memory.name).result(20))
+        memory.unlink()
+    until(lambda: all(len(pids) == 1 for pids in running().values()))
     """
-    expect(marked, source, "[True, True]\n{1}\n")
+    expect(marked, source, f"{[not full] * 2}\n1\n0\n")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_pool_that_a_fork_ends(marked: Path) -> None:
+    """Its end does not wait for the fork that waits for it; it is counted out later."""
+    source = f"""
+    import os, warnings
+    warnings.simplefilter("ignore")
+    pools = []
+
+    def end():
+        while pools:
+            pools.pop().shutdown()
+
+    os.register_at_fork(before=end)  # so it is called after the package's
+    {HELPERS}
+    for _ in range(2):
+        pools.append(JobPool(1))
+        pools[0].submit(abs, -1).result(20)
+        before = time.monotonic()
+        pid = os.fork() or os._exit(0)
+        os.waitpid(pid, 0)
+        print(time.monotonic() - before < 10, known())  # the fork might have needed them
+        for module in modules:
+            until(lambda: module._resource_tracker._pid is not None)
+            module._resource_tracker._stop()
+        with JobPool(1) as pool:
+            pool.submit(abs, -1).result(20)
+        print(known(), running())
+    """
+    expect(marked, source, "True [True, True]\n[False, False] {}\n" * 2)
 
 
 def test_a_fork_that_outlives_the_program(marked: Path) -> None:

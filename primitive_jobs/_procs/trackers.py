@@ -13,6 +13,7 @@ finalizer of something may wait for that end that is collected where the lock is
 
 from __future__ import annotations
 
+import collections
 import fcntl
 import os
 import select
@@ -25,6 +26,7 @@ from typing import Any
 from .._common.forks import Turn, in_forks
 from .._common.threads import make_thread
 from .interpreter import executable, flags, isolation, script
+from .start_lock import start_lock
 
 _PATIENCE = 1.0  # s
 _AGAIN = 0.1  # s after a start that failed
@@ -44,7 +46,7 @@ class _Pipe:
         self.reader = reader
         self.writer = writer
         self.needed = False  # whether the tracker is being started
-        self.dropped = False  # whether none is to be started
+        self.dropped = False  # whether this program does not have it any more
 
     def start(self) -> None:
         """Start the tracker."""
@@ -55,7 +57,9 @@ class _Pipe:
         options = [each for each in flags() if not (each[:2] == "-W" and "." in each)]
         command = [executable(), *options, *isolation(), *script(_SCRIPT)]
         command += [self.module.__name__, str(self.reader), *loky.backend.__path__]
-        self.tracker._pid = fork_exec.fork_exec(command, [self.reader])
+        pid = fork_exec.fork_exec(command, [self.reader])
+        if not self.dropped:
+            self.tracker._pid = pid
 
     def is_unread(self) -> bool:
         """Whether something was written to it; makes nothing that sets off the collector."""
@@ -73,7 +77,7 @@ class _Pipe:
             return
         try:
             if self.tracker._fd == self.writer and not self.is_unread():
-                self.dropped = self._is_alone()
+                self.dropped = self._is_dropped()
                 if self.dropped:
                     self.tracker._fd = None
         finally:
@@ -83,8 +87,11 @@ class _Pipe:
         else:
             self.wake()
 
-    def _is_alone(self) -> bool:
-        """Whether nobody else can write to it: the other end sees that, without this one."""
+    def _is_dropped(self) -> bool:
+        """Whether this program has no end of it any more, since nobody else can write to it.
+
+        The other end sees that, without this one, which is made anew if somebody else can.
+        """
         again = f"/proc/self/fd/{self.reader}"
         if not os.access(again, os.W_OK):
             return False
@@ -93,7 +100,10 @@ class _Pipe:
         poller.register(self.reader, select.POLLIN)
         if poller.poll(0) == [(self.reader, select.POLLHUP)]:
             return True
-        writer = os.open(again, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            writer = os.open(again, os.O_WRONLY | os.O_CLOEXEC)
+        except OSError:  # no descriptor is to be had: it, and a tracker, are for those others
+            return True
         os.dup2(writer, self.writer, inheritable=False)
         os.close(writer)
         return False
@@ -102,7 +112,8 @@ class _Pipe:
 _lock = threading.RLock()
 _pipes: list[_Pipe] = []  # those that are watched
 _watchers: list[threading.Thread] = []
-_users = 0  # pools that start workers
+_users = 0  # pools that start workers, and those in the next one
+_left: collections.deque[None] = collections.deque()  # who has left and is not counted out yet
 
 
 def enter() -> None:
@@ -110,6 +121,14 @@ def enter() -> None:
     global _users
     with _lock:
         _users += 1
+        _count_out()
+
+
+def _count_out() -> None:
+    global _users
+    while _left:
+        _left.pop()
+        _users -= 1
 
 
 def prepare() -> tuple[int, int]:
@@ -186,11 +205,11 @@ def _start_now(pipes: list[_Pipe]) -> None:
 
 def leave() -> None:
     """Count a pool out, whose workers are gone."""
-    global _users
     watchers = []
-    if _lock.acquire(timeout=_PATIENCE):  # else they stay as they are
+    _left.append(None)
+    if _lock.acquire(timeout=_PATIENCE):  # else they stay as they are until the next one leaves
         try:
-            _users -= 1
+            _count_out()
             if not _users:
                 for pipe in _pipes:
                     if not (pipe.needed or pipe.dropped):
@@ -234,6 +253,7 @@ def _close(pipe: _Pipe) -> None:
 
 
 def _before_fork() -> None:
+    start_lock().acquire()  # who holds that one takes this one
     _lock.acquire()
 
 
@@ -244,14 +264,15 @@ def _after_fork_in_parent() -> None:
                 pipe.wake()
     finally:
         _lock.release()
+        start_lock().release()
 
 
 def _after_fork_in_child() -> None:
     global _lock, _users
     for pipe in _pipes:
         os.close(pipe.reader)
-    _pipes.clear()
-    _watchers.clear()
+    for each in (_pipes, _watchers, _left):
+        each.clear()
     _lock, _users = threading.RLock(), 0
 
 
