@@ -1153,33 +1153,37 @@ def test_a_store_needs_a_key_for_a_job(tmp_path: Path, pool: JobPool, gate: Path
 
 # --- many ----------------------------------------------------------------------------------------
 
-MANY = 10_000
+# Beyond the depth at which Python's own recursion ends; and as many as a pool has to bear.
+how_many = pytest.mark.parametrize("many", [2_000, pytest.param(10_000, marks=pytest.mark.soak)])
 
 
+@how_many
 @pytest.mark.timeout(120)
-def test_a_long_chain(pool: JobPool) -> None:
+def test_a_long_chain(pool: JobPool, many: int) -> None:
     job = pool.submit(operator.add, 0, 1)
-    for _ in range(MANY):
+    for _ in range(many):
         job = pool.submit(operator.add, any_of(job), 1)
-    assert job.result(PATIENCE * 3) == MANY + 1
+    assert job.result(PATIENCE * 3) == many + 1
 
 
+@how_many
 @pytest.mark.timeout(120)
-def test_a_fan_and_a_diamond(pool: JobPool, gate: Path) -> None:
+def test_a_fan_and_a_diamond(pool: JobPool, gate: Path, many: int) -> None:
     a = pool.submit(hold, gate, 1)
-    fan = [pool.submit(operator.add, any_of(a), x) for x in range(MANY)]
+    fan = [pool.submit(operator.add, any_of(a), x) for x in range(many)]
     joined = pool.submit(total, fan)
     assert joined.waiting_for == "job 'hold'" or joined.waiting_for == "job 'add'"
     gate.touch()
-    assert joined.result(PATIENCE * 3) == sum(range(1, MANY + 1))
+    assert joined.result(PATIENCE * 3) == sum(range(1, many + 1))
 
 
+@how_many
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("cancel", [False, True])
-def test_a_long_chain_that_fails(pool: JobPool, gate: Path, cancel: bool) -> None:
+def test_a_long_chain_that_fails(pool: JobPool, gate: Path, cancel: bool, many: int) -> None:
     first = pool.submit(hold, gate)
     jobs = [pool.submit(lambda _: fail("mine"), first)]
-    for _ in range(MANY):
+    for _ in range(many):
         jobs.append(pool.submit(keep, jobs[-1]))
     if cancel:
         jobs[0].cancel()
@@ -1194,10 +1198,11 @@ def test_a_long_chain_that_fails(pool: JobPool, gate: Path, cancel: bool) -> Non
     assert isinstance(last.exception(PATIENCE), DependencyError)
 
 
+@how_many
 @pytest.mark.timeout(120)
-def test_a_long_chain_that_is_cancelled_from_its_end(pool: JobPool, gate: Path) -> None:
+def test_a_long_chain_that_is_cancelled_from_its_end(pool: JobPool, gate: Path, many: int) -> None:
     jobs = [pool.submit(hold, gate)]
-    for _ in range(MANY):
+    for _ in range(many):
         jobs.append(pool.submit(keep, jobs[-1]))
     assert all(job.cancel() for job in reversed(jobs[1:]))
     assert not jobs[0].in_final_state()

@@ -18,7 +18,7 @@ from helpers import descriptors
 from storm import Storm
 
 SHORT, LONG = 1.5, 600.0  # s
-AGAIN = 6.0  # s, at least, that each further one takes if the first had too few jobs
+AGAIN = 3.0  # s, at least, that each further one takes if the first had too few jobs
 WARM = 1.0  # s, before anything is counted
 HAPPENS = ["CANCELLED", "DONE", "ERROR", "JobMemoryError"]
 with contextlib.suppress(OSError):  # refused: nobody else's process can be signalled for certain
@@ -36,7 +36,7 @@ def blow(folder: Path, seconds: float, seed: int, tell: Callable[[str, object], 
     Storm(folder, seed).blow(WARM)  # what is imported and kept once is there after this
     before = resident(), threading.active_count(), descriptors()
     report = Counter(Storm(folder, seed + 1).blow(seconds))
-    for more in range(2, 5):  # on a slow machine a short one has few jobs
+    for more in range(2, 8):  # on a slow machine a short one has few jobs
         if not all(report[what] for what in HAPPENS):
             report += Counter(Storm(folder, seed + more).blow(max(AGAIN, 2 * seconds)))
     after = resident(), threading.active_count(), descriptors()
