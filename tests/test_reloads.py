@@ -151,6 +151,37 @@ def test_a_first_import_a_failed_one_and_a_look_cost_no_worker(edited: Edited) -
             assert pool.submit(edited.version()).result(PATIENCE)[1] == pid
 
 
+def test_a_copy_of_one_of_pythons_own_modules_costs_no_worker(edited: Edited) -> None:
+    import heapq
+
+    with JobPool(1) as pool:
+        pid = pool.submit(edited.version()).result(PATIENCE)[1]
+        for name in ("heapq", "sys", "importlib.metadata"):
+            known = sys.modules.pop(name, None)
+            importlib.import_module(name)
+            if known is not None:
+                sys.modules[name] = known
+        importlib.reload(heapq)
+        assert pool.submit(edited.version()).result(PATIENCE)[1] == pid
+
+
+def test_a_module_that_stands_before_pythons_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("test_reloads._names", itertools.repeat("sched"))
+    monkeypatch.delitem(sys.modules, "sched", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = Edited(tmp_path)
+    with JobPool(1) as pool:
+        assert pool.submit(own.version()).result(PATIENCE)[0] == 0
+        own.reload(1)
+        assert pool.submit(own.version()).result(PATIENCE)[0] == 1
+        own.write(2)
+        del sys.modules["sched"]
+        own.module = importlib.import_module("sched")
+        assert pool.submit(own.version()).result(PATIENCE)[0] == 2
+
+
 def test_several_threads_submit_right_after_a_reload(edited: Edited) -> None:
     """Each sees the reload, and then none of its jobs may meet an old worker."""
     seen: list[tuple[int, int]] = []
@@ -206,10 +237,10 @@ def test_beside_a_finder_of_the_old_kind(edited: Edited, monkeypatch: pytest.Mon
 def test_the_numbers_differ_whatever_is_asked() -> None:
     watch = CodeWatch()
     before = watch.changes()
-    watch.find_spec("json")
+    watch.find_spec("pytest")
     assert watch.changes() == before  # the first time
     tick = watch.tick
-    watch.find_spec("json")
+    watch.find_spec("pytest")
     assert watch.changes() not in (before, tick)
     assert watch.tick != tick
     assert code_watch is not watch

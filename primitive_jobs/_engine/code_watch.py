@@ -7,6 +7,9 @@ What tells of it:
 * in IPython, with its extension autoreload, a module's file has another time than before: its
   newer versions patch a module without importing it.
 
+Python's own modules do not count: nobody edits them, and some libraries import a copy of one (torch
+does so, of ``heapq`` and ``operator``).
+
 A pool compares one number at each submit. The finder finds nothing itself; it stays for good, since
 taking one out of ``sys.meta_path`` would let an import that is under way in another thread skip the
 next one. It costs each import a fraction of a microsecond. No worker has it, unless a job makes a
@@ -18,11 +21,13 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from importlib.machinery import PathFinder
 from typing import Any
 
 _AUTORELOAD = "IPython.extensions.autoreload"
 _MOST_NEW = 1000
+_LIBRARY = os.path.dirname(os.__file__)  # noqa: PTH120
 
 
 class CodeWatch:
@@ -66,11 +71,13 @@ class CodeWatch:
             self._new.clear()
         return self._changes
 
-    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: object = None
+    ) -> None:
         """Take note, as the finder that it is to the import system."""
-        del path
         if target is not None or name in self._known:
-            self._changed()
+            if not _is_pythons(name, path):
+                self._changed()
         else:
             self._new.add(name)
             self.tick = next(self._numbers)
@@ -87,6 +94,15 @@ class CodeWatch:
         self._times = now
         if any(before.get(name, time) != time for name, time in now.items()):
             self._changed()
+
+
+def _is_pythons(name: str, path: Sequence[str] | None) -> bool:
+    """Whether a module is the one of that name that comes with Python."""
+    if name.partition(".")[0] not in sys.stdlib_module_names:
+        return False
+    spec = PathFinder.find_spec(name, path)  # else somebody's own may come before it
+    place = os.path.join(_LIBRARY, *name.split("."))  # noqa: PTH118 - compared as text
+    return spec is None or spec.origin is None or spec.origin.startswith(place)
 
 
 def ipython_shell() -> Any:
