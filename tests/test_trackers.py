@@ -454,6 +454,34 @@ def test_a_fork_that_outlives_the_program(marked: Path) -> None:
     assert (marked / "made").exists()
 
 
+def test_the_only_other_process_with_a_pipe_ends_as_the_pool_does(marked: Path) -> None:
+    """When that was seen, and before this program can write to it again."""
+    source = f"""{HELPERS}
+    import subprocess
+    real = os.open
+
+    def late(path, *rest):
+        if os.fspath(path).startswith("/proc/self/fd"):
+            holder.kill()
+            holder.wait()
+            time.sleep(0.2)  # for the thread that watches
+        return real(path, *rest)
+
+    pool = JobPool(1, spare_workers=0)
+    pool.submit(abs, -1).result(20)
+    pipes = [pipe.writer for pipe in trackers._pipes]
+    holder = subprocess.Popen(["sleep", "60"], pass_fds=pipes)
+    os.open = late
+    pool.shutdown()
+    os.open = real
+    for module in modules:
+        module.ensure_running()
+    until(lambda: len(running()) == 2)
+    print({{len(pids) for pids in running().values()}})
+    """
+    expect(marked, source, "{1}\n")
+
+
 def test_a_pool_that_begins_as_the_last_one_has_ended(marked: Path) -> None:
     """Before the thread that watches has seen that the pipes of that one are dropped."""
     source = f"""{HELPERS}
@@ -475,9 +503,21 @@ def test_a_pool_that_begins_as_the_last_one_has_ended(marked: Path) -> None:
     expect(marked, source, "2 4 [True, True]\n[False, False] {}\n")
 
 
-def test_trackers_outlive_ctrl_c_and_sigterm(marked: Path) -> None:
+@pytest.mark.parametrize("watched", [True, False])
+def test_trackers_outlive_ctrl_c_and_sigterm(marked: Path, watched: bool) -> None:
     """From their first moment on, as those of multiprocessing and of loky do."""
     source = f"""{HELPERS}
+    def make_thread(*args):
+        thread = threading.Thread(target=print)
+        thread.start = refuse
+        return thread
+
+    def refuse():
+        raise RuntimeError("can't start new thread")
+
+    if not {watched}:
+        trackers.make_thread = make_thread
+
     def fork_exec(command, inherited, **kwargs):
         pid = start(command, inherited, **kwargs)
         if "env" not in kwargs:

@@ -57,13 +57,23 @@ class _Pipe:
         options = [each for each in flags() if not (each[:2] == "-W" and "." in each)]
         command = [executable(), *options, *isolation(), *script(_SCRIPT)]
         command += [self.module.__name__, str(self.reader), *loky.backend.__path__]
-        pid = fork_exec.fork_exec(command, [self.reader])
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+        try:
+            pid = fork_exec.fork_exec(command, [self.reader])
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if not self.dropped:
             self.tracker._pid = pid
 
     def is_unread(self) -> bool:
         """Whether something was written to it; makes nothing that sets off the collector."""
         return fcntl.ioctl(self.reader, termios.FIONREAD, _EMPTY) != _EMPTY
+
+    def look(self) -> int:
+        """Whether something is to be read (POLLIN), and whether nobody can write (POLLHUP)."""
+        poller = select.poll()
+        poller.register(self.reader, select.POLLIN)
+        return dict(poller.poll(0)).get(self.reader, 0)
 
     def wake(self) -> None:
         """Have the tracker started."""
@@ -96,9 +106,7 @@ class _Pipe:
         if not os.access(again, os.W_OK):
             return False
         os.dup2(self.reader, self.writer, inheritable=False)  # so the number stays taken
-        poller = select.poll()
-        poller.register(self.reader, select.POLLIN)
-        if poller.poll(0) == [(self.reader, select.POLLHUP)]:
+        if self.look() == select.POLLHUP:
             return True
         try:
             writer = os.open(again, os.O_WRONLY | os.O_CLOEXEC)
@@ -223,18 +231,20 @@ def leave() -> None:
 
 
 def _watch(pipes: list[_Pipe]) -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
     poller = select.poll()
     by_reader = {pipe.reader: pipe for pipe in pipes}
     for reader in by_reader:
         poller.register(reader, select.POLLIN)
     while by_reader:
-        for reader, event in poller.poll():
+        for reader, _ in poller.poll():
             pipe = by_reader[reader]
+            with _lock:  # while one is being dropped, it looks as if nobody had it
+                event = pipe.look()
+                pipe.needed = bool(event & select.POLLIN)
+            if not event:
+                continue
             try:
-                if event & select.POLLIN:  # else nobody is left who could write
-                    with _lock:
-                        pipe.needed = True
+                if pipe.needed:  # else nobody is left who could write
                     pipe.start()
             except Exception:  # noqa: BLE001 - no process, or no descriptor, is to be had
                 time.sleep(_AGAIN)
