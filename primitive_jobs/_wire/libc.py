@@ -7,7 +7,7 @@ They go through `_ctypes` alone. The module `ctypes` imports `sysconfig`, and th
 from __future__ import annotations
 
 import _ctypes
-import signal
+import _signal as signal  # type: ignore[import-not-found]
 
 TYPE_CHECKING = False  # so that a worker imports no typing
 if TYPE_CHECKING:
