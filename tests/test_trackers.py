@@ -482,6 +482,29 @@ def test_the_only_other_process_with_a_pipe_ends_as_the_pool_does(marked: Path) 
     expect(marked, source, "{1}\n")
 
 
+def test_a_pipe_that_somebody_has_closed(marked: Path) -> None:
+    """Nothing is written into what has its number now."""
+    source = f"""{HELPERS}
+    import subprocess, warnings
+    warnings.simplefilter("ignore")
+
+    with JobPool(1, spare_workers=0, max_jobs_per_worker=1) as pool:
+        pool.submit(abs, -1).result(20)
+        pipes = [pipe.writer for pipe in trackers._pipes]
+        holder = subprocess.Popen(["sleep", "60"], pass_fds=pipes)
+        file = os.open(Path(folder, "file"), os.O_WRONLY | os.O_CREAT)
+        for module in modules:
+            os.dup2(file, module._resource_tracker._fd, inheritable=False)
+            module._resource_tracker._fd = None
+        os.waitpid(os.fork() or os._exit(0), 0)
+        assert pool.submit(abs, -2).result(20) == 2
+    holder.kill()
+    holder.wait()
+    print(os.path.getsize(Path(folder, "file")), known())
+    """
+    expect(marked, source, "0 [False, False]\n")
+
+
 def test_a_pool_that_begins_as_the_last_one_has_ended(marked: Path) -> None:
     """Before the thread that watches has seen that the pipes of that one are dropped."""
     source = f"""{HELPERS}

@@ -46,7 +46,11 @@ class _Pipe:
         self.reader = reader
         self.writer = writer
         self.needed = False  # whether the tracker is being started
-        self.dropped = False  # whether this program does not have it any more
+        self.dropped = False  # whether this program has let go of it
+
+    def is_known(self) -> bool:
+        """Whether this program's library writes to it: if not, the number may be another file's."""
+        return not self.dropped and self.tracker._fd == self.writer
 
     def start(self) -> None:
         """Start the tracker."""
@@ -62,7 +66,7 @@ class _Pipe:
             pid = fork_exec.fork_exec(command, [self.reader])
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        if not self.dropped:
+        if self.is_known():
             self.tracker._pid = pid
 
     def is_unread(self) -> bool:
@@ -77,7 +81,7 @@ class _Pipe:
 
     def wake(self) -> None:
         """Have the tracker started."""
-        if not self.is_unread():
+        if self.is_known() and not self.is_unread():
             os.write(self.writer, _NOTHING)
 
     def leave(self) -> None:
@@ -86,7 +90,7 @@ class _Pipe:
         if not self.tracker._lock.acquire(blocking=False):
             return
         try:
-            if self.tracker._fd == self.writer and not self.is_unread():
+            if self.is_known() and not self.is_unread():
                 self.dropped = self._is_dropped()
                 if self.dropped:
                     self.tracker._fd = None
@@ -149,7 +153,7 @@ def prepare() -> tuple[int, int]:
     from loky.backend import resource_tracker as loky_tracker
 
     with _lock:
-        known = [pipe.module for pipe in _pipes if not pipe.dropped]
+        known = [pipe.module for pipe in _pipes if pipe.is_known()]
     made: list[_Pipe] = []
     try:
         for module in (resource_tracker, loky_tracker):
@@ -220,7 +224,7 @@ def leave() -> None:
             _count_out()
             if not _users:
                 for pipe in _pipes:
-                    if not (pipe.needed or pipe.dropped):
+                    if pipe.is_known() and not pipe.needed:
                         pipe.leave()
                 watchers = [*_watchers]
         finally:
@@ -270,7 +274,7 @@ def _before_fork() -> None:
 def _after_fork_in_parent() -> None:
     try:
         for pipe in _pipes:
-            if not (pipe.needed or pipe.dropped):  # the fork is to have it, whatever ends first
+            if not pipe.needed:  # the fork is to have it, whatever ends first
                 pipe.wake()
     finally:
         _lock.release()
