@@ -557,7 +557,7 @@ def test_a_pool_is_idle_again(one: JobPool, heard: Listener) -> None:
     one.submit(log, "here").result(PATIENCE)
     fleet = fleet_of(one)
     until(lambda: fleet.pause is None, "the socket's rest")
-    assert heard.texts == ["here"]
+    until(lambda: heard.texts == ["here"], "the record, which another thread handles")
 
 
 def test_a_fork_of_the_program_has_none_of_it(one: JobPool, tmp_path: Path) -> None:
