@@ -428,13 +428,19 @@ def test_what_cannot_be_pickled(pool: Pool) -> None:
         pool.apply(threading.Lock)
 
 
-def test_failures_that_nobody_looked_at_are_told() -> None:
+@pytest.mark.parametrize("ended", [False, True])
+def test_failures_that_nobody_looked_at_are_told(
+    ended: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the line that waits for the end, also where the pool has ended before."""
     pool = Pool(1)
     pool.apply_async(fail)
     pool.apply_async(fail, callback=print)
     seen = pool.apply_async(fail, error_callback=str)
     pool.close()
     seen.wait(PATIENCE)
+    if ended:
+        until(lambda: "2 of 3 jobs failed" in caplog.text, "the end")
     with pytest.warns(JobFailuresWarning, match="2 of 3 jobs failed") as caught:
         pool.join()
     assert caught[0].filename == __file__

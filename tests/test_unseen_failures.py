@@ -149,10 +149,13 @@ def test_shutdown_where_an_exception_is_on_its_way(
 def test_shutdown_that_does_not_wait(
     kind: type[JobPool | JobExecutor], caplog: pytest.LogCaptureFixture, shut: Shut
 ) -> None:
+    """Whoever waits later is warned, whether the pool has ended meanwhile or not."""
     pool = kind(1)
     pool.submit(diverge, 2.0)
     pool.shutdown(wait=False)
     until(lambda: told(caplog), "the record at the pool's end")
+    (warning,) = shut(pool)
+    assert warning.filename == __file__
     assert not shut(pool)
     assert len(told(caplog)) == 1
 

@@ -226,15 +226,15 @@ class Unseen:
     def tell_rest(self, stacklevel: int | None = None) -> None:
         """Tell what is untold, now that no job is left that may fail.
 
-        With a ``stacklevel`` by a `JobFailuresWarning`, too, as in `warnings.warn` called here.
+        With a ``stacklevel`` by a `JobFailuresWarning`, too, as in `warnings.warn` called here: of
+        all that was only logged, as where the pool has ended before somebody waits for that.
         """
         self.ended = True
         self._rest = True
-        for news in [*self._turns()]:  # first: a warning may be an error
-            warned = news.warning and stacklevel is not None
+        for news in [*self._turns(warns=stacklevel is not None)]:  # first: it may be an error
             if news.record:
-                self._tell(news, warned=warned)
-            if warned and stacklevel is not None:
+                self._tell(news, warned=news.warning)
+            if news.warning and stacklevel is not None:
                 _warn(self._text(news), stacklevel)
 
     def tell_at_exit(self) -> None:
@@ -254,7 +254,7 @@ class Unseen:
 
     # --- counting and telling ----------------------------------------------------------------
 
-    def _turns(self) -> Iterator[_News]:
+    def _turns(self, *, warns: bool = False) -> Iterator[_News]:
         """Count the dead, and give what is to be told, until there is nothing to be done.
 
         Or until somebody else does it: they look once more when they have given up their turn.
@@ -265,13 +265,13 @@ class Unseen:
             if self._turn[:1] != [me]:
                 return
             try:
-                news = self._count_dead()
+                news = self._count_dead(warns)
             finally:
                 self._turn.clear()
             if news is not None:
                 yield news
 
-    def _count_dead(self) -> _News | None:
+    def _count_dead(self, warns: bool) -> _News | None:
         """Return what is to be told, which is then taken to be told."""
         everything = self._rest
         if everything:
@@ -296,14 +296,14 @@ class Unseen:
             due = max(1, 2 * self._recorded)
             everything = everything or self._count >= due
             self._room = max(1, min(_BATCH, due - self._count))
-        return self._news() if everything else None
+        return self._news(warns) if everything else None
 
-    def _news(self) -> _News | None:
-        record, warning = self._count > self._recorded, self._count > self._warned
+    def _news(self, warns: bool) -> _News | None:
+        record, warning = self._count > self._recorded, warns and self._count > self._warned
         self._recorded = self._count
-        if self.ended:
+        if warning:
             self._warned = self._count
-        if record or (warning and self.ended):
+        if record or warning:
             return _News(self._count, self._first[1], record, warning)
         return None
 
