@@ -1255,6 +1255,8 @@ class Mark:
         return object, ()
 
 
+# Of the jobs that are dropped after the end of their pool, before that of its block.
+@pytest.mark.filterwarnings("ignore::primitive_jobs.JobFailuresWarning")
 @pytest.mark.parametrize("end", ["done", "unmet", "cancelled", "dropped"])
 def test_no_thread_of_a_pool_lets_a_handle_go(makers: Any, gate: Path, end: str) -> None:
     DEAD.clear()

@@ -108,21 +108,13 @@ def test_a_mapping_ends_by_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ended", [False, True])
 def test_what_nobody_looked_at_is_told_of(ended: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """As a warning, or on the logger, where the pool had ended before its block did."""
+    """As a warning and once on the logger, also where the pool had ended before its block did."""
     pool = JobPool(1)
-
-    def use() -> None:
-        with pool:
-            pool.submit(hold, Path("/never"))
-            until(lambda: pool.snapshot().counts.running, "RUNNING")
-            lose(pool)
-            if ended:
-                engine_of(pool).join()
-
-    if ended:
-        use()
-        texts = [record.getMessage() for record in caplog.records]
-        assert len([text for text in texts if "nobody looked at it" in text and WHY in text]) == 1
-    else:
-        with pytest.warns(JobFailuresWarning, match=WHY):
-            use()
+    with pytest.warns(JobFailuresWarning, match=WHY), pool:  # noqa: PT031
+        pool.submit(hold, Path("/never"))
+        until(lambda: pool.snapshot().counts.running, "RUNNING")
+        lose(pool)
+        if ended:
+            engine_of(pool).join()
+    texts = [record.getMessage() for record in caplog.records]
+    assert len([text for text in texts if "nobody looked at it" in text and WHY in text]) == 1
