@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,8 @@ HELPERS = """
         return [module._resource_tracker._fd is not None for module in modules]
 """
 LEFT = "leaked semlock objects"
+# From some release on, a bare fork gives up the tracker of multiprocessing: it starts its own.
+FORKS_KEEP_IT = not hasattr(resource_tracker.ResourceTracker, "_after_fork_in_child")
 
 
 @pytest.fixture
@@ -257,7 +260,16 @@ def test_a_pool_that_is_closed_at_once(marked: Path) -> None:
     check_removed(marked)
 
 
-@pytest.mark.parametrize("then", ["uses it", "ends"])
+@pytest.mark.parametrize(
+    "then",
+    [
+        pytest.param(
+            "uses it",
+            marks=pytest.mark.skipif(not FORKS_KEEP_IT, reason="a fork has one of its own"),
+        ),
+        "ends",
+    ],
+)
 @pytest.mark.filterwarnings("ignore")
 def test_a_fork_of_the_program(marked: Path, then: str) -> None:
     """It has the trackers of its parent, also where these are started later."""
@@ -400,7 +412,7 @@ def test_what_outlives_the_pool_has_its_tracker(marked: Path, full: bool) -> Non
         memory.unlink()
     until(lambda: all(len(pids) == 1 for pids in running().values()))
     """
-    expect(marked, source, f"{[not full] * 2}\n1\n0\n")
+    expect(marked, source, f"{[not full, not full and FORKS_KEEP_IT]}\n1\n0\n")
 
 
 @pytest.mark.filterwarnings("ignore")
