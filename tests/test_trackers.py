@@ -64,6 +64,14 @@ HELPERS = """
         memory = shared_memory.SharedMemory(name)
         return memory.buf[0]
 
+    def no_thread(*args):
+        thread = threading.Thread(target=print)
+        thread.start = refuse
+        return thread
+
+    def refuse():
+        raise RuntimeError("can't start new thread")
+
     def known():
         return [module._resource_tracker._fd is not None for module in modules]
 """
@@ -219,15 +227,7 @@ def test_no_thread_to_watch(marked: Path) -> None:
             raise BlockingIOError(11, "no process")
         return start(command, inherited, **kwargs)
 
-    def make_thread(*args):
-        thread = threading.Thread(target=print)
-        thread.start = refuse
-        return thread
-
-    def refuse():
-        raise RuntimeError("can't start new thread")
-
-    starting.fork_exec, trackers.make_thread = fork_exec, make_thread
+    starting.fork_exec, trackers.make_thread = fork_exec, no_thread
     with JobPool(1, spare_workers=0) as pool:
         job = pool.submit(hold, folder)
         held(folder)
@@ -542,16 +542,8 @@ def test_a_pool_that_begins_as_the_last_one_has_ended(marked: Path) -> None:
 def test_trackers_outlive_ctrl_c_and_sigterm(marked: Path, watched: bool) -> None:
     """From their first moment on, as those of multiprocessing and of loky do."""
     source = f"""{HELPERS}
-    def make_thread(*args):
-        thread = threading.Thread(target=print)
-        thread.start = refuse
-        return thread
-
-    def refuse():
-        raise RuntimeError("can't start new thread")
-
     if not {watched}:
-        trackers.make_thread = make_thread
+        trackers.make_thread = no_thread
 
     def fork_exec(command, inherited, **kwargs):
         pid = start(command, inherited, **kwargs)
