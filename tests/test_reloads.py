@@ -169,7 +169,8 @@ def test_a_module_that_stands_before_pythons_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("test_reloads._names", itertools.repeat("sched"))
-    monkeypatch.delitem(sys.modules, "sched", raising=False)
+    monkeypatch.setitem(sys.modules, "sched", None)  # noted, so that what was there comes back
+    del sys.modules["sched"]
     monkeypatch.syspath_prepend(str(tmp_path))
     own = Edited(tmp_path)
     with JobPool(1) as pool:

@@ -231,7 +231,8 @@ class Unseen:
         """
         self.ended = True
         self._rest = True
-        for news in [*self._turns(warns=stacklevel is not None)]:  # first: it may be an error
+        every = [*self._turns(warns=stacklevel is not None)]  # first: a warning may be an error
+        for news in every:
             if news.record:
                 self._tell(news, warned=news.warning)
             if news.warning and stacklevel is not None:
